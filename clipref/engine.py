@@ -1,0 +1,150 @@
+"""Engines: what turns checked arrays into embeddings, and how a backend's name becomes one.
+
+`reference` is the numpy of clipref.ops. Every other backend is found by name through the entry-point group
+`clipref.kernels`, and imported only when chosen. An entry point names a module, which either
+
+- has a function `engine(checkpoint, dtype, **options) -> Engine`, for a runtime of its own, or
+- overrides functions of clipref.ops, the rest of which it falls back to.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import ops as reference_ops
+from . import resnet, text_transformer, vision_transformer
+from .config import ResNetConfig
+from .errors import BackendError
+from .transformer import Ops, Tap, no_tap
+from .weights import Checkpoint, DType
+
+Array = NDArray[Any]
+GROUP = "clipref.kernels"
+# The order in which `auto` prefers float32 backends.
+FASTEST_FIRST = ("onnx", "blas", "reference")
+
+
+class Engine(Protocol):
+    """Anything that computes the two towers. Inputs are checked before they get here."""
+
+    def encode_image(self, pixels: Array) -> Array:
+        """Preprocessed pixels [N, 3, R, R] float -> embeddings [N, E], not normalised."""
+
+    def encode_text(self, ids: Array) -> Array:
+        """Token ids [N, T] int -> embeddings [N, E], not normalised."""
+
+
+class NumpyEngine:
+    """The towers, run with numpy arrays and a set of operations. A tower's weights are read when it is first used."""
+
+    def __init__(self, checkpoint: Checkpoint, dtype: DType, ops: Ops = reference_ops) -> None:
+        self.config = checkpoint.config
+        self.ops = ops
+        self.dtype: DType = dtype
+        self._visual = once(lambda: checkpoint.visual(dtype))
+        self._text = once(lambda: checkpoint.text(dtype))
+
+    def encode_image(self, pixels: Array, tap: Tap = no_tap) -> Array:
+        """Preprocessed pixels [N, 3, R, R] -> embeddings [N, E]."""
+        pixels = pixels.astype(self.dtype, copy=False)
+        vision = self.config.vision
+        if isinstance(vision, ResNetConfig):
+            return _array(resnet.encode_image(self.ops, pixels, vision, tap, **self._visual()))
+        return _array(vision_transformer.encode_image(self.ops, pixels, vision, tap, **self._visual()))
+
+    def encode_text(self, ids: Array, tap: Tap = no_tap) -> Array:
+        """Token ids [N, T] -> embeddings [N, E]."""
+        return _array(text_transformer.encode_text(self.ops, ids, self.config.text, tap, **self._text()))
+
+
+class ReferenceEngine(NumpyEngine):
+    """One item at a time, so that the bits of an embedding don't depend on what else is in the batch.
+
+    A matrix product may add in another order when it has more rows; here it never has.
+    """
+
+    def encode_image(self, pixels: Array, tap: Tap = no_tap) -> Array:
+        """Preprocessed pixels [N, 3, R, R] -> embeddings [N, E]."""
+        encode = super().encode_image
+        return np.concatenate([encode(pixels[i : i + 1], tap) for i in range(len(pixels))])
+
+    def encode_text(self, ids: Array, tap: Tap = no_tap) -> Array:
+        """Token ids [N, T] -> embeddings [N, E]."""
+        encode = super().encode_text
+        return np.concatenate([encode(ids[i : i + 1], tap) for i in range(len(ids))])
+
+
+def _array(x: Any) -> Array:
+    return np.asarray(x)
+
+
+def once(make: Callable[[], Any]) -> Callable[[], Any]:
+    """A function that calls `make` the first time and remembers its result, also when threads race for it."""
+    lock = threading.Lock()
+    made: list[Any] = []
+
+    def get() -> Any:
+        if not made:
+            with lock:
+                if not made:
+                    made.append(make())
+        return made[0]
+
+    return get
+
+
+def backends() -> Mapping[str, EntryPoint | None]:
+    """Every backend's name, and where it comes from; None is the reference."""
+    return {"reference": None, **{entry.name: entry for entry in entry_points(group=GROUP)}}
+
+
+def make_engine(name: str, checkpoint: Checkpoint, dtype: DType, **options: Any) -> tuple[str, Engine]:
+    """The engine of that name, and the name it has if `auto` was asked for. Raises BackendError."""
+    known = backends()
+    if name == "auto":
+        if dtype == "float64":
+            name = "reference"
+        else:
+            return _first_that_runs([n for n in FASTEST_FIRST if n in known], checkpoint, dtype, options)
+    if name not in known:
+        raise BackendError(f"No backend {name!r}; there are: auto, {', '.join(sorted(known))}.")
+    entry = known[name]
+    if entry is None:
+        _refuse(name, options)
+        return name, ReferenceEngine(checkpoint, dtype)
+    try:
+        kernels = entry.load()
+    except ImportError as error:
+        raise BackendError(f"Backend {name!r} can't run here: {error}. Install what it needs.") from error
+    if hasattr(kernels, "engine"):
+        engine: Engine = kernels.engine(checkpoint, dtype, **options)
+        return name, engine
+    _refuse(name, options)
+    return name, NumpyEngine(checkpoint, dtype, overlay(kernels))
+
+
+def overlay(kernels: Any) -> Ops:
+    """The operations of a kernel set, and the reference's where it has none."""
+    functions = {n: f for n, f in vars(reference_ops).items() if callable(f) and not n.startswith("_")}
+    return SimpleNamespace(**{n: getattr(kernels, n, f) for n, f in functions.items()})
+
+
+def _first_that_runs(names: list[str], checkpoint: Checkpoint, dtype: DType, options: Any) -> tuple[str, Engine]:
+    for name in names[:-1]:
+        try:
+            return make_engine(name, checkpoint, dtype, **options)
+        except BackendError:
+            continue  # not installed, or not for this machine: the next one, down to the reference
+    return make_engine(names[-1], checkpoint, dtype, **options)
+
+
+def _refuse(name: str, options: Mapping[str, Any]) -> None:
+    if options:
+        raise BackendError(f"Backend {name!r} has no option {next(iter(options))!r}.")

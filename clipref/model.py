@@ -1,0 +1,305 @@
+"""The user's object: images and texts in, embeddings, cosines and probabilities out, whatever engine computes them.
+
+The methods and their arguments are those of hosted CLIPs (https://github.com/roboflow/inference), so that code written
+for one runs here with another import. Embeddings are raw, as CLIP returns them, unless `normalize=True`.
+
+Images are whatever `clipref.preprocess` takes: a path, bytes, a PIL image, an array (BGR unless
+`input_color_format="rgb"`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .config import ClipConfig
+from .engine import Engine, ReferenceEngine, make_engine, once
+from .errors import ClipError, InputError, TextError
+from .hub import locate
+from .ops import softmax
+from .preprocessing import preprocess
+from .tokenizer import Tokenizer
+from .weights import Checkpoint, DType
+
+Array: TypeAlias = NDArray[Any]
+Kind: TypeAlias = Literal["image", "text"]
+Cosines: TypeAlias = list[float] | dict[str, float]
+
+
+class AutoModel:
+    """Makes a CLIP from a model id, a folder or a file."""
+
+    @staticmethod
+    def from_pretrained(
+        name: str | os.PathLike[str],
+        *,
+        backend: str = "auto",
+        dtype: DType = "float32",
+        config: ClipConfig | None = None,
+        **options: Any,
+    ) -> CLIP:
+        """Open a checkpoint; its weights are read when a tower is first used.
+
+        `name`: a published id ("clip/ViT-B-32"), an embedded model ("clipref/shapes-vit"), a folder with
+        `model.safetensors`, or a `.safetensors` file. `backend`: "auto" takes the fastest installed; see
+        `clipref.engine`, which `options` are passed to. `dtype`: "float32", or "float64" for the reference.
+        `config` overrides what the checkpoint says of itself, for instance heads or activation.
+
+        Raises ModelNotFound, ConfigError, WeightsError or BackendError.
+        """
+        if dtype not in ("float32", "float64"):
+            raise InputError(f"dtype is {dtype!r}; expected 'float32' or 'float64'.")
+        path, known = locate(name)
+        return CLIP(Checkpoint(path, config or known), backend, dtype, **options)
+
+
+class CLIP:
+    """A CLIP behind one engine. Safe to call from several threads."""
+
+    def __init__(self, checkpoint: Checkpoint, backend: str = "auto", dtype: DType = "float32", **options: Any) -> None:
+        self.config = checkpoint.config
+        self.dtype: DType = dtype
+        self.logit_scale = checkpoint.logit_scale
+        self.engine: Engine
+        self.backend, self.engine = make_engine(backend, checkpoint, dtype, **options)
+        self._tokenizer = once(
+            lambda: Tokenizer.default() if checkpoint.merges is None else Tokenizer.from_file(checkpoint.merges)
+        )
+        if backend == "reference":
+            self._reference = once(lambda: self.engine)
+        else:
+            self._reference = once(lambda: ReferenceEngine(checkpoint, dtype))
+
+    def __repr__(self) -> str:
+        vision = type(self.config.vision).__name__.removesuffix("Config")
+        return f"CLIP({vision} at {self.config.vision.resolution} px, backend={self.backend!r}, dtype={self.dtype!r})"
+
+    # --- the towers alone ----------------------------------------------------------------------------------------
+
+    def encode_image(self, pixels: Array) -> Array:
+        """Preprocessed pixels [N, 3, R, R] float -> embeddings [N, E]. Raises InputError."""
+        pixels = np.asarray(pixels)
+        side = self.config.vision.resolution
+        if pixels.ndim != 4 or pixels.shape[1:] != (3, side, side) or not len(pixels):
+            raise InputError(f"pixels have shape {pixels.shape}; expected [N, 3, {side}, {side}], as preprocess makes them.")
+        if pixels.dtype.kind != "f":
+            raise InputError(f"pixels have dtype {pixels.dtype}; expected floats, as preprocess makes them.")
+        return self.engine.encode_image(pixels.astype(self.dtype, copy=False))
+
+    def encode_text(self, ids: Array) -> Array:
+        """Token ids [N, T] int, T at most the context length -> embeddings [N, E]. Raises InputError."""
+        return self.engine.encode_text(self._checked_ids(ids))
+
+    def _checked_ids(self, ids: Array) -> Array:
+        ids = np.asarray(ids)
+        text = self.config.text
+        if ids.ndim != 2 or ids.dtype.kind not in "iu" or not ids.size or ids.shape[1] > text.context_length:
+            raise InputError(
+                f"ids are {ids.dtype} of shape {ids.shape}; expected integers [N, T], T up to {text.context_length}."
+            )
+        if ids.min() < 0 or ids.max() >= text.vocab_size:
+            raise InputError(f"ids reach from {ids.min()} to {ids.max()}; the vocabulary has 0 to {text.vocab_size - 1}.")
+        return ids
+
+    def tokenize(self, texts: str | Iterable[str], truncate: bool = False) -> NDArray[np.int32]:
+        """Texts -> token ids [N, T] int32 in this model's vocabulary. Raises TextError."""
+        tokenizer: Tokenizer = self._tokenizer()
+        if tokenizer.vocab_size != self.config.text.vocab_size:
+            raise InputError(
+                f"The merges give {tokenizer.vocab_size} tokens, but the model has {self.config.text.vocab_size}: "
+                f"put the model's own merges.txt beside its weights."
+            )
+        return tokenizer(texts, self.config.text.context_length, truncate)
+
+    # --- embeddings ----------------------------------------------------------------------------------------------
+
+    def embed_image(self, image: Any, *, normalize: bool = False, input_color_format: str = "bgr") -> Array:
+        """One image -> [1, E]; a list of images -> [N, E], as `embed_images`. Raises ImageError."""
+        images = image if isinstance(image, list | tuple) else [image]
+        return self.embed_images(images, normalize=normalize, input_color_format=input_color_format)
+
+    def embed_images(
+        self,
+        images: Iterable[Any],
+        *,
+        normalize: bool = False,
+        input_color_format: str = "bgr",
+        batch_size: int = 32,
+        progress: bool = False,
+    ) -> Array:
+        """Any iterable of images, or an array of them [N, H, W, C] -> [N, E].
+
+        No more than `batch_size` images are in memory at a time. `progress` shows a bar on standard error. An error
+        names the image, counted from 0. Raises ImageError, or InputError if there are none.
+        """
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}; expected at least 1.")
+        if isinstance(images, str | bytes | bytearray | os.PathLike) or not isinstance(images, Iterable):
+            images = [images]
+        pixels = self._preprocessed(_with_progress(images) if progress else images, input_color_format)
+        batches = [self.encode_image(np.stack(batch)) for batch in _batches(pixels, batch_size)]
+        if not batches:
+            raise InputError("No images were given; expected at least one.")
+        return _finish(np.concatenate(batches), normalize)
+
+    def _preprocessed(self, images: Iterable[Any], input_color_format: str) -> Iterator[Array]:
+        settings = self.config.preprocess
+        for i, image in enumerate(images):
+            try:
+                yield preprocess(
+                    image,
+                    self.config.vision.resolution,
+                    input_color_format=input_color_format,
+                    mean=settings.mean,
+                    std=settings.std,
+                )
+            except ClipError as error:
+                raise type(error)(f"image {i}: {error}") from error
+
+    def embed_text(
+        self, text: str | Iterable[str], *, normalize: bool = False, truncate: bool = False, batch_size: int = 256
+    ) -> Array:
+        """One text -> [1, E]; several -> [N, E].
+
+        Raises TextError if a text is empty, or longer than the context and not to be truncated.
+        """
+        ids = self.tokenize(text, truncate)
+        empty = np.flatnonzero(ids[:, 1] == self.config.text.vocab_size - 1)
+        if empty.size:
+            raise TextError(
+                f"text {empty[0]} is empty, and an empty text has no meaning to embed; "
+                f"encode_text(tokenize('')) gives its vector nevertheless."
+            )
+        batches = [self.engine.encode_text(ids[i : i + batch_size]) for i in range(0, len(ids), batch_size)]
+        return _finish(np.concatenate(batches), normalize)
+
+    # --- what embeddings are for ---------------------------------------------------------------------------------
+
+    def compare(
+        self,
+        subject: Any,
+        prompt: Any,
+        subject_type: Kind = "image",
+        prompt_type: Kind = "text",
+        *,
+        input_color_format: str = "bgr",
+    ) -> Any:
+        """Cosines of a subject with prompts, either side image or text.
+
+        A prompt, or a list of them, gives a list of floats; a dict of prompts gives a dict with its keys. A list of
+        subjects gives a list of those.
+        """
+        names = list(prompt) if isinstance(prompt, Mapping) else None
+        prompts = list(prompt.values()) if isinstance(prompt, Mapping) else prompt
+        subjects = self._embed(subject, subject_type, "subject_type", input_color_format)
+        cosines = subjects @ self._embed(prompts, prompt_type, "prompt_type", input_color_format).T
+        rows = [row if names is None else dict(zip(names, row, strict=True)) for row in cosines.tolist()]
+        return rows if isinstance(subject, list | tuple) else rows[0]
+
+    def _embed(self, items: Any, kind: Kind, argument: str, input_color_format: str) -> Array:
+        if kind == "image":
+            return self.embed_image(items, normalize=True, input_color_format=input_color_format)
+        if kind == "text":
+            return self.embed_text(items, normalize=True)
+        raise InputError(f"{argument} is {kind!r}; expected 'image' or 'text'.")
+
+    def classify(
+        self,
+        image: Any,
+        labels: Sequence[str],
+        templates: Sequence[str] = ("a photo of a {}",),
+        top_k: int = 5,
+        *,
+        input_color_format: str = "bgr",
+    ) -> Any:
+        """Zero-shot classification: the `top_k` most probable (label, probability), best first.
+
+        A label's embedding is the mean of its normalised embeddings in all templates, as in the CLIP paper, section
+        3.1.4; probabilities come from the checkpoint's own logit scale. A list of images gives a list of those.
+        """
+        if isinstance(labels, str) or not labels:
+            raise InputError(f"labels are {labels!r}; expected a list of at least one text.")
+        if top_k < 1:
+            raise InputError(f"top_k is {top_k}; expected at least 1.")
+        images = self.embed_image(image, normalize=True, input_color_format=input_color_format)
+        probabilities = softmax(self.logit_scale * images @ self.label_embeddings(labels, templates).T)
+        rows = [
+            [(labels[i], float(row[i])) for i in np.argsort(-row, kind="stable")[:top_k]] for row in probabilities
+        ]
+        return rows if isinstance(image, list | tuple) else rows[0]
+
+    def label_embeddings(self, labels: Sequence[str], templates: Sequence[str] = ("a photo of a {}",)) -> Array:
+        """Unit vectors [N, E] of labels, each the mean over the templates, in which `{}` stands for the label."""
+        templates = [templates] if isinstance(templates, str) else list(templates)
+        if not templates or not all("{}" in template for template in templates):
+            raise InputError(f"templates are {templates!r}; expected at least one, each with a {{}} for the label.")
+        prompts = [template.replace("{}", label) for label in labels for template in templates]
+        embeddings = self.embed_text(prompts, normalize=True)
+        return _finish(embeddings.reshape(len(labels), len(templates), -1).mean(axis=1), normalize=True)
+
+    def search(
+        self,
+        query: Any,
+        embeddings: Array,
+        top_k: int = 10,
+        query_type: Kind = "text",
+        *,
+        input_color_format: str = "bgr",
+    ) -> list[tuple[int, float]]:
+        """Semantic search: the rows of `embeddings` [N, E] nearest to the query, as (index, cosine), best first."""
+        embeddings = np.asarray(embeddings)
+        if embeddings.ndim != 2 or embeddings.shape[1] != self.config.embed_dim:
+            raise InputError(f"embeddings have shape {embeddings.shape}; expected [N, {self.config.embed_dim}].")
+        if top_k < 1:
+            raise InputError(f"top_k is {top_k}; expected at least 1.")
+        cosines = _finish(embeddings, normalize=True) @ self._embed(query, query_type, "query_type", input_color_format)[0]
+        return [(int(i), float(cosines[i])) for i in np.argsort(-cosines, kind="stable")[:top_k]]
+
+    # --- a look inside -------------------------------------------------------------------------------------------
+
+    def trace(self, image: Any = None, text: str | None = None, *, input_color_format: str = "bgr") -> dict[str, Array]:
+        """Every named activation of one image or one text or both, computed by the reference.
+
+        Names are the checkpoint's module paths, such as `visual.transformer.resblocks.3.mlp`. Of the last block only
+        the pooled position is there, because nothing else is computed.
+        """
+        if image is None and text is None:
+            raise InputError("Nothing to trace; give an image, a text or both.")
+        seen: dict[str, Array] = {}
+
+        def tap(name: str, x: Array) -> Array:
+            seen[name] = np.array(x)
+            return x
+
+        engine: ReferenceEngine = self._reference()
+        if image is not None:
+            pixels = np.stack(list(self._preprocessed([image], input_color_format)))
+            engine.encode_image(tap("pixels", pixels.astype(self.dtype)), tap)
+        if text is not None:
+            engine.encode_text(tap("ids", self.tokenize([text])), tap)
+        return seen
+
+
+def _finish(embeddings: Array, normalize: bool) -> Array:
+    if not normalize:
+        return embeddings
+    unit: Array = embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True)
+    return unit
+
+
+def _batches(items: Iterable[Array], size: int) -> Iterator[list[Array]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def _with_progress(items: Iterable[Any]) -> Iterable[Any]:
+    from tqdm import tqdm
+
+    bar: Iterable[Any] = tqdm(items, unit="image")
+    return bar

@@ -1,0 +1,1 @@
+"""Everything that is there to be fast: one file a kernel set, imported only when chosen."""
