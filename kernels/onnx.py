@@ -1,0 +1,367 @@
+"""The fast path: the towers of clipref, called with arrays that record, become ONNX graphs that ONNX Runtime executes.
+
+There is no second topology: `Symbol` stands for an array whose values aren't known yet, `RecordingOps` emits one ONNX
+node or a few for every operation of clipref.ops, and what comes out is the graph of the very functions that are the
+reference. Batch and text length are symbolic dimensions, so one graph serves all. Only standard operators (opset 18)
+are used; ONNX Runtime's own optimiser fuses them.
+
+Weights are handed to the session in memory, beside the graph: no temporary file, and no protobuf near its limit of 2 GiB.
+Refuses float64, which ONNX Runtime's CPU kernels only partly have.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipref import resnet, text_transformer, vision_transformer
+from clipref.config import ClipConfig, ResNetConfig, Shape
+from clipref.engine import once
+from clipref.errors import BackendError
+from clipref.transformer import no_tap
+from clipref.weights import Checkpoint, DType
+
+Array: TypeAlias = NDArray[Any]
+Dim: TypeAlias = "int | str"  # a length, or the name of one that is known only when the graph runs
+
+OPSET = 18
+
+
+@dataclass
+class Graph:
+    """The nodes recorded so far, and the constants that they use."""
+
+    nodes: list[Any] = field(default_factory=list)
+    constants: dict[str, Array] = field(default_factory=dict)
+    _named: dict[int, tuple[str, Array]] = field(default_factory=dict)
+
+    def constant(self, value: Array) -> str:
+        """The name of a constant, the same for the same array."""
+        if id(value) not in self._named:
+            name = f"c{len(self._named)}"
+            self._named[id(value)] = name, value  # keeps the array, so that its id stays its own
+            self.constants[name] = np.ascontiguousarray(value)
+        return self._named[id(value)][0]
+
+    def emit(self, operator: str, inputs: Sequence[Any], shape: Sequence[Dim], **attributes: Any) -> Symbol:
+        """Add one node; its inputs are symbols or arrays, its output has the shape given."""
+        from onnx import helper
+
+        name = f"{operator}_{len(self.nodes)}"
+        names = [x.name if isinstance(x, Symbol) else self.constant(np.asarray(x)) for x in inputs]
+        self.nodes.append(helper.make_node(operator, names, [name], name=name, **attributes))
+        return Symbol(self, name, tuple(shape))
+
+
+@dataclass(frozen=True, eq=False)
+class Symbol:
+    """An array that records: as much of numpy as the towers use."""
+
+    graph: Graph
+    name: str
+    shape: tuple[Dim, ...]
+
+    def __add__(self, other: Any) -> Symbol:
+        shape = self.shape if isinstance(other, float) else broadcast(self.shape, other.shape)
+        return self.graph.emit("Add", [self, np.float32(other) if isinstance(other, float) else other], shape)
+
+    def __matmul__(self, weight: Any) -> Symbol:
+        return self.graph.emit("MatMul", [self, weight], (*self.shape[:-1], weight.shape[-1]))
+
+    def swapaxes(self, first: int, second: int) -> Symbol:
+        """As numpy's."""
+        order = list(range(len(self.shape)))
+        order[first], order[second] = order[second], order[first]
+        return self.graph.emit("Transpose", [self], [self.shape[i] for i in order], perm=order)
+
+    def reshape(self, *shape: Dim) -> Symbol:
+        """As numpy's; a length that isn't known has to stay at its place."""
+        target = []
+        for i, length in enumerate(shape):
+            if isinstance(length, str) and self.shape[i] != length:
+                raise BackendError(f"Can't record a reshape of {self.shape} to {shape}: {length!r} would move.")
+            target.append(0 if isinstance(length, str) else length)  # 0 copies the input's length
+        return self.graph.emit("Reshape", [self, np.array(target, np.int64)], shape)
+
+    def __getitem__(self, index: Any) -> Symbol:
+        """Slices with fixed ends, and whole numbers."""
+        x, dropped = self, []
+        for axis, item in enumerate(index):
+            if isinstance(item, int):
+                dropped.append(axis)
+                item = slice(item, item + 1)
+            if item == slice(None):
+                continue
+            length = x.shape[axis]
+            begin, end = item.start or 0, length if item.stop is None else item.stop
+            if not isinstance(end, int) or begin < 0 or end < begin or item.step is not None:
+                raise BackendError(f"Can't record the slice {item} of an axis of length {length}.")
+            shape = (*x.shape[:axis], end - begin, *x.shape[axis + 1 :])
+            x = self.graph.emit("Slice", [x, *(np.array([v], np.int64) for v in (begin, end, axis))], shape)
+        if dropped:
+            shape = tuple(length for axis, length in enumerate(x.shape) if axis not in dropped)
+            x = self.graph.emit("Squeeze", [x, np.array(dropped, np.int64)], shape)
+        return x
+
+
+def broadcast(one: Sequence[Dim], other: Sequence[Dim]) -> list[Dim]:
+    """The shape of two arrays that broadcast, of which lengths that aren't known are equal by name or 1."""
+    rank = max(len(one), len(other))
+    pairs = zip((*[1] * (rank - len(one)), *one), (*[1] * (rank - len(other)), *other), strict=True)
+    return [b if a == 1 else a for a, b in pairs]
+
+
+class RecordingOps:
+    """The operations of clipref.ops, each of which emits the nodes that compute it."""
+
+    def linear(self, x: Symbol, weight: Array, bias: Array | None = None) -> Symbol:
+        y = x @ weight.T
+        return y if bias is None else y + bias
+
+    def layer_norm(self, x: Symbol, weight: Array, bias: Array) -> Symbol:
+        return x.graph.emit("LayerNormalization", [x, weight, bias], x.shape, axis=-1, epsilon=1e-5)
+
+    def quick_gelu(self, x: Symbol) -> Symbol:
+        scaled = x.graph.emit("Mul", [x, np.float32(1.702)], x.shape)
+        return x.graph.emit("Mul", [x, x.graph.emit("Sigmoid", [scaled], x.shape)], x.shape)
+
+    def gelu(self, x: Symbol) -> Symbol:
+        scaled = x.graph.emit("Div", [x, np.float32(2**0.5)], x.shape)
+        erf = x.graph.emit("Erf", [scaled], x.shape) + 1.0
+        product = x.graph.emit("Mul", [x, erf], x.shape)
+        return x.graph.emit("Mul", [product, np.float32(0.5)], x.shape)
+
+    def relu(self, x: Symbol) -> Symbol:
+        return x.graph.emit("Relu", [x], x.shape)
+
+    def attention(self, q: Symbol, k: Symbol, v: Symbol, last: Symbol | None = None) -> Symbol:
+        emit = q.graph.emit
+        n, heads, queries, channels = q.shape
+        keys = k.shape[2]
+        assert isinstance(channels, int)
+        scaled = emit("Mul", [q, np.float32(channels**-0.5)], q.shape)
+        scores = emit("MatMul", [scaled, k.swapaxes(2, 3)], (n, heads, queries, keys))
+        if last is not None:
+            positions = count(k, axis=2)  # [K]
+            axes = [1] if len(last.shape) == 1 else [1, 3]  # [Q, 1], or [N, 1, Q, 1]
+            last = emit("Unsqueeze", [last, np.array(axes, np.int64)], (*last.shape, 1))
+            visible = emit("LessOrEqual", [positions, last], (queries, keys))
+            scores = emit("Where", [visible, scores, np.float32(-np.inf)], scores.shape)
+        weights = emit("Softmax", [scores], scores.shape, axis=-1)
+        return emit("MatMul", [weights, v], (n, heads, queries, v.shape[3]))
+
+    def conv2d(self, x: Symbol, weight: Array, stride: int = 1, padding: int = 0) -> Symbol:
+        n, _, height, width = x.shape
+        assert isinstance(height, int) and isinstance(width, int)
+        sides = [(side + 2 * padding - weight.shape[2]) // stride + 1 for side in (height, width)]
+        shape = (n, weight.shape[0], *sides)
+        return x.graph.emit("Conv", [x, weight], shape, strides=[stride] * 2, pads=[padding] * 4)
+
+    def batch_norm(
+        self, x: Symbol, weight: Array, bias: Array, running_mean: Array, running_var: Array
+    ) -> Symbol:
+        inputs = [x, weight, bias, running_mean, running_var]
+        return x.graph.emit("BatchNormalization", inputs, x.shape, epsilon=1e-5)
+
+    def avg_pool(self, x: Symbol, size: int) -> Symbol:
+        n, c, height, width = x.shape
+        assert isinstance(height, int) and isinstance(width, int)
+        shape = (n, c, height // size, width // size)
+        return x.graph.emit("AveragePool", [x], shape, kernel_shape=[size] * 2, strides=[size] * 2)
+
+    def prepend_mean(self, x: Symbol) -> Symbol:
+        n, length, width = x.shape
+        assert isinstance(length, int)
+        mean = x.graph.emit("ReduceMean", [x, np.array([1], np.int64)], (n, 1, width), keepdims=1)
+        return x.graph.emit("Concat", [mean, x], (n, 1 + length, width), axis=1)
+
+    def prepend_token(self, x: Symbol, token: Array) -> Symbol:
+        emit = x.graph.emit
+        n, length, width = x.shape
+        assert isinstance(length, int)
+        size = emit("Shape", [x], (1,), start=0, end=1)
+        shape = emit("Concat", [size, np.array([1, width], np.int64)], (3,), axis=0)
+        tokens = emit("Expand", [token.reshape(1, 1, -1), shape], (n, 1, width))
+        return emit("Concat", [tokens, x], (n, 1 + length, width), axis=1)
+
+    def add_positions(self, x: Symbol, positional_embedding: Array) -> Symbol:
+        length = x.shape[1]
+        if isinstance(length, int):
+            return x + positional_embedding[:length]
+        zero, end = np.array([0], np.int64), x.graph.emit("Shape", [x], (1,), start=1, end=2)
+        rows = x.graph.emit("Slice", [positional_embedding, zero, end, zero], x.shape[1:])
+        return x + rows
+
+    def embed(self, ids: Symbol, weight: Array) -> Symbol:
+        return ids.graph.emit("Gather", [weight, ids], (*ids.shape, weight.shape[1]), axis=0)
+
+    def find_end_of_text(self, ids: Symbol) -> tuple[Symbol, Symbol]:
+        emit = ids.graph.emit
+        end = emit("ArgMax", [ids], (ids.shape[0], 1), axis=1, keepdims=1)
+        longest = emit("ReduceMax", [end], (), keepdims=0)
+        length = emit("Reshape", [longest, np.array([1], np.int64)], (1,)) + np.array([1], np.int64)
+        zero, one = np.array([0], np.int64), np.array([1], np.int64)
+        return emit("Slice", [ids, zero, length, one], (ids.shape[0], "length")), end
+
+    def causal(self, ids: Symbol) -> Symbol:
+        return count(ids, axis=1)
+
+    def take(self, x: Symbol, positions: Symbol) -> Symbol:
+        n, _, width = x.shape
+        indices = x.graph.emit("Unsqueeze", [positions, np.array([2], np.int64)], (n, 1, 1))
+        return x.graph.emit("GatherND", [x, indices], (n, 1, width), batch_dims=1)
+
+
+def count(x: Symbol, axis: int) -> Symbol:
+    """[0, 1, 2, ...], as many as x is long along the axis."""
+    emit = x.graph.emit
+    length = emit("Squeeze", [emit("Shape", [x], (1,), start=axis, end=axis + 1)], ())
+    return emit("Range", [np.array(0, np.int64), length, np.array(1, np.int64)], (x.shape[axis],))
+
+
+Record: TypeAlias = Callable[[Graph], "tuple[Symbol, Symbol]"]  # the input and the output of what was recorded
+
+
+def record_image(config: ClipConfig, params: Mapping[str, Any]) -> Record:
+    """Records the image tower: pixels [batch, 3, R, R] -> embeddings [batch, E]."""
+    vision = config.vision
+
+    def record(graph: Graph) -> tuple[Symbol, Symbol]:
+        pixels = Symbol(graph, "pixels", ("batch", 3, vision.resolution, vision.resolution))
+        if isinstance(vision, ResNetConfig):
+            return pixels, resnet.encode_image(RecordingOps(), pixels, vision, no_tap, **params)
+        return pixels, vision_transformer.encode_image(RecordingOps(), pixels, vision, no_tap, **params)
+
+    return record
+
+
+def record_text(config: ClipConfig, params: Mapping[str, Any]) -> Record:
+    """Records the text tower: ids [batch, columns] int64 -> embeddings [batch, E]."""
+
+    def record(graph: Graph) -> tuple[Symbol, Symbol]:
+        ids = Symbol(graph, "ids", ("batch", "columns"))
+        return ids, text_transformer.encode_text(RecordingOps(), ids, config.text, no_tap, **params)
+
+    return record
+
+
+def build(record: Record, name: str) -> tuple[Any, dict[str, Array]]:
+    """An ONNX model whose large weights are outside of it, and those weights by name."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    graph = Graph()
+    source, result = record(graph)
+    output = graph.emit("Identity", [result], result.shape)
+    graph.nodes[-1].output[0] = "embeddings"
+    kind = TensorProto.INT64 if source.name == "ids" else TensorProto.FLOAT
+    initializers, outside = [], {}
+    for key, value in graph.constants.items():
+        if value.nbytes < 1024:  # shapes and scalars, which the optimiser wants to see
+            initializers.append(numpy_helper.from_array(value, key))
+            continue
+        tensor = TensorProto(name=key, dims=value.shape, data_location=TensorProto.EXTERNAL)
+        tensor.data_type = helper.np_dtype_to_tensor_dtype(value.dtype)
+        tensor.external_data.add(key="location", value="in memory")
+        initializers.append(tensor)
+        outside[key] = value
+    model = helper.make_model(
+        helper.make_graph(
+            graph.nodes,
+            name,
+            [helper.make_tensor_value_info(source.name, kind, source.shape)],
+            [helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, output.shape)],
+            initializers,
+        ),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=10,
+        producer_name="clipref",
+    )
+    return model, outside
+
+
+def available_threads() -> int:
+    """Processors that this process may use: its affinity, less what the container's quota withholds."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
+            quota, period = file.read().split()
+    except (OSError, ValueError):
+        return count
+    return count if quota == "max" else max(1, min(count, -(-int(quota) // int(period))))
+
+
+class OnnxEngine:
+    """Two ONNX Runtime sessions, each made when its tower is first used."""
+
+    def __init__(self, checkpoint: Checkpoint, threads: int | None, providers: Sequence[Any]) -> None:
+        config = checkpoint.config
+
+        def visual() -> Any:
+            return session(record_image(config, checkpoint.visual("float32")), "visual", threads, providers)
+
+        def text() -> Any:
+            return session(record_text(config, checkpoint.text("float32")), "textual", threads, providers)
+
+        self._visual, self._text = once(visual), once(text)
+
+    def encode_image(self, pixels: Array) -> Array:
+        """Preprocessed pixels [N, 3, R, R] float32 -> embeddings [N, E] float32."""
+        embeddings: Array = self._visual().run(None, {"pixels": np.ascontiguousarray(pixels)})[0]
+        return embeddings
+
+    def encode_text(self, ids: Array) -> Array:
+        """Token ids [N, T] -> embeddings [N, E] float32."""
+        embeddings: Array = self._text().run(None, {"ids": ids.astype(np.int64)})[0]
+        return embeddings
+
+
+def session(record: Record, name: str, threads: int | None, providers: Sequence[Any]) -> Any:
+    """An ONNX Runtime session of what was recorded."""
+    import onnxruntime as ort
+
+    model, weights = build(record, name)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or available_threads()
+    options.log_severity_level = 3
+    # Threads that spin between calls would take a core from whatever runs beside.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    values = {key: ort.OrtValue.ortvalue_from_numpy(value) for key, value in weights.items()}
+    options.add_external_initializers(list(values), list(values.values()))
+    return ort.InferenceSession(model.SerializeToString(), options, providers=list(providers))
+
+
+def engine(
+    checkpoint: Checkpoint,
+    dtype: DType,
+    *,
+    threads: int | None = None,
+    providers: Sequence[Any] = ("CPUExecutionProvider",),
+) -> OnnxEngine:
+    """The engine of the backend `onnx`.
+
+    `threads`: as many as the process may use, unless given. `providers`: ONNX Runtime's execution providers, in order
+    of preference. Raises BackendError where ONNX Runtime is missing, lacks a provider, or float64 is asked for.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime as ort
+    except ImportError as error:
+        raise BackendError(f"Backend 'onnx' needs onnx and onnxruntime ({error}): pip install onnx onnxruntime.") from error
+    if dtype != "float32":
+        raise BackendError(f"Backend 'onnx' computes in float32, not {dtype}; use backend='reference'.")
+    missing = {p if isinstance(p, str) else p[0] for p in providers} - set(ort.get_available_providers())
+    if missing:
+        raise BackendError(
+            f"ONNX Runtime has no {sorted(missing)[0]} here; there are: {', '.join(ort.get_available_providers())}."
+        )
+    if threads is not None and threads < 1:
+        raise BackendError(f"threads is {threads}; expected at least 1.")
+    return OnnxEngine(checkpoint, threads, providers)
+
+
+__all__: list[str] = ["OnnxEngine", "Shape", "build", "engine", "record_image", "record_text", "session"]
