@@ -31,14 +31,14 @@ if TYPE_CHECKING:
     from .errors import WeightsError as WeightsError
     from .model import CLIP as CLIP
     from .model import AutoModel as AutoModel
-    from .preprocess import preprocess as preprocess
+    from .preprocessing import preprocess as preprocess
     from .tokenizer import tokenize as tokenize
 
 _HOME = {
     "AutoModel": "model",
     "CLIP": "model",
     "ClipConfig": "config",
-    "preprocess": "preprocess",
+    "preprocess": "preprocessing",
     "tokenize": "tokenizer",
     **dict.fromkeys(
         (
@@ -49,13 +49,12 @@ _HOME = {
     ),
 }  # fmt: skip
 
-__all__ = [*_HOME, "__version__"]  # noqa: PLE0604
+__all__ = [*_HOME, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # Kept, because the import system binds a submodule of the same name (clipref.preprocess) to the package.
     value = getattr(import_module(f".{_HOME[name]}", __name__), name)
     globals()[name] = value
     return value

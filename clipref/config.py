@@ -10,6 +10,7 @@ Names are OpenAI's (https://github.com/openai/CLIP, clip/model.py); the nine sha
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -118,7 +119,9 @@ class ClipConfig:
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{where}: expected a JSON object, got {type(value).__name__}; see clipref.config.ClipConfig.")
+        raise ConfigError(
+            f"{where}: expected a JSON object, got {type(value).__name__}; see clipref.config.ClipConfig."
+        )
     return dict(value)
 
 
@@ -182,9 +185,6 @@ def _check(config: ClipConfig) -> None:
             raise ConfigError(f"preprocess.{name} is {values!r}; expected three positive numbers.")
 
 
-# --- the nine published models -----------------------------------------------------------------------------------
-
-
 def _text(width: int, heads: int) -> TextConfig:
     return TextConfig(context_length=77, vocab_size=49408, width=width, layers=12, heads=heads, mlp_width=4 * width)
 
@@ -211,9 +211,6 @@ PUBLISHED: Mapping[str, ClipConfig] = {
     "clip/ViT-L-14": _vit(224, 14, 1024, 24, 768, _text(768, 12)),
     "clip/ViT-L-14-336px": _vit(336, 14, 1024, 24, 768, _text(768, 12)),
 }
-
-
-# --- tensor names and shapes -------------------------------------------------------------------------------------
 
 
 def tensor_shapes(config: ClipConfig) -> dict[str, Shape]:
@@ -307,9 +304,6 @@ def _resnet_shapes(vision: ResNetConfig, embed_dim: int) -> dict[str, Shape]:
     return shapes | _linear_shapes("attnpool.c_proj", inputs, embed_dim)
 
 
-# --- a configuration from tensor shapes --------------------------------------------------------------------------
-
-
 def infer_config(shapes: Mapping[str, Shape], activation: Activation = "quick_gelu") -> ClipConfig:
     """The configuration of a checkpoint that has tensors of these names and shapes.
 
@@ -370,7 +364,7 @@ def _count(shapes: Mapping[str, Shape], pattern: str) -> int:
 
 
 def _side(positions: int) -> int:
-    side = round(max(positions, 0) ** 0.5)
+    side = math.isqrt(max(positions, 0))
     if side**2 != positions:
         raise ConfigError(f"visual positional embedding: {positions} positions beside the first don't form a square.")
     return side

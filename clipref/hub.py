@@ -65,7 +65,7 @@ def find(name: str) -> Path | None:
 
 
 def home() -> Path:
-    """Where checkpoints can be put by hand, as `<home>/clip/ViT-B-32/model.safetensors`: `$CLIPREF_HOME`, or the cache."""
+    """Where checkpoints can be put by hand, `<home>/clip/ViT-B-32/model.safetensors`: `$CLIPREF_HOME`, or the cache."""
     if chosen := os.environ.get("CLIPREF_HOME"):
         return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clipref"

@@ -70,23 +70,23 @@ class CLIP:
         self._tokenizer = once(
             lambda: Tokenizer.default() if checkpoint.merges is None else Tokenizer.from_file(checkpoint.merges)
         )
-        if backend == "reference":
-            self._reference = once(lambda: self.engine)
-        else:
-            self._reference = once(lambda: ReferenceEngine(checkpoint, dtype))
+        # For trace; shares no memory with another engine, but takes none until it is used.
+        self._reference = (
+            self.engine if isinstance(self.engine, ReferenceEngine) else ReferenceEngine(checkpoint, dtype)
+        )
 
     def __repr__(self) -> str:
         vision = type(self.config.vision).__name__.removesuffix("Config")
         return f"CLIP({vision} at {self.config.vision.resolution} px, backend={self.backend!r}, dtype={self.dtype!r})"
-
-    # --- the towers alone ----------------------------------------------------------------------------------------
 
     def encode_image(self, pixels: Array) -> Array:
         """Preprocessed pixels [N, 3, R, R] float -> embeddings [N, E]. Raises InputError."""
         pixels = np.asarray(pixels)
         side = self.config.vision.resolution
         if pixels.ndim != 4 or pixels.shape[1:] != (3, side, side) or not len(pixels):
-            raise InputError(f"pixels have shape {pixels.shape}; expected [N, 3, {side}, {side}], as preprocess makes them.")
+            raise InputError(
+                f"pixels have shape {pixels.shape}; expected [N, 3, {side}, {side}], as preprocess makes them."
+            )
         if pixels.dtype.kind != "f":
             raise InputError(f"pixels have dtype {pixels.dtype}; expected floats, as preprocess makes them.")
         return self.engine.encode_image(pixels.astype(self.dtype, copy=False))
@@ -103,7 +103,9 @@ class CLIP:
                 f"ids are {ids.dtype} of shape {ids.shape}; expected integers [N, T], T up to {text.context_length}."
             )
         if ids.min() < 0 or ids.max() >= text.vocab_size:
-            raise InputError(f"ids reach from {ids.min()} to {ids.max()}; the vocabulary has 0 to {text.vocab_size - 1}.")
+            raise InputError(
+                f"ids reach from {ids.min()} to {ids.max()}; the vocabulary has 0 to {text.vocab_size - 1}."
+            )
         return ids
 
     def tokenize(self, texts: str | Iterable[str], truncate: bool = False) -> NDArray[np.int32]:
@@ -115,8 +117,6 @@ class CLIP:
                 f"put the model's own merges.txt beside its weights."
             )
         return tokenizer(texts, self.config.text.context_length, truncate)
-
-    # --- embeddings ----------------------------------------------------------------------------------------------
 
     def embed_image(self, image: Any, *, normalize: bool = False, input_color_format: str = "bgr") -> Array:
         """One image -> [1, E]; a list of images -> [N, E], as `embed_images`. Raises ImageError."""
@@ -178,8 +178,6 @@ class CLIP:
         batches = [self.engine.encode_text(ids[i : i + batch_size]) for i in range(0, len(ids), batch_size)]
         return _finish(np.concatenate(batches), normalize)
 
-    # --- what embeddings are for ---------------------------------------------------------------------------------
-
     def compare(
         self,
         subject: Any,
@@ -228,9 +226,7 @@ class CLIP:
             raise InputError(f"top_k is {top_k}; expected at least 1.")
         images = self.embed_image(image, normalize=True, input_color_format=input_color_format)
         probabilities = softmax(self.logit_scale * images @ self.label_embeddings(labels, templates).T)
-        rows = [
-            [(labels[i], float(row[i])) for i in np.argsort(-row, kind="stable")[:top_k]] for row in probabilities
-        ]
+        rows = [[(labels[i], float(row[i])) for i in np.argsort(-row, kind="stable")[:top_k]] for row in probabilities]
         return rows if isinstance(image, list | tuple) else rows[0]
 
     def label_embeddings(self, labels: Sequence[str], templates: Sequence[str] = ("a photo of a {}",)) -> Array:
@@ -257,10 +253,10 @@ class CLIP:
             raise InputError(f"embeddings have shape {embeddings.shape}; expected [N, {self.config.embed_dim}].")
         if top_k < 1:
             raise InputError(f"top_k is {top_k}; expected at least 1.")
-        cosines = _finish(embeddings, normalize=True) @ self._embed(query, query_type, "query_type", input_color_format)[0]
+        cosines = (
+            _finish(embeddings, normalize=True) @ self._embed(query, query_type, "query_type", input_color_format)[0]
+        )
         return [(int(i), float(cosines[i])) for i in np.argsort(-cosines, kind="stable")[:top_k]]
-
-    # --- a look inside -------------------------------------------------------------------------------------------
 
     def trace(self, image: Any = None, text: str | None = None, *, input_color_format: str = "bgr") -> dict[str, Array]:
         """Every named activation of one image or one text or both, computed by the reference.
@@ -276,12 +272,11 @@ class CLIP:
             seen[name] = np.array(x)
             return x
 
-        engine: ReferenceEngine = self._reference()
         if image is not None:
             pixels = np.stack(list(self._preprocessed([image], input_color_format)))
-            engine.encode_image(tap("pixels", pixels.astype(self.dtype)), tap)
+            self._reference.encode_image(tap("pixels", pixels.astype(self.dtype)), tap)
         if text is not None:
-            engine.encode_text(tap("ids", self.tokenize([text])), tap)
+            self._reference.encode_text(tap("ids", self.tokenize([text])), tap)
         return seen
 
 

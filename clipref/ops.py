@@ -43,8 +43,9 @@ def quick_gelu(x: Array) -> Array:
 
 
 def gelu(x: Array) -> Array:
-    """`x * Phi(x)` with the exact normal distribution (https://arxiv.org/abs/1606.08415), not its tanh approximation."""
-    y: Array = 0.5 * x * (1.0 + _erf(x / math.sqrt(2.0)).astype(x.dtype))
+    """`x * Phi(x)` with the normal distribution itself (https://arxiv.org/abs/1606.08415), not a tanh like it."""
+    erf: Array = np.asarray(_erf(x / math.sqrt(2.0)), x.dtype)
+    y: Array = 0.5 * x * (1.0 + erf)
     return y
 
 

@@ -1,9 +1,9 @@
 """The modified ResNet of CLIP: pixels to an embedding.
 
-From the CLIP paper, section 2.4 (https://arxiv.org/abs/2103.00020), and OpenAI's clip/model.py. Differs from torchvision's
-ResNet: three 3x3 convolutions and an average pool as stem; every stride is an average pool, before the convolution it
-belongs to (https://arxiv.org/abs/1812.01187, ResNet-D; https://arxiv.org/abs/1904.11486); the last pool is attention
-whose only query is the mean.
+From the CLIP paper, section 2.3 (https://arxiv.org/abs/2103.00020), and OpenAI's clip/model.py. Differs from other
+ResNets: three 3x3 convolutions and an average pool as stem; every stride is an average pool, before the convolution
+it belongs to (https://arxiv.org/abs/1812.01187, ResNet-D; https://arxiv.org/abs/1904.11486); the last pool is
+attention whose only query is the mean.
 
 Axes: N items, R pixels a side, C channels, G = R / 32 positions a side at the end, L = 1 + G*G, E embedding.
 """
@@ -11,6 +11,7 @@ Axes: N items, R pixels a side, C channels, G = R / 32 positions a side at the e
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from .config import ResNetConfig
 from .transformer import Array, Ops, Params, Tap, merge_heads, no_tap, split_heads
@@ -25,7 +26,7 @@ def conv_norm(ops: Ops, x: Array, conv: Params, norm: Params, stride: int = 1) -
 def bottleneck(
     ops: Ops, x: Array, stride: int,
     *, conv1: Params, bn1: Params, conv2: Params, bn2: Params, conv3: Params, bn3: Params,
-    downsample: Sequence[Params] | None = None,
+    downsample: Any = None,
 ) -> Array:  # fmt: skip
     """[N, C, R, R] -> [N, 4P, R / stride, R / stride] through P planes."""
     y = ops.relu(conv_norm(ops, x, conv1, bn1))  # [N, P, R, R]
@@ -34,7 +35,8 @@ def bottleneck(
     y = conv_norm(ops, y, conv3, bn3)  # [N, 4P, R', R']
     if downsample is not None:
         x = x if stride == 1 else ops.avg_pool(x, stride)  # [N, C, R', R']
-        x = conv_norm(ops, x, *downsample)  # [N, 4P, R', R']
+        conv, norm = downsample
+        x = conv_norm(ops, x, conv, norm)  # [N, 4P, R', R']
     return ops.relu(y + x)
 
 

@@ -85,8 +85,8 @@ def resblock(
 
 
 def residual_blocks(
-    ops: Ops, x: Array, config: BlockConfig, last: Array | None, pool: Callable[[Array], Array], pooled_last: Array | None,
-    tap: Tap, name: str, *, resblocks: Sequence[Params],
+    ops: Ops, x: Array, config: BlockConfig, last: Array | None, pool: Callable[[Array], Array],
+    pooled_last: Array | None, tap: Tap, name: str, *, resblocks: Sequence[Params],
 ) -> Array:  # fmt: skip
     """All blocks: x [N, L, W] -> [N, 1, W], the position that `pool` picks. `last` as in ops.attention."""
     for i, block in enumerate(resblocks[:-1]):

@@ -31,7 +31,7 @@ MERGES_NAMES = ("merges.txt", "merges.txt.gz", "bpe_simple_vocab_16e6.txt.gz", "
 # Buffers and constants that archives of CLIP carry beside the weights; none takes part in the forward pass.
 _IGNORED = re.compile(r".*\.num_batches_tracked|(.*\.)?attn_mask|input_resolution|context_length|vocab_size")
 
-_FLOATS = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4"), "BF16": np.dtype("<u2")}
+_FLOATS: dict[str, np.dtype[Any]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4"), "BF16": np.dtype("<u2")}
 
 
 class SafetensorsFile:
@@ -47,7 +47,9 @@ class SafetensorsFile:
                 pass
             self._bytes = np.memmap(self.path, dtype=np.uint8, mode="r")
         except (SafetensorError, OSError, ValueError) as error:
-            raise WeightsError(f"{self.path} is not a sound safetensors file: {error}. Fetch or convert it again.") from error
+            raise WeightsError(
+                f"{self.path} is not a sound safetensors file: {error}. Fetch or convert it again."
+            ) from error
         length = int(self._bytes[:8].view("<u8")[0])
         header = json.loads(self._bytes[8 : 8 + length].tobytes())
         header.pop("__metadata__", None)
@@ -62,7 +64,7 @@ class SafetensorsFile:
         Raises WeightsError if a value isn't finite.
         """
         begin, end = self._header[name]["data_offsets"]
-        raw = self._bytes[self._start + begin : self._start + end].view(_FLOATS[self.dtypes[name]])
+        raw: NDArray[Any] = self._bytes[self._start + begin : self._start + end].view(_FLOATS[self.dtypes[name]])
         if self.dtypes[name] == "BF16":  # the upper half of a float32
             raw = (raw.astype(np.uint32) << 16).view(np.float32)
         tensor = np.asarray(raw.reshape(self.shapes[name]).astype(dtype, copy=False))

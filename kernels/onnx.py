@@ -5,7 +5,7 @@ node or a few for every operation of clipref.ops, and what comes out is the grap
 reference. Batch and text length are symbolic dimensions, so one graph serves all. Only standard operators (opset 18)
 are used; ONNX Runtime's own optimiser fuses them.
 
-Weights are handed to the session in memory, beside the graph: no temporary file, and no protobuf near its limit of 2 GiB.
+Weights are handed to the session in memory, beside the graph: no temporary file, and no protobuf near its 2 GiB.
 Refuses float64, which ONNX Runtime's CPU kernels only partly have.
 """
 
@@ -120,7 +120,7 @@ class RecordingOps:
     """The operations of clipref.ops, each of which emits the nodes that compute it."""
 
     def linear(self, x: Symbol, weight: Array, bias: Array | None = None) -> Symbol:
-        y = x @ weight.T
+        y: Symbol = x @ weight.T
         return y if bias is None else y + bias
 
     def layer_norm(self, x: Symbol, weight: Array, bias: Array) -> Symbol:
@@ -162,9 +162,7 @@ class RecordingOps:
         shape = (n, weight.shape[0], *sides)
         return x.graph.emit("Conv", [x, weight], shape, strides=[stride] * 2, pads=[padding] * 4)
 
-    def batch_norm(
-        self, x: Symbol, weight: Array, bias: Array, running_mean: Array, running_var: Array
-    ) -> Symbol:
+    def batch_norm(self, x: Symbol, weight: Array, bias: Array, running_mean: Array, running_var: Array) -> Symbol:
         inputs = [x, weight, bias, running_mean, running_var]
         return x.graph.emit("BatchNormalization", inputs, x.shape, epsilon=1e-5)
 
@@ -351,7 +349,9 @@ def engine(
         import onnx  # noqa: F401
         import onnxruntime as ort
     except ImportError as error:
-        raise BackendError(f"Backend 'onnx' needs onnx and onnxruntime ({error}): pip install onnx onnxruntime.") from error
+        raise BackendError(
+            f"Backend 'onnx' needs onnx and onnxruntime ({error}): pip install onnx onnxruntime."
+        ) from error
     if dtype != "float32":
         raise BackendError(f"Backend 'onnx' computes in float32, not {dtype}; use backend='reference'.")
     missing = {p if isinstance(p, str) else p[0] for p in providers} - set(ort.get_available_providers())

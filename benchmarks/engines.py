@@ -1,0 +1,144 @@
+"""Milliseconds an image and a text of every backend and every peer that is installed, interleaved in one run.
+
+    python benchmarks/engines.py [--models clip/ViT-B-32 clip/RN50] [--batches 1 8 32] [--rounds 7] [--json FILE]
+
+Weights are synthetic, which costs the same time. Each time stands beside the engine's error against the float64
+reference in the same run, as a ratio to torch eager where that is installed, and as a fraction of what the machine's
+best float32 matrix product would allow for the operations that the reference counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import flops
+import numpy as np
+import peers
+
+from clipref import engine as engines
+from clipref.config import PUBLISHED
+from clipref.kernels.onnx import available_threads
+from clipref.weights import Checkpoint
+from clipref.weights_tools import synthetic
+
+
+def matrix_rate(seconds: float = 2.0) -> float:
+    """The best rate in GFLOP/s of a float32 matrix product of a favourable size."""
+    best = 0.0
+    generator = np.random.default_rng(0)
+    for size in (1024, 2048, 4096):
+        a = generator.standard_normal((size, size), dtype=np.float32)
+        until = time.perf_counter() + seconds / 3
+        while time.perf_counter() < until:
+            start = time.perf_counter()
+            a @ a
+            best = max(best, 2 * size**3 / (time.perf_counter() - start) / 1e9)
+    return best
+
+
+def times(calls: Sequence[Callable[[], Any]], rounds: int) -> list[list[float]]:
+    """Seconds of each call in each round, the calls in turn, after one that isn't counted."""
+    taken: list[list[float]] = [[] for _ in calls]
+    for round_ in range(rounds + 1):
+        for call, row in zip(calls, taken, strict=True):
+            start = time.perf_counter()
+            call()
+            if round_:
+                row.append(time.perf_counter() - start)
+    return taken
+
+
+def inputs(checkpoint: Checkpoint, n: int) -> tuple[Any, Any]:
+    """Pixels of n images, and ids of n texts of 10 tokens, start and end included, padded to the context."""
+    generator = np.random.Generator(np.random.PCG64(n))
+    side, text = checkpoint.config.vision.resolution, checkpoint.config.text
+    pixels = generator.uniform(-1.8, 2.1, (n, 3, side, side)).astype(np.float32)
+    ids = np.zeros((n, text.context_length), np.int64)
+    ids[:, :9] = generator.integers(300, text.vocab_size - 2, (n, 9))
+    ids[:, 9] = text.vocab_size - 1
+    return pixels, ids
+
+
+def measure(name: str, batches: Sequence[int], rounds: int) -> list[dict[str, Any]]:
+    """One row for each engine, tower and batch size."""
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        synthetic.write(Path(folder) / "c", PUBLISHED[name], seed=0, style="plain")
+        checkpoint = Checkpoint(Path(folder) / "c")
+        found: dict[str, Any] = {peer.name: peer(checkpoint, available_threads()) for peer in peers.installed()}
+        for backend in ("reference", *sorted(engines.backends().keys() - {"reference"})):
+            found[backend] = engines.make_engine(backend, checkpoint, "float32")[1]
+        exact = engines.ReferenceEngine(checkpoint, "float64")
+        for tower, method in (("image", "encode_image"), ("text", "encode_text")):
+            index = tower == "text"
+            probe = inputs(checkpoint, 2)[index]
+            truth = getattr(exact, method)(probe)
+            errors = {k: _error(getattr(e, method)(probe), truth) for k, e in found.items()}
+            for n in batches:
+                batch = inputs(checkpoint, n)[index]
+                work = flops.per_item(checkpoint, **{"ids" if index else "pixels": batch[:1]})
+                # The machine's speed drifts, so its limit is measured beside each row.
+                rate = matrix_rate()
+                taken = times([partial(getattr(e, method), batch) for e in found.values()], rounds)
+                base = taken[list(found).index("torch eager")] if "torch eager" in found else None
+                for key, row in zip(found, taken, strict=True):
+                    median = statistics.median(row)
+                    ratio = base and statistics.median(b / t for b, t in zip(base, row, strict=True))
+                    rows.append(
+                        {
+                            "model": name,
+                            "tower": tower,
+                            "batch": n,
+                            "engine": key,
+                            "ms": median / n * 1e3,
+                            "times_torch_eager": ratio,
+                            "of_limit": work * n / rate / median,
+                            "error": errors[key],
+                            "gflop": work,
+                            "matrix_gflops": rate,
+                        }
+                    )
+                    print(_line(rows[-1]), flush=True)
+    return rows
+
+
+def _error(actual: Any, truth: Any) -> float:
+    """Largest difference, relative to the root mean square of the truth."""
+    if actual.shape != truth.shape:
+        raise SystemExit(f"An engine returned shape {actual.shape}; expected {truth.shape}.")
+    return float(np.abs(actual - truth).max() / np.sqrt((truth**2).mean()))
+
+
+def _line(row: dict[str, Any]) -> str:
+    ratio = "     -" if row["times_torch_eager"] is None else f"{row['times_torch_eager']:5.2f}x"
+    return (
+        f"{row['model']:>16} {row['tower']:5} batch {row['batch']:<3} {row['engine']:12} {row['ms']:8.2f} ms"
+        f"  {ratio} torch eager  {row['of_limit']:6.1%} of limit  error {row['error']:.1e}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--models", nargs="+", default=["clip/ViT-B-32", "clip/RN50"], choices=PUBLISHED)
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    machine = f"{platform.machine()}, {available_threads()} threads, Python {platform.python_version()}"
+    print(f"{machine}, numpy {np.__version__}")
+    rows = [row for name in args.models for row in measure(name, args.batches, args.rounds)]
+    if args.json:
+        args.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""One file a module of clipref: did we break it."""

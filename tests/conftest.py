@@ -1,0 +1,47 @@
+"""What the tests share: tiny checkpoints, no two axes of which are equally long, so that none passes for another."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clipref.config import ClipConfig, ResNetConfig, TextConfig, ViTConfig
+from clipref.weights_tools import synthetic
+
+TEXT = TextConfig(context_length=19, vocab_size=514 + 7, width=20, layers=3, heads=5, mlp_width=52)
+TINY = {
+    "vit": ClipConfig(22, ViTConfig(resolution=42, patch_size=14, width=36, layers=2, heads=3, mlp_width=40), TEXT),
+    "resnet": ClipConfig(22, ResNetConfig(resolution=64, layers=(1, 2, 1, 1), width=6, heads=8), TEXT),
+}
+MERGES = "#version: 0.2\na t</w>\nc at</w>\nd o\ndo g</w>\nr e\nre d</w>\nb l\n"
+
+
+@pytest.fixture(scope="session", params=sorted(TINY))
+def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny checkpoint, of each architecture."""
+    return make_tiny(tmp_path_factory.mktemp(request.param), request.param)
+
+
+@pytest.fixture(scope="session")
+def tiny_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny ViT checkpoint."""
+    return make_tiny(tmp_path_factory.mktemp("vit"), "vit")
+
+
+def make_tiny(folder: Path, kind: str) -> Path:
+    path = folder / "checkpoint"
+    synthetic.write(path, TINY[kind], seed=7, style="plain")
+    (path / "merges.txt").write_text(MERGES, encoding="utf-8")
+    return path
+
+
+def pixels(n: int, resolution: int, seed: int = 0) -> np.ndarray:
+    """Pixels like those of preprocessed images: float32 [n, 3, resolution, resolution]."""
+    generator = np.random.Generator(np.random.PCG64(seed))
+    return generator.uniform(-1.8, 2.1, (n, 3, resolution, resolution)).astype(np.float32)
+
+
+def pictures(n: int, seed: int = 0) -> list[np.ndarray]:
+    """Images as cv2 reads them: uint8 [H, W, 3], of different sizes."""
+    generator = np.random.Generator(np.random.PCG64(seed))
+    return [generator.integers(0, 256, (30 + 7 * i, 50 + 3 * i, 3), dtype=np.uint8) for i in range(n)]

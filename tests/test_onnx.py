@@ -1,0 +1,214 @@
+"""The onnx backend: the recorded graph against the reference, dynamic in batch and length, standard and checked."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clipref import AutoModel, BackendError, ops
+from clipref.kernels import onnx as kernels
+from clipref.kernels.onnx import Graph, RecordingOps, Symbol
+from clipref.weights import Checkpoint
+from clipref.weights_tools import synthetic
+
+from .conftest import TINY, pictures, pixels
+from .test_ops import MORE
+from .tolerances import assert_close
+
+TEXTS = ["a cat", "the red dog, and a cat", "dog"]
+
+
+@pytest.mark.parametrize("style", ["plain", "trained"])
+@pytest.mark.parametrize("kind", TINY)
+def test_graph_computes_the_reference(kind: str, style: str, tmp_path: Path) -> None:
+    synthetic.write(tmp_path / "c", TINY[kind], seed=3, style=style)
+    fast = AutoModel.from_pretrained(tmp_path / "c", backend="onnx")
+    exact = AutoModel.from_pretrained(tmp_path / "c", backend="reference", dtype="float64")
+    assert fast.backend == "onnx"
+    ids = np.array([[8, 9, 520, 0, 0, 0, 0], [8, 30, 31, 32, 520, 520, 3], [520, 0, 0, 0, 0, 0, 0]])
+    for n in (1, 3):
+        batch = pixels(n, TINY[kind].vision.resolution)
+        assert_close(fast.encode_image(batch), exact.encode_image(batch).astype("f4"), "onnx")
+        assert_close(fast.encode_text(ids[:n]), exact.encode_text(ids[:n]).astype("f4"), "onnx")
+        short = ids[:n, :5]
+        assert_close(fast.encode_text(short), exact.encode_text(short).astype("f4"), "onnx")
+
+
+def test_exact_gelu(tmp_path: Path) -> None:
+    import dataclasses
+
+    tiny = TINY["vit"]
+    config = dataclasses.replace(
+        tiny,
+        vision=dataclasses.replace(tiny.vision, activation="gelu"),
+        text=dataclasses.replace(tiny.text, activation="gelu"),
+    )
+    synthetic.write(tmp_path / "c", config, seed=3, style="plain")
+    fast, exact = (AutoModel.from_pretrained(tmp_path / "c", backend=b) for b in ("onnx", "reference"))
+    batch = pixels(2, 42)
+    assert_close(fast.encode_image(batch), exact.encode_image(batch), "onnx")
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_operation_against_the_reference(name: str) -> None:
+    if name == "softmax":
+        pytest.skip("a part of attention")
+    arguments = [a.astype("f4") if isinstance(a, np.ndarray) and a.dtype.kind == "f" else a for a in MORE[name]]
+    expected = getattr(ops, name)(*arguments)
+    assert_close(run_operation(name, arguments, RecordingOps()), expected, "operation")
+
+
+class Mutants(RecordingOps):
+    """Each operation wrong in a way that a port gets it wrong."""
+
+    def linear(self, x, weight, bias=None):  # type: ignore[no-untyped-def]
+        return super().linear(x, weight)
+
+    def layer_norm(self, x, weight, bias):  # type: ignore[no-untyped-def]
+        return x.graph.emit("LayerNormalization", [x, weight, bias], x.shape, axis=-1, epsilon=1e-6)
+
+    def quick_gelu(self, x):  # type: ignore[no-untyped-def]
+        return super().gelu(x)
+
+    def gelu(self, x):  # type: ignore[no-untyped-def]
+        return super().quick_gelu(x)
+
+    def relu(self, x):  # type: ignore[no-untyped-def]
+        return x.graph.emit("LeakyRelu", [x], x.shape, alpha=0.01)
+
+    def attention(self, q, k, v, last=None):  # type: ignore[no-untyped-def]
+        return super().attention(q, k, v)
+
+    def conv2d(self, x, weight, stride=1, padding=0):  # type: ignore[no-untyped-def]
+        return super().conv2d(x, np.ascontiguousarray(weight.swapaxes(2, 3)), stride, padding)
+
+    def batch_norm(self, x, weight, bias, running_mean, running_var):  # type: ignore[no-untyped-def]
+        return super().batch_norm(x, weight, bias, running_mean, running_var + np.float32(9.9e-4))
+
+    def avg_pool(self, x, size):  # type: ignore[no-untyped-def]
+        shape = (*x.shape[:2], x.shape[2] // size, x.shape[3] // size)
+        return x.graph.emit("MaxPool", [x], shape, kernel_shape=[size] * 2, strides=[size] * 2)
+
+    def prepend_mean(self, x):  # type: ignore[no-untyped-def]
+        return super().prepend_token(x, np.zeros(x.shape[2], np.float32))
+
+    def prepend_token(self, x, token):  # type: ignore[no-untyped-def]
+        return super().prepend_token(x, token[::-1])
+
+    def add_positions(self, x, positional_embedding):  # type: ignore[no-untyped-def]
+        return super().add_positions(x, positional_embedding[1:])
+
+    def embed(self, ids, weight):  # type: ignore[no-untyped-def]
+        return super().embed(ids, weight[::-1])
+
+    def take(self, x, positions):  # type: ignore[no-untyped-def]
+        return x[:, :1]
+
+
+@pytest.mark.parametrize("name", [n for n in MORE if n != "softmax"])
+def test_a_wrong_operation_is_caught(name: str) -> None:
+    arguments = [a.astype("f4") if isinstance(a, np.ndarray) and a.dtype.kind == "f" else a for a in MORE[name]]
+    with pytest.raises(AssertionError):
+        assert_close(run_operation(name, arguments, Mutants()), getattr(ops, name)(*arguments), "operation")
+
+
+def run_operation(name: str, arguments: list[object], operations: RecordingOps) -> np.ndarray:
+    """One operation as a graph; arrays that a tower would compute are its inputs, weights are constants."""
+    import onnxruntime as ort
+    from onnx import helper
+
+    computed = {"attention": 4, "take": 2}.get(name, 1)
+    graph = Graph()
+    inputs, values = [], {}
+    for i, a in enumerate(arguments):
+        if i < computed:
+            assert isinstance(a, np.ndarray)
+            values[f"in{i}"] = a
+            inputs.append(Symbol(graph, f"in{i}", a.shape))
+        else:
+            inputs.append(a)
+    output = getattr(operations, name)(*inputs)
+    kinds = {key: helper.np_dtype_to_tensor_dtype(a.dtype) for key, a in values.items()}
+    from onnx import TensorProto, numpy_helper
+
+    model = helper.make_model(
+        helper.make_graph(
+            graph.nodes,
+            name,
+            [helper.make_tensor_value_info(key, kinds[key], a.shape) for key, a in values.items()],
+            [helper.make_tensor_value_info(output.name, TensorProto.FLOAT, output.shape)],
+            [numpy_helper.from_array(value, key) for key, value in graph.constants.items()],
+        ),
+        opset_imports=[helper.make_opsetid("", kernels.OPSET)],
+        ir_version=10,
+    )
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    result: np.ndarray = session.run(None, values)[0]
+    return result
+
+
+def test_graph_is_standard_and_dynamic(tiny: Path) -> None:
+    checkpoint = Checkpoint(tiny)
+    for record in (
+        kernels.record_image(checkpoint.config, checkpoint.visual("float32")),
+        kernels.record_text(checkpoint.config, checkpoint.text("float32")),
+    ):
+        model, weights = kernels.build(record, "tower")
+        assert {node.domain for node in model.graph.node} == {""} and weights
+        shape = model.graph.input[0].type.tensor_type.shape
+        assert shape.dim[0].dim_param == "batch" and shape.dim[0].dim_value == 0
+
+
+def test_towers_are_built_when_used(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[str] = []
+    session = kernels.session
+
+    def watched(record, name, threads, providers):  # type: ignore[no-untyped-def]
+        built.append(name)
+        return session(record, name, threads, providers)
+
+    monkeypatch.setattr(kernels, "session", watched)
+    model = AutoModel.from_pretrained(tiny, backend="onnx")
+    assert built == []
+    model.embed_text("a cat")
+    assert built == ["textual"]
+    model.embed_images(pictures(2))
+    model.embed_images(pictures(2))
+    assert built == ["textual", "visual"]
+
+
+def test_options(tiny: Path) -> None:
+    assert AutoModel.from_pretrained(tiny, backend="onnx", threads=1).embed_text("a cat").shape == (1, 22)
+    with pytest.raises(BackendError, match="threads is 0"):
+        AutoModel.from_pretrained(tiny, backend="onnx", threads=0)
+    with pytest.raises(BackendError, match="no NoSuchProvider here; there are: .*CPUExecutionProvider"):
+        AutoModel.from_pretrained(tiny, backend="onnx", providers=["NoSuchProvider"])
+
+
+def test_auto_falls_back_when_onnxruntime_is_missing(tiny: Path) -> None:
+    code = f"""
+import sys
+sys.modules["onnxruntime"] = None
+from clipref import AutoModel, BackendError
+print(AutoModel.from_pretrained({str(tiny)!r}).backend)
+try:
+    AutoModel.from_pretrained({str(tiny)!r}, backend="onnx")
+except BackendError as error:
+    print(error)
+"""
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.splitlines()
+    assert out[0] != "onnx" and "pip install onnx onnxruntime" in out[1]
+
+
+@pytest.mark.parametrize("move", ["reshape", "slice", "step"])
+def test_what_cannot_be_recorded_is_refused(move: str) -> None:
+    x = Symbol(Graph(), "x", ("batch", "length", 4))
+    with pytest.raises(BackendError, match="Can't record"):
+        if move == "reshape":
+            x.reshape(4, "length", "batch")
+        elif move == "slice":
+            x[:, 1:]
+        else:
+            x[:, :, ::2]

@@ -1,0 +1,48 @@
+"""The package as a whole: what importing it costs, and which way its arrows point."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import clipref
+
+HEAVY = {"onnx", "onnxruntime", "PIL", "ftfy", "regex", "huggingface_hub", "safetensors", "tqdm"}
+ROOT = Path(__file__).parent.parent
+
+
+def run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+
+
+def test_import_is_light() -> None:
+    loaded = run("import sys, clipref; print(*{name.partition('.')[0] for name in sys.modules})").split()
+    assert "clipref" in loaded and not HEAVY & set(loaded)
+
+
+def test_every_public_name_is_there() -> None:
+    for name in clipref.__all__:
+        assert getattr(clipref, name) is not None
+    assert callable(clipref.preprocess) and callable(clipref.tokenize) and set(dir(clipref)) == set(clipref.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'Clip'"):
+        clipref.Clip  # noqa: B018
+
+
+def test_public_functions_survive_an_import_of_their_modules() -> None:
+    code = "import clipref.model, clipref.preprocessing, clipref; print(callable(clipref.preprocess))"
+    assert run(code).strip() == "True"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "clipref").rglob("*.py")), ids=lambda p: p.name)
+def test_clipref_knows_no_other_room(path: Path) -> None:
+    rooms = {"kernels", "weights_tools", "conformance", "benchmarks", "tests"}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        modules: list[str] = []
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            modules = [f"{node.module or ''}.{alias.name}" for alias in node.names]
+        for module in modules:
+            assert not rooms & set(module.split(".")), f"{path.name} imports {module}"

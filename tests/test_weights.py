@@ -1,0 +1,213 @@
+"""Checkpoints on disk: what loads, and that nothing wrong does."""
+
+import json
+import shutil
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+
+import clipref
+from clipref.config import infer_config, tensor_shapes
+from clipref.errors import ClipError, ConfigError, ModelNotFound, WeightsError
+from clipref.weights import Checkpoint, SafetensorsFile, nest
+
+from .conftest import TINY, make_tiny
+
+Tensors = dict[str, np.ndarray]
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A folder that the test may spoil."""
+    return make_tiny(tmp_path, "vit")
+
+
+def edit(checkpoint: Path, **changes: Any) -> Path:
+    """Change tensors of a checkpoint; a name may say `__` for a dot, and None removes."""
+    tensors: Tensors = load_file(checkpoint / "model.safetensors")
+    for key, value in changes.items():
+        name = key.replace("__", ".")
+        tensors.pop(name, None)
+        if value is not None:
+            tensors[name] = value
+    save_file(tensors, checkpoint / "model.safetensors")
+    return checkpoint
+
+
+def test_folder_file_and_config(checkpoint: Path) -> None:
+    assert Checkpoint(checkpoint).config == TINY["vit"]
+    assert Checkpoint(checkpoint / "model.safetensors").config == TINY["vit"]
+    bare = shutil.copy(checkpoint / "model.safetensors", checkpoint.parent / "bare.safetensors")
+    with pytest.raises(ConfigError, match="heads can't be inferred"):
+        Checkpoint(bare)
+    assert Checkpoint(bare, TINY["vit"]).config == TINY["vit"]
+
+
+def test_config_is_inferred_where_widths_allow(tmp_path: Path) -> None:
+    shapes = tensor_shapes(TINY["vit"])
+    wider = {name: tuple({36: 64, 108: 192, 20: 128, 60: 384}.get(n, n) for n in s) for name, s in shapes.items()}
+    wider["visual.positional_embedding"], wider["positional_embedding"] = (10, 64), (19, 128)
+    save_file({name: np.ones(shape, np.float16) for name, shape in wider.items()}, tmp_path / "x.safetensors")
+    config = Checkpoint(tmp_path / "x.safetensors").config
+    assert config == infer_config(wider) and config.vision.heads == 1 and config.text.heads == 2
+
+
+@pytest.mark.parametrize("stored", ["float16", "bfloat16", "float32"])
+def test_every_dtype_is_read_as_it_is_meant(checkpoint: Path, stored: str) -> None:
+    values = np.array([1.0, -2.5, 65504.0, 2.0**-14], np.float32)
+    header = {"x": {"dtype": {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}[stored], "shape": [2, 2]}}
+    raw = (values.view(np.uint32) >> 16).astype("<u2") if stored == "bfloat16" else values.astype(stored)
+    write_raw(checkpoint / "x.safetensors", header, raw.tobytes())
+    read = SafetensorsFile(checkpoint / "x.safetensors").read("x", "float32")
+    exact = np.array([[1.0, -2.5], [65280.0 if stored == "bfloat16" else 65504.0, 2.0**-14]])
+    assert read.dtype == np.float32 and (read == exact).all()
+
+
+def write_raw(path: Path, header: dict[str, Any], data: bytes) -> None:
+    for entry in header.values():
+        entry.setdefault("data_offsets", [0, len(data)])
+    encoded = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(encoded)) + encoded + data)
+
+
+def test_float32_is_not_copied(checkpoint: Path) -> None:
+    file = SafetensorsFile(checkpoint / "model.safetensors")
+    name = next(name for name, dtype in file.dtypes.items() if dtype == "F32" and len(file.shapes[name]))
+    assert not file.read(name, "float32").flags.writeable and file.read(name, "float64").dtype == np.float64
+
+
+def test_text_alone_never_reads_the_image_tower(checkpoint: Path) -> None:
+    poisoned = np.full((36,), np.nan, np.float32)
+    model = clipref.AutoModel.from_pretrained(edit(checkpoint, visual__class_embedding=poisoned), backend="reference")
+    assert model.embed_text("a cat").shape == (1, 22)
+    with pytest.raises(WeightsError, match=r"'visual\.class_embedding' has 36 values that are not finite"):
+        model.embed_image(np.zeros((9, 9, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"visual__proj": None}, r"missing 'visual\.proj' \(36, 22\)"),
+        ({"visual__proj": None, "visual__projj": np.zeros((36, 22), "f4")}, r"missing 'visual\.proj'.*'visual\.projj'"),
+        ({"extra": np.zeros(3, "f4")}, r"unexpected 'extra' \(3,\)"),
+        ({"visual__proj": np.zeros((22, 36), "f4")}, r"'visual\.proj' has shape \(22, 36\), expected \(36, 22\)"),
+        ({"visual__proj": np.zeros((36, 22), "i4")}, r"'visual\.proj' has dtype I32, expected one of F16"),
+        ({"visual__proj": np.zeros((36, 22), "f8")}, r"'visual\.proj' has dtype F64, expected one of F16"),
+    ],
+)  # fmt: skip
+def test_tensors_that_do_not_fit(checkpoint: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(WeightsError, match=message):
+        Checkpoint(edit(checkpoint, **changes))
+
+
+def test_buffers_that_do_not_matter_are_ignored(checkpoint: Path) -> None:
+    Checkpoint(edit(checkpoint, input_resolution=np.array(224), attn_mask=np.zeros((3, 3), "f4")))
+
+
+def test_many_problems_are_summed_up(checkpoint: Path) -> None:
+    config = TINY["resnet"]
+    with pytest.raises(WeightsError, match="and [0-9]+ more"):
+        Checkpoint(checkpoint, config)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_non_finite_logit_scale(checkpoint: Path, value: float) -> None:
+    with pytest.raises(WeightsError, match="'logit_scale' has 1 values"):
+        clipref.AutoModel.from_pretrained(edit(checkpoint, logit_scale=np.array(value, np.float32)))
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound, match=r"no model\.safetensors"):
+        Checkpoint(tmp_path)
+    with pytest.raises(ModelNotFound, match="does not exist"):
+        Checkpoint(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{", "[" * 100_000, '{"embed_dim": 5}', '{"embed_dim": NaN}', "\x00"])
+def test_damaged_config(checkpoint: Path, content: str) -> None:
+    (checkpoint / "config.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"config\.json"):
+        Checkpoint(checkpoint)
+
+
+def test_config_that_is_not_text(checkpoint: Path) -> None:
+    (checkpoint / "config.json").write_bytes(b"\xff\xfe{}")
+    with pytest.raises(ConfigError, match=r"config\.json"):
+        Checkpoint(checkpoint)
+
+
+LIES = {
+    "shape larger than the data": {"x": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}},
+    "offsets past the end": {"x": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}},
+    "offsets reversed": {"x": {"dtype": "F32", "shape": [2], "data_offsets": [8, 0]}},
+    "negative offset": {"x": {"dtype": "F32", "shape": [2], "data_offsets": [-8, 0]}},
+    "overlap": {
+        "x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]},
+        "y": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]},
+    },
+    "hole": {"x": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}},
+    "unknown dtype": {"x": {"dtype": "F31", "shape": [2], "data_offsets": [0, 8]}},
+    "negative shape": {"x": {"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]}},
+    "huge shape": {"x": {"dtype": "F32", "shape": [2**62, 4], "data_offsets": [0, 8]}},
+    "no dtype": {"x": {"shape": [2], "data_offsets": [0, 8]}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_header_that_lies(tmp_path: Path, lie: str) -> None:
+    write_raw(tmp_path / "x.safetensors", json.loads(json.dumps(LIES[lie])), bytes(8))
+    with pytest.raises(WeightsError, match="not a sound safetensors file"):
+        SafetensorsFile(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 8, 9, 100, 5000, -1])
+def test_truncated_file(checkpoint: Path, size: int) -> None:
+    path = checkpoint / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(WeightsError, match="not a sound safetensors file"):
+        Checkpoint(checkpoint)
+
+
+def test_file_of_another_kind(checkpoint: Path) -> None:
+    (checkpoint / "model.safetensors").write_bytes(b"\x80\x02}q\x00." * 99)
+    with pytest.raises(WeightsError):
+        Checkpoint(checkpoint)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_damage_anywhere_is_an_error_of_ours_or_harmless(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    original = _original(tmp_path_factory)
+    spoiled = bytearray(original)
+    header = 8 + struct.unpack("<Q", original[:8])[0]
+    for _ in range(data.draw(st.integers(1, 4))):
+        spoiled[data.draw(st.integers(0, header + 50))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.getbasetemp() / "spoiled.safetensors"
+    path.write_bytes(spoiled)
+    try:
+        loaded = Checkpoint(path, TINY["vit"])
+        loaded.visual("float32"), loaded.text("float32")
+    except ClipError:
+        return
+    assert loaded.config == TINY["vit"]
+
+
+_cache: list[bytes] = []
+
+
+def _original(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    if not _cache:
+        _cache.append((make_tiny(tmp_path_factory.mktemp("fuzz"), "vit") / "model.safetensors").read_bytes())
+    return _cache[0]
+
+
+def test_nesting() -> None:
+    assert nest({"a.0.w": 1, "a.1.w": 2, "b": 3}) == {"a": [{"w": 1}, {"w": 2}], "b": 3}
