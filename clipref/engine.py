@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
+from inspect import isfunction
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -132,7 +133,9 @@ def make_engine(name: str, checkpoint: Checkpoint, dtype: DType, **options: Any)
 
 def overlay(kernels: Any) -> Ops:
     """The operations of a kernel set, and the reference's where it has none."""
-    functions = {n: f for n, f in vars(reference_ops).items() if callable(f) and not n.startswith("_")}
+    functions = {
+        n: f for n, f in vars(reference_ops).items() if isfunction(f) and f.__module__ == reference_ops.__name__
+    }
     return SimpleNamespace(**{n: getattr(kernels, n, f) for n, f in functions.items()})
 
 

@@ -139,7 +139,7 @@ class CLIP:
         """
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; expected at least 1.")
-        if isinstance(images, str | bytes | bytearray | os.PathLike) or not isinstance(images, Iterable):
+        if _is_one_image(images):
             images = [images]
         pixels = self._preprocessed(_with_progress(images) if progress else images, input_color_format)
         batches = [self.encode_image(np.stack(batch)) for batch in _batches(pixels, batch_size)]
@@ -195,8 +195,10 @@ class CLIP:
         names = list(prompt) if isinstance(prompt, Mapping) else None
         prompts = list(prompt.values()) if isinstance(prompt, Mapping) else prompt
         subjects = self._embed(subject, subject_type, "subject_type", input_color_format)
-        cosines = subjects @ self._embed(prompts, prompt_type, "prompt_type", input_color_format).T
-        rows = [row if names is None else dict(zip(names, row, strict=True)) for row in cosines.tolist()]
+        against = self._embed(prompts, prompt_type, "prompt_type", input_color_format)
+        # A subject at a time, so that its cosines don't depend on the others.
+        cosines = [(against @ subject).tolist() for subject in subjects]
+        rows = [row if names is None else dict(zip(names, row, strict=True)) for row in cosines]
         return rows if isinstance(subject, list | tuple) else rows[0]
 
     def _embed(self, items: Any, kind: Kind, argument: str, input_color_format: str) -> Array:
@@ -225,7 +227,8 @@ class CLIP:
         if top_k < 1:
             raise InputError(f"top_k is {top_k}; expected at least 1.")
         images = self.embed_image(image, normalize=True, input_color_format=input_color_format)
-        probabilities = softmax(self.logit_scale * images @ self.label_embeddings(labels, templates).T)
+        classes = self.label_embeddings(labels, templates)
+        probabilities = [softmax(self.logit_scale * (classes @ embedding)) for embedding in images]
         rows = [[(labels[i], float(row[i])) for i in np.argsort(-row, kind="stable")[:top_k]] for row in probabilities]
         return rows if isinstance(image, list | tuple) else rows[0]
 
@@ -278,6 +281,13 @@ class CLIP:
         if text is not None:
             self._reference.encode_text(tap("ids", self.tokenize([text])), tap)
         return seen
+
+
+def _is_one_image(images: Any) -> bool:
+    """Whether this is one image, not several: a path, bytes, a file, a PIL image, an array of up to three axes."""
+    if isinstance(images, str | bytes | bytearray | memoryview | os.PathLike) or not isinstance(images, Iterable):
+        return True
+    return getattr(images, "ndim", 4) < 4 or hasattr(images, "read")
 
 
 def _finish(embeddings: Array, normalize: bool) -> Array:

@@ -139,7 +139,7 @@ class RecordingOps:
     def relu(self, x: Symbol) -> Symbol:
         return x.graph.emit("Relu", [x], x.shape)
 
-    def attention(self, q: Symbol, k: Symbol, v: Symbol, last: Symbol | None = None) -> Symbol:
+    def attention(self, q: Symbol, k: Symbol, v: Symbol, last: Symbol | Array | None = None) -> Symbol:
         emit = q.graph.emit
         n, heads, queries, channels = q.shape
         keys = k.shape[2]
@@ -206,7 +206,7 @@ class RecordingOps:
         zero, one = np.array([0], np.int64), np.array([1], np.int64)
         return emit("Slice", [ids, zero, length, one], (ids.shape[0], "length")), end
 
-    def causal(self, ids: Symbol) -> Symbol:
+    def causal(self, ids: Symbol) -> Symbol | Array:
         return count(ids, axis=1)
 
     def take(self, x: Symbol, positions: Symbol) -> Symbol:
@@ -215,10 +215,13 @@ class RecordingOps:
         return x.graph.emit("GatherND", [x, indices], (n, 1, width), batch_dims=1)
 
 
-def count(x: Symbol, axis: int) -> Symbol:
+def count(x: Symbol, axis: int) -> Symbol | Array:
     """[0, 1, 2, ...], as many as x is long along the axis."""
     emit = x.graph.emit
-    length = emit("Squeeze", [emit("Shape", [x], (1,), start=axis, end=axis + 1)], ())
+    known = x.shape[axis]
+    if isinstance(known, int):
+        return np.arange(known)
+    length = emit("Gather", [emit("Shape", [x], (len(x.shape),)), np.array(axis, np.int64)], ())
     return emit("Range", [np.array(0, np.int64), length, np.array(1, np.int64)], (x.shape[axis],))
 
 

@@ -63,7 +63,7 @@ def test_json_round_trip(config: ClipConfig) -> None:
 
 
 def test_heads_that_cannot_be_inferred() -> None:
-    with pytest.raises(ConfigError, match=r"20 wide.*config\.json with text\.heads"):
+    with pytest.raises(ConfigError, match=r"vision tower is 36 wide.*config\.json with vision\.heads"):
         infer_config(tensor_shapes(TINY["vit"]))
 
 

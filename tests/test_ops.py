@@ -84,7 +84,7 @@ def each(function: Callable[[float], float]) -> Callable[[Array], Array]:
 
 CASES: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "linear": (linear, (normal(3, 4, 5), normal(6, 5), normal(6))),
-    "layer_norm": (layer_norm, (normal(3, 7) * 0.01 + 2, normal(7), normal(7))),
+    "layer_norm": (layer_norm, (normal(3, 7) * 0.01 + 0.02, normal(7), normal(7))),
     "quick_gelu": (each(lambda v: v / (1 + math.exp(-1.702 * v))), (normal(3, 50) * 4,)),
     "gelu": (each(lambda v: v / 2 * math.erfc(-v / math.sqrt(2))), (normal(3, 50) * 2,)),
     "relu": (each(lambda v: max(v, 0.0)), (normal(3, 50),)),
@@ -128,9 +128,7 @@ def test_operation_keeps_dtype_and_input(name: str, dtype: str) -> None:
 
 
 def test_every_operation_is_tested() -> None:
-    assert set(vars(overlay(None))) - {"find_end_of_text", "causal"} == {*MORE} | {"sliding_window_view"} - {
-        "sliding_window_view"
-    }
+    assert set(vars(overlay(None))) == {*MORE, "find_end_of_text", "causal"}
 
 
 def test_nothing_overflows() -> None:

@@ -1,0 +1,35 @@
+"""Every tolerance of the tests, in one table, and the one way to compare arrays.
+
+A budget is in units of the dtype's epsilon times the expected tensor's root mean square, for the largest difference.
+The figure measured is what a correct build showed; a budget leaves room for another BLAS to add in another order.
+"""
+
+import numpy as np
+
+BUDGETS = {
+    # One operation against a second statement of it: measured up to 4 in float64, up to 9 in float32.
+    "operation": 32.0,
+    # A float32 tower of the tiny checkpoints against float64: measured up to 14.
+    "reference float32": 100.0,
+    # The same under ONNX Runtime: measured up to 17.
+    "onnx": 100.0,
+    # The float64 reference against the oracle's float64, which is 1e-10 of the RMS: measured up to 7e-13.
+    "oracle float64": 1e-10 / np.finfo(np.float64).eps,
+}
+
+
+def error(actual: np.ndarray, expected: np.ndarray) -> float:
+    """The largest difference in units of epsilon times RMS; shape, dtype and finiteness are compared first."""
+    assert actual.shape == expected.shape, f"shape {actual.shape}, expected {expected.shape}"
+    assert actual.dtype == expected.dtype, f"dtype {actual.dtype}, expected {expected.dtype}"
+    assert np.isfinite(expected).all(), "what is expected is not finite"
+    rms = float(np.sqrt(np.square(expected, dtype=np.float64).mean()))
+    difference = float(np.abs(actual.astype(np.float64) - expected).max())
+    return difference / (rms * float(np.finfo(expected.dtype).eps)) if difference else 0.0
+
+
+def assert_close(actual: np.ndarray, expected: np.ndarray, budget: str) -> None:
+    """Raise AssertionError unless `actual` is `expected` within a budget of the table. NaN is never within."""
+    units = error(actual, expected)
+    if not (units <= BUDGETS[budget]):
+        raise AssertionError(f"off by {units:.3g} eps of the RMS; {budget!r} allows {BUDGETS[budget]:.3g}")
