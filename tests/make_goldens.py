@@ -1,0 +1,96 @@
+"""Make the golden values of the towers: `python -m tests.make_goldens [tiny|full ...]`, with the oracles installed.
+
+Embeddings, logits and samples of activations, computed in float64 by implementations that share no code with clipref,
+on synthetic weights; beside them the error of the same code in float32. Logits are computed here, from the definition.
+"""
+
+import argparse
+import gc
+import importlib.metadata
+import json
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+
+from clipref.config import ClipConfig
+from clipref.engine import NumpyEngine
+from clipref.weights import Checkpoint
+
+from . import cases, oracles
+
+
+def sizes(which: str) -> tuple[int, int]:
+    """Images and texts of a case."""
+    return (3, 4) if which == "tiny" else (2, 3)
+
+
+def golden(checkpoint: Checkpoint, which: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The golden arrays of one case, and what is said of them."""
+    config = checkpoint.config
+    pixels, ids = (make(config, n) for make, n in zip((cases.pixels, cases.ids), sizes(which), strict=True))
+    kind: Any = oracles.OpenAI if cases.is_openai(config) else oracles.Transformers
+    exact = kind(checkpoint, torch.float64)
+    image, text = exact.encode_image(pixels), exact.encode_text(ids)
+    scale = float(np.exp(oracles.state(checkpoint, torch.float64)["logit_scale"].numpy()))
+    arrays = {"image": image, "text": text, "logits": cases.logits(image, text, scale)}
+    ours = shapes(checkpoint, pixels, ids)
+    for name, x in exact.taps.items():
+        if which == "tiny" or "." not in name.removeprefix("visual.") or name.endswith((".0", ".5", ".11")):
+            arrays[name] = cases.sample(cases.as_ours(name, x, ours[name], ids))
+    del exact
+    gc.collect()
+    single = kind(checkpoint, torch.float32)
+    rms = {"image": np.sqrt((image**2).mean()), "text": np.sqrt((text**2).mean())}
+    errors = {
+        "image": float(np.abs(single.encode_image(pixels) - image).max() / rms["image"]),
+        "text": float(np.abs(single.encode_text(ids) - text).max() / rms["text"]),
+    }
+    return arrays, {"oracle": kind.name, "float32 error": errors, "weights sha256": cases.digest(checkpoint.file.path)}
+
+
+def shapes(checkpoint: Checkpoint, pixels: np.ndarray, ids: np.ndarray) -> dict[str, tuple[int, ...]]:
+    """The shapes, not the values, of our taps: which positions of an activation are there to be compared."""
+    _, taps = cases.traced(NumpyEngine(checkpoint, "float32"), pixels, ids)
+    return {name: x.shape for name, x in taps.items()}
+
+
+def make(which: str, configs: dict[str, ClipConfig]) -> None:
+    """Write golden/<which>.safetensors with its provenance."""
+    arrays: dict[str, np.ndarray] = {}
+    notes: dict[str, Any] = {}
+    for name, config, style in cases.cases(configs):
+        started = time.perf_counter()
+        folder = Path(tempfile.mkdtemp())
+        try:
+            found, notes[f"{name} {style}"] = golden(cases.checkpoint(folder, config, style), which)
+        finally:
+            shutil.rmtree(folder)
+        arrays |= {f"{name} {style} {key}": np.ascontiguousarray(value) for key, value in found.items()}
+        print(f"{name} {style}: {time.perf_counter() - started:.0f} s, {notes[f'{name} {style}']}", flush=True)
+    provenance = {
+        "made by": "python -m tests.make_goldens",
+        "seed": cases.SEED,
+        "versions": {p: importlib.metadata.version(p) for p in ("torch", "transformers", "clip-anytorch", "numpy")},
+        "cases": notes,
+    }
+    path = cases.GOLDEN / f"{which}.safetensors"
+    save_file(arrays, path, metadata={"provenance": json.dumps(provenance)})
+    print(f"{path}: {path.stat().st_size / 1e3:.0f} kB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("which", nargs="*", choices=("tiny", "full"), default=("tiny", "full"))
+    args = parser.parse_args()
+    for which in args.which:
+        make(which, {"tiny": cases.TINY, "full": cases.FULL}[which])
+
+
+if __name__ == "__main__":
+    main()
