@@ -29,7 +29,7 @@ class TorchEager:
             name: torch.from_numpy(np.array(checkpoint.file.read(name, "float32")))
             for name in tensor_shapes(checkpoint.config)
         }
-        model = openai_model_code().build_model(state)
+        model = openai_code("model").build_model(state)
         self.model = model.float().eval()
         self.context_length = checkpoint.config.text.context_length
 
@@ -46,11 +46,11 @@ class TorchEager:
             return self.model.encode_text(self.torch.from_numpy(padded)).numpy()
 
 
-def openai_model_code() -> Any:
-    """clip/model.py of the clip-anytorch wheel, without its package, which would need torchvision."""
+def openai_code(module_name: str) -> Any:
+    """clip/model.py or another module of the clip-anytorch wheel, without its package, which would need torchvision."""
     files = importlib.metadata.files("clip-anytorch") or []
-    path = next(file.locate() for file in files if str(file).endswith("clip/model.py"))
-    spec = importlib.util.spec_from_file_location("openai_clip_model", str(path))
+    path = next(file.locate() for file in files if str(file).endswith(f"clip/{module_name}.py"))
+    spec = importlib.util.spec_from_file_location(f"openai_clip_{module_name}", str(path))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

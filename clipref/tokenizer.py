@@ -126,16 +126,11 @@ class Tokenizer:
         words, _ = _compiled()
         symbols = byte_symbols()
         ids: list[int] = []
-        try:
-            for word in words.findall(clean(text)):
-                if word in (START, END):
-                    ids.append(self._ids[word])
-                else:
-                    ids += self._encode_word("".join(symbols[byte] for byte in word.encode("utf-8")))
-        except UnicodeEncodeError as error:
-            raise TextError(
-                f"the text has a lone surrogate, {text[:50]!r}..., which is no character; decode it properly first."
-            ) from error
+        for word in words.findall(clean(text)):
+            if word in (START, END):
+                ids.append(self._ids[word])
+            else:
+                ids += self._encode_word("".join(symbols[byte] for byte in word.encode("utf-8")))
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -173,7 +168,7 @@ class Tokenizer:
                         f"{text[:50]!r}... Shorten it, or pass truncate=True."
                     )
             except TextError as error:
-                raise TextError(f"text {number}: {error}") from error.__cause__
+                raise TextError(f"text {number}: {error}") from None
             if len(row) > context_length:
                 row = [*row[: context_length - 1], self.end_id]
             rows.append(row)

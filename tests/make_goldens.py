@@ -1,4 +1,4 @@
-"""Make the golden values of the towers: `python -m tests.make_goldens [tiny|full ...]`, with the oracles installed.
+"""Make the golden values: `python -m tests.make_goldens [tokens|tiny|full ...]`, with the oracles installed.
 
 Embeddings, logits and samples of activations, computed in float64 by implementations that share no code with clipref,
 on synthetic weights; beside them the error of the same code in float32. Logits are computed here, from the definition.
@@ -22,7 +22,7 @@ from clipref.config import ClipConfig
 from clipref.engine import NumpyEngine
 from clipref.weights import Checkpoint
 
-from . import cases, oracles
+from . import cases, oracles, texts
 
 
 def sizes(which: str) -> tuple[int, int]:
@@ -84,12 +84,31 @@ def make(which: str, configs: dict[str, ClipConfig]) -> None:
     print(f"{path}: {path.stat().st_size / 1e3:.0f} kB")
 
 
+def tokens() -> None:
+    """Write golden/tokens.safetensors: the ids that OpenAI's tokenizer gives the first of the texts of texts.py."""
+    original = oracles.openai_tokenizer()
+    encoded = [original.encode(text) for text in texts.texts(texts.GOLDEN)]
+    arrays = {
+        "ids": np.array([i for ids in encoded for i in ids], np.uint16),
+        "lengths": np.array([len(ids) for ids in encoded], np.uint16),
+    }
+    provenance = {
+        "made by": "python -m tests.make_goldens tokens",
+        "oracle": "OpenAI's clip/simple_tokenizer.py (clip-anytorch)",
+        "versions": {p: importlib.metadata.version(p) for p in ("clip-anytorch", "ftfy", "regex")},
+    }
+    save_file(arrays, cases.GOLDEN / "tokens.safetensors", metadata={"provenance": json.dumps(provenance)})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("which", nargs="*", choices=("tiny", "full"), default=("tiny", "full"))
+    parser.add_argument("which", nargs="*", choices=("tokens", "tiny", "full"), default=("tokens", "tiny", "full"))
     args = parser.parse_args()
     for which in args.which:
-        make(which, {"tiny": cases.TINY, "full": cases.FULL}[which])
+        if which == "tokens":
+            tokens()
+        else:
+            make(which, {"tiny": cases.TINY, "full": cases.FULL}[which])
 
 
 if __name__ == "__main__":

@@ -14,11 +14,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.peers import openai_model_code
+from benchmarks.peers import openai_code
 from clipref.config import ClipConfig, ResNetConfig, ViTConfig
 from clipref.weights import Checkpoint
 
 Arrays = dict[str, np.ndarray]
+
+
+def openai_tokenizer() -> Any:
+    """OpenAI's SimpleTokenizer."""
+    return openai_code("simple_tokenizer").SimpleTokenizer()
 
 
 def state(checkpoint: Checkpoint, dtype: Any) -> dict[str, torch.Tensor]:
@@ -78,7 +83,7 @@ class OpenAI(Oracle):
     name = "OpenAI's clip/model.py (clip-anytorch)"
 
     def __init__(self, checkpoint: Checkpoint, dtype: Any) -> None:
-        config, code = checkpoint.config, openai_model_code()
+        config, code = checkpoint.config, openai_code("model")
         code.LayerNorm.forward = torch.nn.LayerNorm.forward
         vision, text = config.vision, config.text
         resnet = isinstance(vision, ResNetConfig)

@@ -193,7 +193,6 @@ def stacked(order: tuple[int, int, int]) -> Mutate:
 
 
 def one_head(engine: NumpyEngine) -> dict[str, Any]:
-    vision, text = engine.config.vision, engine.config.text
     config = engine.config
     engine.config = dataclasses.replace(
         config,

@@ -1,0 +1,92 @@
+"""The models there are: what each is, and whether it is on this machine.
+
+Zero-shot ImageNet accuracy is open_clip's measurement (docs/openclip_results.csv). Parameters are counted from the
+configuration, in millions, image and text tower.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from typing import Any
+
+from ..config import ClipConfig, Shape, ViTConfig, text_shapes, visual_shapes
+from ..hub import EMBEDDED, REPOSITORIES, find, home, models
+from .common import add_json_argument, print_json, print_table
+
+# https://github.com/mlfoundations/open_clip, docs/openclip_results.csv, the rows of OpenAI's weights.
+IMAGENET_TOP1 = {
+    "clip/RN50": 0.5982,
+    "clip/RN101": 0.6228,
+    "clip/RN50x4": 0.6627,
+    "clip/RN50x16": 0.7072,
+    "clip/RN50x64": 0.7391,
+    "clip/ViT-B-32": 0.6332,
+    "clip/ViT-B-16": 0.6834,
+    "clip/ViT-L-14": 0.7554,
+    "clip/ViT-L-14-336px": 0.7656,
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own arguments."""
+    add_json_argument(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print a table of all models, or one JSON list of them."""
+    found = [described(name) for name in models()]
+    if args.json:
+        print_json(found)
+        return
+    head = ("model", "tower", "pixels", "embedding", "parameters", "ImageNet top-1", "on this machine")
+    rows = [
+        (
+            model["id"],
+            model["tower"],
+            str(model["resolution"]),
+            str(model["embed_dim"]),
+            f"{model['image_parameters'] / 1e6:.2f} + {model['text_parameters'] / 1e6:.2f} M",
+            f"{model['imagenet_top1']:.2%}" if model["imagenet_top1"] else "-",
+            model["path"] or "no",
+        )
+        for model in found
+    ]
+    print_table([head, *rows])
+    print()
+    print("A published model is downloaded from Hugging Face when it is first used; by hand, its")
+    print(f"open_clip_model.safetensors goes to {home()}/<id>/model.safetensors.")
+
+
+def described(name: str) -> dict[str, Any]:
+    """What there is to say of one model."""
+    config, path = config_of(name), find(name)
+    return {
+        "id": name,
+        "description": EMBEDDED.get(name, "OpenAI's weights"),
+        "tower": "ViT" if isinstance(config.vision, ViTConfig) else "ModifiedResNet",
+        "resolution": config.vision.resolution,
+        "embed_dim": config.embed_dim,
+        "image_parameters": parameters(visual_shapes(config)),
+        "text_parameters": parameters(text_shapes(config)),
+        "imagenet_top1": IMAGENET_TOP1.get(name),
+        "repository": REPOSITORIES.get(name),
+        "path": None if path is None else str(path),
+    }
+
+
+def config_of(name: str) -> ClipConfig:
+    """A known model's configuration, without opening its weights."""
+    from ..config import PUBLISHED
+    from ..weights import read_config
+
+    if name in PUBLISHED:
+        return PUBLISHED[name]
+    folder = find(name)
+    assert folder is not None
+    return read_config(folder / "config.json")
+
+
+def parameters(shapes: dict[str, Shape]) -> int:
+    """How many numbers are trained: all but BatchNorm's running statistics."""
+    return sum(math.prod(shape) for name, shape in shapes.items() if ".running_" not in name)

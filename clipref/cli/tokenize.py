@@ -1,0 +1,39 @@
+"""Token ids of texts, with start and end and without padding; and the pieces that they stand for.
+
+The vocabulary is that of the nine published models, unless --model names another. A single - reads texts from standard
+input, one a line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from .common import add_json_argument, print_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own arguments."""
+    parser.add_argument("text", nargs="+", help="texts, or - for standard input")
+    parser.add_argument("--model", help="id, folder or file whose vocabulary is meant")
+    add_json_argument(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print a text's ids and pieces; JSON has one line a text."""
+    from ..hub import locate
+    from ..tokenizer import Tokenizer
+    from ..weights import Checkpoint
+
+    tokenizer = Tokenizer.default()
+    if args.model is not None and (merges := Checkpoint(*locate(args.model)).merges) is not None:
+        tokenizer = Tokenizer.from_file(merges)
+    texts = sys.stdin.read().splitlines() if args.text == ["-"] else args.text
+    for text in texts:
+        ids = [tokenizer.start_id, *tokenizer.encode(text), tokenizer.end_id]
+        pieces = [tokenizer.decode([i]).strip() for i in ids]
+        if args.json:
+            print_json({"text": text, "ids": ids, "pieces": pieces})
+        else:
+            print(" ".join(map(str, ids)))
+            print(" | ".join(pieces))
