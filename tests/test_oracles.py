@@ -48,7 +48,7 @@ def test_a_third_tokenizer_where_cleaning_changes_nothing() -> None:
         if text.isascii() and text.isprintable() and "&" not in text and "<" not in text:
             assert DEFAULT.encode(text) == rust.encode(text), text
             compared += 1
-    assert compared > 3000
+    assert compared > 1500
 
 
 @pytest.mark.parametrize("style", synthetic.STYLES)

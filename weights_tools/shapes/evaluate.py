@@ -8,6 +8,7 @@ import numpy as np
 
 from . import captions, world
 
+TRAINING_SEEDS = range(40_000)
 HELD_OUT_SEEDS = range(1_000_000, 1_000_600)
 SEARCH_SEEDS = range(2_000_000, 2_010_000)
 

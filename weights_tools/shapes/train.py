@@ -31,7 +31,7 @@ from clipref.tokenizer import Tokenizer
 from clipref.weights import nest
 
 from . import captions, world
-from .evaluate import HELD_OUT_SEEDS, SEARCH_SEEDS, held_out_accuracy, recall_at_1
+from .evaluate import HELD_OUT_SEEDS, SEARCH_SEEDS, TRAINING_SEEDS, held_out_accuracy, recall_at_1
 from .vocabulary import learn_merges
 
 Tensor = torch.Tensor
@@ -45,7 +45,6 @@ class Recipe:
     vision: ViTConfig | ResNetConfig
     steps: int
     learning_rate: float
-    scenes: int = 40_000
     batch: int = 128
 
 
@@ -207,7 +206,7 @@ def train(recipe: Recipe, folder: Path, seed: int = 0) -> None:
     """Train one model and write its checkpoint, with what it scores, into `folder`."""
     torch.manual_seed(seed)
     rng = random.Random(f"train {seed}")
-    scenes = [world.scene(i, held_out=False) for i in range(recipe.scenes)]
+    scenes = [world.scene(i, held_out=False) for i in TRAINING_SEEDS]
     corpus = [captions.sample(scene, rng).text for scene in scenes]
     corpus += [captions.caption(scene) for scene in scenes]
     merges = learn_merges(corpus, limit=400)
@@ -221,7 +220,7 @@ def train(recipe: Recipe, folder: Path, seed: int = 0) -> None:
     )
 
     started = time.perf_counter()
-    pixels = rendered(range(recipe.scenes), recipe.vision.resolution, False)
+    pixels = rendered(TRAINING_SEEDS, recipe.vision.resolution, False)
     truth = indices([scene.attributes for scene in scenes])
     print(f"{len(pixels)} scenes drawn in {time.perf_counter() - started:.0f} s", flush=True)
     check = Progress(trainee)
@@ -237,7 +236,7 @@ def train(recipe: Recipe, folder: Path, seed: int = 0) -> None:
     for step, rate in enumerate(learning_rates(recipe.learning_rate, recipe.steps), start=1):
         for group in optimizer.param_groups:
             group["lr"] = rate
-        chosen = torch.tensor(rng.sample(range(recipe.scenes), recipe.batch))
+        chosen = torch.tensor(rng.sample(range(len(scenes)), recipe.batch))
         said = [captions.sample(scenes[i], rng) for i in chosen.tolist()]
         mentioned = indices([caption.mentioned for caption in said])
         true_of = ((truth[chosen][:, None] == mentioned) | (mentioned < 0)).all(-1).float()  # [images, texts]
