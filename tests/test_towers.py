@@ -16,6 +16,7 @@ from safetensors import safe_open
 
 from clipref import ops
 from clipref.engine import NumpyEngine, ReferenceEngine, overlay
+from clipref.kernels import onnx
 from clipref.weights import Checkpoint
 from clipref.weights_tools import synthetic
 
@@ -77,14 +78,17 @@ def test_tiny_towers_agree_with_the_oracle(made: Callable[[str, str], Checkpoint
     check_float32({"image": single.encode_image(pixels), "text": single.encode_text(ids)}, golden, notes)
 
 
-def check_float32(actual: Case, golden: Case, notes: dict[str, Any]) -> None:
-    """The float32 reference errs at most FLOAT32_MARGIN times as much as the oracle's own float32 run."""
+def check_float32(actual: Case, golden: Case, notes: dict[str, Any]) -> dict[str, float]:
+    """Float32 errs at most FLOAT32_MARGIN times as much as the oracle's own float32 run; returns how many times."""
+    times = {}
     for tower, values in actual.items():
         assert values.dtype == np.float32
         exact = golden[tower]
         error = np.abs(values - exact).max() / np.sqrt((exact**2).mean())
         allowed = FLOAT32_MARGIN * notes["float32 error"][tower]
         assert error <= allowed, f"{tower}: float32 errs by {error:.2e}, allowed {allowed:.2e}"
+        times[tower] = round(float(error / notes["float32 error"][tower]), 2)
+    return times
 
 
 FULL = """
@@ -98,11 +102,12 @@ with tempfile.TemporaryDirectory() as folder:
     checkpoint = cases.checkpoint(Path(folder), cases.FULL[name], style)
     assert cases.digest(checkpoint.file.path) == notes["weights sha256"]
     pixels, ids = cases.pixels(checkpoint.config, 2), cases.ids(checkpoint.config, 3)
+    single = 0
     for backend in test_towers.float32_engines(checkpoint):
         found = {"image": backend.encode_image(pixels), "text": backend.encode_text(ids)}
-        test_towers.check_float32(found, golden, notes)
+        single = single or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        print(name, style, type(backend).__name__, test_towers.check_float32(found, golden, notes))
         del backend
-    single = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     engine = NumpyEngine(checkpoint, "float64")
     taps = test_towers.check(engine, golden, pixels, ids, checkpoint.logit_scale)
     assert len(taps) >= 5, taps
@@ -114,6 +119,7 @@ with tempfile.TemporaryDirectory() as folder:
 def float32_engines(checkpoint: Checkpoint) -> Any:
     """The float32 reference, and then the fast path, one in memory at a time."""
     yield ReferenceEngine(checkpoint, "float32")
+    yield onnx.engine(checkpoint, "float32")
 
 
 @pytest.mark.slow

@@ -248,7 +248,7 @@ def train(recipe: Recipe, folder: Path, seed: int = 0) -> None:
             loss = loss + F.cross_entropy(20 * images @ head.T, truth[chosen, i])
             loss = loss + F.cross_entropy(20 * texts @ head.T, mentioned[:, i], ignore_index=-1)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         with torch.no_grad():

@@ -1,0 +1,33 @@
+"""The README is run: its Python example as it stands, and its commands as far as they don't install."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import clipref
+from clipref import hub
+from clipref.weights_tools.shapes import world
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def test_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate(("scene.png", "a.jpg", "b.jpg")):
+        world.scene(seed).draw().save(name)
+    names: dict[str, object] = {"paths": ["a.jpg", "b.jpg"]}
+    exec(compile(block, "README.md", "exec"), names)
+    assert isinstance(names["model"], clipref.CLIP) and len(names["corpus"]) == 2  # type: ignore[arg-type]
+
+
+def test_links_lead_somewhere() -> None:
+    root = Path(__file__).parent.parent
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    assert links and all(link.startswith("https://") or (root / link).exists() for link in links)
+
+
+def test_every_model_and_backend_is_named() -> None:
+    for name in hub.models():
+        assert name.partition("/")[2] in README
