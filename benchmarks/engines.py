@@ -50,6 +50,7 @@ def times(calls: Sequence[Callable[[], Any]], rounds: int) -> list[list[float]]:
     taken: list[list[float]] = [[] for _ in calls]
     for round_ in range(rounds + 1):
         for call, row in zip(calls, taken, strict=True):
+            time.sleep(0.2)  # until the threads of the one before have stopped spinning
             start = time.perf_counter()
             call()
             if round_:
