@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ from . import captions, world
 from .evaluate import HELD_OUT_SEEDS, SEARCH_SEEDS, TRAINING_SEEDS, held_out_accuracy, recall_at_1
 from .vocabulary import learn_merges
 
-Tensor = torch.Tensor
+Tensor: TypeAlias = torch.Tensor
 EMBED_DIM = 96
 
 
