@@ -15,16 +15,16 @@ from clipref.weights_tools import synthetic
 GOLDEN = Path(__file__).parent / "golden"
 SEED = 2021
 
-# Pairwise different dimensions in each: context, vocabulary, widths, heads and their channels, grid, embedding, batch.
+# Pairwise different dimensions in each, the batches of tiny_inputs among them; test_towers.py asserts it.
 TINY = {
     "vit-a": ClipConfig(22, ViTConfig(30, 6, 36, 2, 3, 144), TextConfig(19, 521, 20, 3, 10, 80)),
     "vit-b": ClipConfig(17, ViTConfig(28, 14, 48, 1, 6, 192), TextConfig(13, 530, 21, 1, 7, 84)),
-    "vit-c": ClipConfig(14, ViTConfig(33, 11, 40, 3, 8, 160), TextConfig(15, 541, 28, 2, 7, 112)),
-    "vit-mlp": ClipConfig(23, ViTConfig(42, 7, 45, 2, 5, 75), TextConfig(18, 523, 26, 2, 13, 51)),
+    "vit-c": ClipConfig(14, ViTConfig(44, 11, 40, 3, 8, 160), TextConfig(15, 541, 27, 2, 9, 108)),
+    "vit-mlp": ClipConfig(23, ViTConfig(48, 8, 45, 2, 5, 75), TextConfig(18, 523, 26, 2, 13, 51)),
     "vit-gelu": ClipConfig(25, ViTConfig(36, 9, 33, 2, 3, 77, "gelu"), TextConfig(14, 547, 30, 2, 6, 53, "gelu")),
-    "rn-a": ClipConfig(22, ResNetConfig(64, (1, 2, 1, 1), 6, 8), TextConfig(19, 521, 20, 2, 10, 80)),
-    "rn-b": ClipConfig(10, ResNetConfig(96, (2, 1, 1, 2), 4, 16), TextConfig(12, 530, 18, 1, 6, 72)),
-    "rn-c": ClipConfig(15, ResNetConfig(32, (1, 1, 3, 1), 10, 5), TextConfig(16, 541, 24, 1, 8, 96)),
+    "rn-a": ClipConfig(22, ResNetConfig(64, (1, 2, 1, 1), 10, 8), TextConfig(19, 521, 20, 2, 10, 80)),
+    "rn-b": ClipConfig(11, ResNetConfig(160, (2, 1, 1, 2), 4, 16), TextConfig(12, 530, 18, 1, 6, 72)),
+    "rn-c": ClipConfig(15, ResNetConfig(32, (1, 1, 3, 1), 18, 6), TextConfig(16, 541, 24, 1, 8, 96)),
 }
 FULL = dict(PUBLISHED)
 
@@ -65,6 +65,16 @@ def ids(config: ClipConfig, n: int) -> np.ndarray:
     if n > 2:
         rows[2, length // 2 + 2] = end
     return rows
+
+
+def tiny_inputs(config: ClipConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels and ids of a tiny case; 7 images, because 2 to 6 are sides, heads or colours of one or another."""
+    return pixels(config, 7), ids(config, 4)
+
+
+def full_inputs(config: ClipConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels and ids of a full-size case."""
+    return pixels(config, 2), ids(config, 3)
 
 
 def sample(x: np.ndarray, values: int = 48) -> np.ndarray:

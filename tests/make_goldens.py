@@ -25,15 +25,10 @@ from clipref.weights import Checkpoint
 from . import cases, oracles, texts
 
 
-def sizes(which: str) -> tuple[int, int]:
-    """Images and texts of a case."""
-    return (3, 4) if which == "tiny" else (2, 3)
-
-
 def golden(checkpoint: Checkpoint, which: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The golden arrays of one case, and what is said of them."""
     config = checkpoint.config
-    pixels, ids = (make(config, n) for make, n in zip((cases.pixels, cases.ids), sizes(which), strict=True))
+    pixels, ids = (cases.tiny_inputs if which == "tiny" else cases.full_inputs)(config)
     kind: Any = oracles.OpenAI if cases.is_openai(config) else oracles.Transformers
     exact = kind(checkpoint, torch.float64)
     image, text = exact.encode_image(pixels), exact.encode_text(ids)

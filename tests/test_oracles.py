@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipref.config import PUBLISHED, ViTConfig
+from clipref.config import PUBLISHED, ClipConfig, ViTConfig
 from clipref.tokenizer import Tokenizer
 from clipref.weights_tools import synthetic
 
@@ -54,14 +53,38 @@ def test_a_third_tokenizer_where_cleaning_changes_nothing() -> None:
 @pytest.mark.parametrize("style", synthetic.STYLES)
 @pytest.mark.parametrize("name", [name for name, c in PUBLISHED.items() if isinstance(c.vision, ViTConfig)])
 def test_transformers_agrees_with_the_golden_values(name: str, style: str, tmp_path: Path) -> None:
+    agree_with_transformers("full", name, PUBLISHED[name], style, tmp_path)
+
+
+@pytest.mark.parametrize("style", synthetic.STYLES)
+@pytest.mark.parametrize("name", [name for name, c in cases.TINY.items() if isinstance(c.vision, ViTConfig)])
+def test_transformers_agrees_with_the_tiny_golden_values(name: str, style: str, tmp_path: Path) -> None:
+    agree_with_transformers("tiny", name, cases.TINY[name], style, tmp_path)
+
+
+def agree_with_transformers(which: str, name: str, config: ClipConfig, style: str, folder: Path) -> None:
     import torch
 
     from .oracles import Transformers
 
-    checkpoint = cases.checkpoint(tmp_path, PUBLISHED[name], style)
-    oracle = Transformers(checkpoint, torch.float64)
-    golden = goldens("full")[0][f"{name} {style}"]
-    pixels, ids = cases.pixels(checkpoint.config, 2), cases.ids(checkpoint.config, 3)
+    oracle = Transformers(cases.checkpoint(folder, config, style), torch.float64)
+    golden = goldens(which)[0][f"{name} {style}"]
+    pixels, ids = (cases.tiny_inputs if which == "tiny" else cases.full_inputs)(config)
     assert_close(oracle.encode_image(pixels), golden["image"], "oracle float64")
     assert_close(oracle.encode_text(ids), golden["text"], "oracle float64")
-    assert golden["image"].dtype == np.float64
+
+
+@pytest.mark.parametrize("name", ["vit-a", "rn-a"])
+def test_half_precision_is_where_openai_puts_it(name: str, tmp_path: Path) -> None:
+    import torch
+
+    from .oracles import OpenAI, openai_code
+
+    model = OpenAI(cases.checkpoint(tmp_path, cases.TINY[name], "plain"), torch.float32).model
+    openai_code("model").convert_weights(model)
+    theirs = {key: x.dtype for key, x in model.state_dict().items() if not key.endswith("num_batches_tracked")}
+    ours = {key: synthetic.dtype_of(key, "mixed") for key in theirs}
+    assert {str(dtype) for dtype in theirs.values()} == {"torch.float16", "torch.float32"}
+    assert {key: str(dtype).removeprefix("torch.") for key, dtype in theirs.items()} == {
+        key: str(dtype) for key, dtype in ours.items()
+    }

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -15,8 +16,8 @@ import pytest
 from safetensors import safe_open
 
 from clipref import ops
-from clipref.engine import NumpyEngine, ReferenceEngine, overlay
-from clipref.kernels import onnx
+from clipref.config import ResNetConfig, ViTConfig
+from clipref.engine import NumpyEngine, overlay
 from clipref.weights import Checkpoint
 from clipref.weights_tools import synthetic
 
@@ -62,6 +63,32 @@ def check(engine: NumpyEngine, golden: Case, pixels: np.ndarray, ids: np.ndarray
     return set(golden) & set(taps)
 
 
+@pytest.mark.parametrize("name", cases.TINY)
+def test_no_two_axes_of_a_tiny_case_are_equally_long(name: str) -> None:
+    config = cases.TINY[name]
+    pixels, ids = cases.tiny_inputs(config)
+    vision, text, colours = config.vision, config.text, pixels.shape[1]
+    width = vision.width * (32 if isinstance(vision, ResNetConfig) else 1)
+    positions = vision.grid**2 + 1
+    image = [len(pixels), positions, config.embed_dim, width, 3 * width, vision.heads, width // vision.heads]
+    if isinstance(vision, ViTConfig):
+        # The colours are gone when there are heads, and the sides of patches when there are channels.
+        groups = [[*image, vision.mlp_width], [len(pixels), colours, vision.patch_size, vision.grid, vision.width]]
+    else:
+        stem = [len(pixels), colours, vision.width // 2, vision.width, vision.resolution // 2]
+        stages = [
+            [len(pixels), vision.width << stage, vision.width << stage + 2, vision.resolution >> stage + 2]
+            for stage in range(4)
+        ]
+        groups = [image, stem, *stages]
+    groups.append(
+        [len(ids), text.context_length, text.vocab_size, text.width, 3 * text.width, text.mlp_width, text.heads,
+         text.width // text.heads, config.embed_dim]
+    )  # fmt: skip
+    for group in groups:
+        assert len(set(group)) == len(group), group
+
+
 @pytest.mark.parametrize("style", synthetic.STYLES)
 @pytest.mark.parametrize("name", cases.TINY)
 def test_tiny_towers_agree_with_the_oracle(made: Callable[[str, str], Checkpoint], name: str, style: str) -> None:
@@ -71,7 +98,7 @@ def test_tiny_towers_agree_with_the_oracle(made: Callable[[str, str], Checkpoint
         "the synthetic weights are not the golden ones"
     )
     config = checkpoint.config
-    pixels, ids = cases.pixels(config, 3), cases.ids(config, 4)
+    pixels, ids = cases.tiny_inputs(config)
     compared = check(NumpyEngine(checkpoint, "float64"), golden, pixels, ids, checkpoint.logit_scale)
     assert len(compared) >= 4
     single = NumpyEngine(checkpoint, "float32")
@@ -92,44 +119,45 @@ def check_float32(actual: Case, golden: Case, notes: dict[str, Any]) -> dict[str
 
 
 FULL = """
-import json, resource, sys, tempfile
-from pathlib import Path
-from clipref.engine import NumpyEngine
+import resource, sys
+from clipref.engine import NumpyEngine, ReferenceEngine
+from clipref.kernels import onnx
+from clipref.weights import Checkpoint
 from tests import cases, test_towers
-name, style = sys.argv[1:]
+name, style, folder = sys.argv[1:]
 golden, notes = (part[f"{name} {style}"] for part in test_towers.goldens("full"))
-with tempfile.TemporaryDirectory() as folder:
-    checkpoint = cases.checkpoint(Path(folder), cases.FULL[name], style)
-    assert cases.digest(checkpoint.file.path) == notes["weights sha256"]
-    pixels, ids = cases.pixels(checkpoint.config, 2), cases.ids(checkpoint.config, 3)
-    single = 0
-    for backend in test_towers.float32_engines(checkpoint):
-        found = {"image": backend.encode_image(pixels), "text": backend.encode_text(ids)}
-        single = single or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        print(name, style, type(backend).__name__, test_towers.check_float32(found, golden, notes))
-        del backend
-    engine = NumpyEngine(checkpoint, "float64")
-    taps = test_towers.check(engine, golden, pixels, ids, checkpoint.logit_scale)
-    assert len(taps) >= 5, taps
-    double = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(f"{name} {style}: peak memory {single / 1e6:.2f} GB float32, {double / 1e6:.2f} GB float64")
+checkpoint = Checkpoint(folder)
+assert cases.digest(checkpoint.file.path) == notes["weights sha256"]
+pixels, ids = cases.full_inputs(checkpoint.config)
+
+def peak():
+    return f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB"
+
+def float32(engine):
+    found = {"image": engine.encode_image(pixels), "text": engine.encode_text(ids)}
+    times = test_towers.check_float32(found, golden, notes)
+    print(name, style, type(engine).__name__, times, peak())
+
+# The memory is the highest so far: so the reference comes first, and float64 after float32.
+float32(ReferenceEngine(checkpoint, "float32"))
+taps = test_towers.check(NumpyEngine(checkpoint, "float64"), golden, pixels, ids, checkpoint.logit_scale)
+assert len(taps) >= 5, taps
+print(name, style, "float64", peak())
+float32(onnx.engine(checkpoint, "float32"))
 """
-
-
-def float32_engines(checkpoint: Checkpoint) -> Any:
-    """The float32 reference, and then the fast path, one in memory at a time."""
-    yield ReferenceEngine(checkpoint, "float32")
-    yield onnx.engine(checkpoint, "float32")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("style", synthetic.STYLES)
 @pytest.mark.parametrize("name", cases.FULL)
 def test_full_size_towers_agree_with_the_oracle(name: str, style: str) -> None:
-    # In a process of its own, so that the memory of one size is given back before the next.
-    run = subprocess.run(
-        [sys.executable, "-c", FULL, name, style], cwd=Path(__file__).parent.parent, capture_output=True, text=True
-    )
+    # In a process of its own, so that the memory of one size is given back before the next, and is that of the towers.
+    with tempfile.TemporaryDirectory() as folder:
+        cases.checkpoint(Path(folder), cases.FULL[name], style)
+        run = subprocess.run(
+            [sys.executable, "-c", FULL, name, style, str(Path(folder) / f"checkpoint-{style}")],
+            cwd=Path(__file__).parent.parent, capture_output=True, text=True,
+        )  # fmt: skip
     assert run.returncode == 0, run.stderr
     print(run.stdout)
 
@@ -276,6 +304,6 @@ def test_mutants_are_caught(
     engine = NumpyEngine(checkpoint, "float64")
     engine.ops = overlay(SimpleNamespace(**mutant(engine)))
     golden = {key: value for key, value in goldens("tiny")[0][f"{case} {style}"].items() if key in ("image", "text")}
-    pixels, ids = cases.pixels(checkpoint.config, 3), cases.ids(checkpoint.config, 4)
+    pixels, ids = cases.tiny_inputs(checkpoint.config)
     with pytest.raises(AssertionError, match="eps of the RMS"):
         check(engine, golden, pixels, ids, checkpoint.logit_scale)

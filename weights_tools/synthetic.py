@@ -6,8 +6,10 @@ by seed, style and tensor name, through integer sums and one rounding. No value 
 one can be made alone.
 
 Two styles. `plain` is what initialisation gives: every channel alike, activations of order one through the whole depth.
-`trained` has what training leaves behind and rounding errors feed on: a few residual channels tens of times larger than
-the rest, LayerNorm and BatchNorm gains spread over orders of magnitude.
+`trained` has what training leaves behind and rounding errors feed on: in the transformers a few residual channels tens
+of times larger than the rest, the same ones from the first block to the last; LayerNorm and BatchNorm gains spread over
+orders of magnitude. Products after a LayerNorm are smaller there by as much as its gains are larger, so that attention
+stays as soft as in a trained network; a saturated one would amplify every rounding error a hundredfold.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from clipref.config import PUBLISHED, ClipConfig, ResNetConfig, Shape, tensor_shapes
+from clipref.config import PUBLISHED, ClipConfig, ResNetConfig, Shape, ViTConfig, tensor_shapes
 from clipref.errors import InputError
 
 Array: TypeAlias = NDArray[Any]
@@ -40,6 +42,7 @@ STYLES = ("plain", "trained")
 # Sum of four 16-bit integers: mean 2 * (2**16 - 1), variance 4 * (2**32 - 1) / 12.
 _MEAN = 2 * 65535
 _UNIT = 1.0 / math.sqrt((2.0**32 - 1.0) / 3.0)
+_BLOCK = 2**18  # words at a time, which stay in the cache
 
 # What OpenAI's convert_weights (clip/model.py) leaves in float32: LayerNorm, BatchNorm, embeddings, the logit scale.
 _FLOAT32 = re.compile(r".*(embedding(\.weight)?|ln_\w+\.\w+|bn\d\.\w+|downsample\.1\.\w+)|logit_scale")
@@ -70,20 +73,27 @@ def dtype_of(name: str, storage: Storage) -> np.dtype[Any]:
     return np.dtype("<f4" if storage == "float32" or _FLOAT32.fullmatch(name) else "<f2")
 
 
-def raw(key: str, n: int) -> NDArray[np.uint64]:
-    """n raw 64-bit words that only `key` decides."""
+def generator(key: str) -> np.random.Philox:
+    """The stream of 64-bit words that only `key` decides."""
     digest = hashlib.sha256(key.encode()).digest()
-    generator = np.random.Philox(key=int.from_bytes(digest[:16], "little"))
-    return np.asarray(generator.random_raw(n))
+    return np.random.Philox(key=int.from_bytes(digest[:16], "little"))
+
+
+def raw(key: str, n: int) -> NDArray[np.uint64]:
+    """The first n words of a key's stream."""
+    return np.asarray(generator(key).random_raw(n))
 
 
 def normal(key: str, n: int) -> NDArray[np.float64]:
     """n values of mean 0 and variance 1, nearly normal (the sum of four uniform ones), at most 3.5."""
-    words = raw(key, n)
-    total = np.zeros(n, np.int64)
-    for shift in (0, 16, 32, 48):
-        total += ((words >> np.uint64(shift)) & np.uint64(0xFFFF)).astype(np.int64)
-    return np.multiply(total - _MEAN, _UNIT, dtype=np.float64)
+    stream, values = generator(key), np.empty(n)
+    for start in range(0, n, _BLOCK):
+        words = stream.random_raw(min(_BLOCK, n - start))
+        total = np.zeros(len(words), np.int64)
+        for shift in (0, 16, 32, 48):
+            total += ((words >> np.uint64(shift)) & np.uint64(0xFFFF)).astype(np.int64)
+        np.multiply(total - _MEAN, _UNIT, out=values[start : start + _BLOCK])
+    return values
 
 
 def uniform(key: str, n: int) -> NDArray[np.float64]:
@@ -104,15 +114,19 @@ def _value(config: ClipConfig, name: str, shape: Shape, style: Style, salt: str)
     if name.endswith("bias"):
         value = normal(key, n) * 0.02
         if style == "trained" and name.endswith("mlp.c_proj.bias"):
-            value *= _outliers(config, name, n)
+            # Every block pushes the outlying channels the same way, as far as needed to stay above what blocks add.
+            factors = _outliers(name, n)
+            value = np.where(factors > 1, 0.02 * factors, value)
         return value
     if "embedding" in name:
         # Trained CLIPs have a few residual channels far above the rest, from the first layer on.
         value = normal(key, n).reshape(shape) * (0.04 if "token" in name else 0.02)
         if name == "visual.class_embedding" or "attnpool" in name:
             value *= 2.0
-        return value * _outliers(config, name, shape[-1]) if style == "trained" and "attnpool" not in name else value
-    value = normal(key, n).reshape(shape) * _gain(config, name) / math.sqrt(_fan_in(name, shape))
+        return value * _outliers(name, shape[-1]) if style == "trained" and "attnpool" not in name else value
+    value = normal(key, n).reshape(shape) * _gain(config, name, style) / math.sqrt(_fan_in(name, shape))
+    if style == "trained" and isinstance(config.vision, ViTConfig) and len(shape) == 4:
+        value *= _outliers(name, shape[0])[:, None, None, None]
     if isinstance(config.vision, ResNetConfig) and len(shape) == 4:
         # As in a trained network, a convolution's channels vary as much as its BatchNorm has seen them vary.
         norm = re.sub(r"conv(\d)\.weight", r"bn\1", name).replace("downsample.0.weight", "downsample.1")
@@ -124,8 +138,10 @@ def _fan_in(name: str, shape: Shape) -> int:
     return shape[0] if name in ("visual.proj", "text_projection") else math.prod(shape[1:])
 
 
-def _gain(config: ClipConfig, name: str) -> float:
+def _gain(config: ClipConfig, name: str, style: Style) -> float:
     """How much a product changes the size of what it is given; residual branches are small, so that depth adds up."""
+    if style == "trained" and ".resblocks." in name:
+        return 0.1 if name.endswith(("out_proj.weight", "mlp.c_proj.weight")) else 0.45
     if name.endswith(("out_proj.weight", "mlp.c_proj.weight")):
         return 0.5
     if name.endswith(("q_proj.weight", "k_proj.weight", "in_proj_weight")):
@@ -147,8 +163,12 @@ def _norm(config: ClipConfig, name: str, n: int, style: Style, key: str) -> Arra
         gain = uniform(key, n) * 0.5 + 0.75
     elif name.startswith("visual") and isinstance(config.vision, ResNetConfig):
         gain = _spread(key, n, 2) * 0.6  # whose mean square is about 1: no later norm takes growth back
+    elif name == "visual.ln_pre.weight":
+        gain = uniform(key, n) * 0.5 + 0.75  # it feeds the residual stream, whose outliers are few
     else:
         gain = _spread(key, n, 3)
+        if name.endswith(("ln_post.weight", "ln_final.weight")):
+            gain /= _outliers(name, n)  # or all embeddings would point along the outliers
     return gain * (0.3 if last else 1.0)
 
 
@@ -159,7 +179,7 @@ def _spread(key: str, n: int, octaves: int) -> NDArray[np.float64]:
     return np.ldexp(uniform(key, n) * 0.5 + 0.75, power)
 
 
-def _outliers(config: ClipConfig, name: str, width: int) -> NDArray[np.float64]:
+def _outliers(name: str, width: int) -> NDArray[np.float64]:
     """Factors of a tower's residual channels: 1, but for a few channels, the same in every layer, 20 to 60."""
     tower = "visual" if name.startswith("visual") else "text"
     factors = np.ones(width)
