@@ -70,6 +70,7 @@ def make(which: str, configs: dict[str, ClipConfig]) -> None:
         print(f"{name} {style}: {time.perf_counter() - started:.0f} s, {notes[f'{name} {style}']}", flush=True)
     provenance = {
         "made by": "python -m tests.make_goldens",
+        "changed in OpenAI's code": "LayerNorm without its cast to float32",
         "seed": cases.SEED,
         "versions": {p: importlib.metadata.version(p) for p in ("torch", "transformers", "clip-anytorch", "numpy")},
         "cases": notes,

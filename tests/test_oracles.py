@@ -90,3 +90,14 @@ def test_half_precision_is_where_openai_puts_it(name: str, tmp_path: Path) -> No
     assert {key: str(dtype).removeprefix("torch.") for key, dtype in theirs.items()} == {
         key: str(dtype) for key, dtype in ours.items()
     }
+
+
+def test_shipped_merges_are_openais() -> None:
+    import gzip
+    import importlib.metadata
+
+    from clipref.weights_tools import merges
+
+    files = importlib.metadata.files("clip-anytorch") or []
+    source = next(Path(str(file.locate())) for file in files if file.name == merges.NAME)
+    assert gzip.decompress(merges.SHIPPED.read_bytes()) == merges.trimmed(merges.read_source(source))
