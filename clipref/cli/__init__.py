@@ -2,7 +2,8 @@
 
 A command is found through the entry-point group `clipref.commands`, so that other rooms add theirs without this one
 knowing them. An entry point names a module with a docstring, whose first line is the help, and with
-`add_arguments(parser)` and `run(args)`. Only the module of the command that is given is imported.
+`add_arguments(parser)` and `run(args)`. Only the module of the command that is given is imported, and for
+the help all of them, which is why they import what is heavy inside their functions.
 """
 
 from __future__ import annotations
@@ -19,16 +20,6 @@ from .. import __version__
 from ..errors import ClipError
 
 GROUP = "clipref.commands"
-
-# What the commands are about, in the order of the help; those of other rooms come after.
-SUMMARIES = {
-    "demo": "draw scenes, classify them, find them by text, and write a page with the pictures",
-    "embed": "embeddings of images, folders and texts",
-    "compare": "cosines of an image or text with others",
-    "classify": "zero-shot classification of images",
-    "tokenize": "token ids of texts",
-    "models": "the models there are, and which are on this machine",
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,9 +71,8 @@ def fail(message: str, code: int = 1) -> int:
 
 
 def overview(commands: dict[str, EntryPoint]) -> str:
-    """The help of the whole."""
-    names = [*(name for name in SUMMARIES if name in commands), *sorted(commands.keys() - SUMMARIES.keys())]
-    lines = [f"  {name:12} {SUMMARIES.get(name, '')}".rstrip() for name in names]
+    """The help of the whole: the first line of each command's docstring."""
+    lines = [f"  {name:12} {(commands[name].load().__doc__ or '').partition(chr(10))[0]}" for name in sorted(commands)]
     return "\n".join(
         [
             "usage: clipref COMMAND ... | --version",
