@@ -31,6 +31,12 @@ def test_texts_find_their_scenes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", hub.EMBEDDED)
+def test_each_attribute_is_told_from_its_alternatives(name: str) -> None:
+    shares = evaluate.attribute_accuracy(model(name))
+    assert shares.keys() == world.ATTRIBUTES.keys() and min(shares.values()) >= 0.9, shares
+
+
+@pytest.mark.parametrize("name", hub.EMBEDDED)
 def test_a_model_that_knows_nothing_is_measured_as_such(name: str) -> None:
     class Shuffled:
         def embed_images(self, images: object, *, normalize: bool) -> np.ndarray:
@@ -75,7 +81,7 @@ def test_a_seed_is_a_scene() -> None:
 
 
 def test_held_out_pairs_are_never_trained_on() -> None:
-    seen = {(s.colour, s.shape) for s in (world.scene(seed, held_out=False) for seed in range(20_000))}
+    seen = {(s.colour, s.shape) for s in evaluate.training_scenes()}
     assert seen == set(world.CLASSES) - world.HELD_OUT
     unseen = {(s.colour, s.shape) for s in (world.scene(seed, held_out=True) for seed in range(2_000))}
     assert unseen == world.HELD_OUT

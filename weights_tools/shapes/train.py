@@ -31,7 +31,7 @@ from clipref.tokenizer import Tokenizer
 from clipref.weights import nest
 
 from . import captions, world
-from .evaluate import HELD_OUT_SEEDS, SEARCH_SEEDS, TRAINING_SEEDS, held_out_accuracy, recall_at_1
+from .evaluate import HELD_OUT_SEEDS, SEARCH_SEEDS, held_out_accuracy, recall_at_1, training_scenes
 from .vocabulary import learn_merges
 
 Tensor: TypeAlias = torch.Tensor
@@ -143,6 +143,7 @@ class Trainee:
             wide = tensor.ndim < 2 or "embedding" in name
             tensors[name] = tensor.detach().numpy().astype(np.float32 if wide else np.float16)
         save_file(tensors, folder / "model.safetensors")
+        (folder / "model.safetensors").chmod(0o644)  # safetensors lets only the owner read what it writes
         (folder / "config.json").write_text(json.dumps(self.config.to_dict(), indent=1) + "\n", encoding="utf-8")
         lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
         (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -169,17 +170,16 @@ def initial(name: str, shape: tuple[int, ...]) -> Tensor:
     return value.requires_grad_()
 
 
-def render(seed: int, resolution: int, held_out: bool | None) -> np.ndarray[Any, Any]:
+def render(scene: world.Scene, resolution: int) -> np.ndarray[Any, Any]:
     """A scene's preprocessed pixels, of a picture whose size varies, as pictures' sizes do."""
-    size = (96, 128, 192)[seed % 3]
-    return preprocess(world.scene(seed, held_out).draw(size), resolution).astype(np.float16)
+    size = (96, 128, 192)[scene.seed % 3]
+    return preprocess(scene.draw(size), resolution).astype(np.float16)
 
 
-def rendered(seeds: range, resolution: int, held_out: bool | None) -> Tensor:
+def rendered(scenes: Sequence[world.Scene], resolution: int) -> Tensor:
     """Pixels [N, 3, R, R] of many scenes, float16."""
     with ProcessPoolExecutor() as pool:
-        n = len(seeds)
-        images = list(pool.map(render, seeds, [resolution] * n, [held_out] * n, chunksize=100))
+        images = list(pool.map(render, scenes, [resolution] * len(scenes), chunksize=100))
     return torch.from_numpy(np.stack(images))
 
 
@@ -206,7 +206,7 @@ def train(recipe: Recipe, folder: Path, seed: int = 0) -> None:
     """Train one model and write its checkpoint, with what it scores, into `folder`."""
     torch.manual_seed(seed)
     rng = random.Random(f"train {seed}")
-    scenes = [world.scene(i, held_out=False) for i in TRAINING_SEEDS]
+    scenes = training_scenes()
     corpus = [captions.sample(scene, rng).text for scene in scenes]
     corpus += [captions.caption(scene) for scene in scenes]
     merges = learn_merges(corpus, limit=400)
@@ -220,7 +220,7 @@ def train(recipe: Recipe, folder: Path, seed: int = 0) -> None:
     )
 
     started = time.perf_counter()
-    pixels = rendered(TRAINING_SEEDS, recipe.vision.resolution, False)
+    pixels = rendered(scenes, recipe.vision.resolution)
     truth = indices([scene.attributes for scene in scenes])
     print(f"{len(pixels)} scenes drawn in {time.perf_counter() - started:.0f} s", flush=True)
     check = Progress(trainee)
@@ -278,8 +278,8 @@ class Progress:
     def __init__(self, trainee: Trainee) -> None:
         self.trainee = trainee
         resolution = trainee.config.vision.resolution
-        self.unseen = rendered(HELD_OUT_SEEDS[:300], resolution, True)
-        self.varied = rendered(SEARCH_SEEDS[:200], resolution, None)
+        self.unseen = rendered([world.scene(seed, True) for seed in HELD_OUT_SEEDS[:300]], resolution)
+        self.varied = rendered([world.scene(seed) for seed in SEARCH_SEEDS[:200]], resolution)
 
     def __call__(self) -> str:
         trainee = self.trainee
