@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipref import resnet, text_transformer, vision_transformer
-from clipref.config import ClipConfig, ResNetConfig, Shape
+from clipref.config import ClipConfig, ResNetConfig
 from clipref.engine import once
 from clipref.errors import BackendError
 from clipref.transformer import no_tap
@@ -285,11 +285,14 @@ def build(record: Record, name: str) -> tuple[Any, dict[str, Array]]:
     return model, outside
 
 
+CGROUP_QUOTA = "/sys/fs/cgroup/cpu.max"  # https://docs.kernel.org/admin-guide/cgroup-v2.html, "cpu.max"
+
+
 def available_threads() -> int:
     """Processors that this process may use: its affinity, less what the container's quota withholds."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
-        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
+        with open(CGROUP_QUOTA, encoding="ascii") as file:
             quota, period = file.read().split()
     except (OSError, ValueError):
         return count
@@ -332,6 +335,7 @@ def session(record: Record, name: str, threads: int | None, providers: Sequence[
     options.log_severity_level = 3
     # Threads that spin between calls would take a core from whatever runs beside.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    # Copied into the session (C API, AddExternalInitializers), so nothing of these need live on.
     values = {key: ort.OrtValue.ortvalue_from_numpy(value) for key, value in weights.items()}
     options.add_external_initializers(list(values), list(values.values()))
     return ort.InferenceSession(model.SerializeToString(), options, providers=list(providers))
@@ -366,6 +370,3 @@ def engine(
     if threads is not None and threads < 1:
         raise BackendError(f"threads is {threads}; expected at least 1.")
     return OnnxEngine(checkpoint, threads, providers)
-
-
-__all__: list[str] = ["OnnxEngine", "Shape", "build", "engine", "record_image", "record_text", "session"]

@@ -1,18 +1,15 @@
-"""What the tests share: tiny checkpoints, no two axes of which are equally long, so that none passes for another."""
+"""What the tests share: a tiny checkpoint of each architecture, and images."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from clipref.config import ClipConfig, ResNetConfig, TextConfig, ViTConfig
 from clipref.weights_tools import synthetic
 
-TEXT = TextConfig(context_length=19, vocab_size=514 + 7, width=20, layers=3, heads=5, mlp_width=52)
-TINY = {
-    "vit": ClipConfig(22, ViTConfig(resolution=42, patch_size=14, width=36, layers=2, heads=3, mlp_width=40), TEXT),
-    "resnet": ClipConfig(22, ResNetConfig(resolution=64, layers=(1, 2, 1, 1), width=6, heads=8), TEXT),
-}
+from . import cases
+
+TINY = {"vit": cases.TINY["vit-a"], "resnet": cases.TINY["rn-a"]}
 MERGES = "#version: 0.2\na t</w>\nc at</w>\nd o\ndo g</w>\nr e\nre d</w>\nb l\n"
 
 

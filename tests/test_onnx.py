@@ -13,6 +13,7 @@ from clipref.kernels.onnx import Graph, RecordingOps, Symbol
 from clipref.weights import Checkpoint
 from clipref.weights_tools import synthetic
 
+from . import cases
 from .conftest import TINY, pictures, pixels
 from .test_ops import MORE
 from .tolerances import assert_close
@@ -37,17 +38,10 @@ def test_graph_computes_the_reference(kind: str, style: str, tmp_path: Path) -> 
 
 
 def test_exact_gelu(tmp_path: Path) -> None:
-    import dataclasses
-
-    tiny = TINY["vit"]
-    config = dataclasses.replace(
-        tiny,
-        vision=dataclasses.replace(tiny.vision, activation="gelu"),
-        text=dataclasses.replace(tiny.text, activation="gelu"),
-    )
+    config = cases.with_activation(TINY["vit"], "gelu")
     synthetic.write(tmp_path / "c", config, seed=3, style="plain")
     fast, exact = (AutoModel.from_pretrained(tmp_path / "c", backend=b) for b in ("onnx", "reference"))
-    batch = pixels(2, 42)
+    batch = pixels(2, config.vision.resolution)
     assert_close(fast.encode_image(batch), exact.encode_image(batch), "onnx")
 
 

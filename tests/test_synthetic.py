@@ -19,10 +19,10 @@ from .tolerances import assert_close
 
 # sha256 of model.safetensors of seed 7. They may change with the recipe, never with the platform or numpy.
 DIGESTS = {
-    "vit plain": "0b3adde6815982e3224bb79cf0ec92337564b2d0f71081a12b9ac71a0db54c10",
-    "vit trained": "65048c7d50e20043ef322160bd18ba543b9c46d45f2b169d17f4de965678ae65",
-    "resnet plain": "7a18157741dc8d05b757d2b3fc888d4cdc1b035d716b3080929c42628cd89daa",
-    "resnet trained": "66c1fe7eee8d492c48933996e8e0a8ec205900ef76bade03df535f1ce1cbd0cf",
+    "vit plain": "d83f03221869c3cc7c85dc58f9a0aa4c0d3c0f8559e7f983f15c383c3731e0ee",
+    "vit trained": "7b6501d3994bff760cf4c3113e7721a5a1abdef416a6fcf9d435eb4d3852d177",
+    "resnet plain": "b9b498ba229e39ee901040adb45b5dbfda472f55102589f9aa2f5e4212e1c870",
+    "resnet trained": "44e69a0c1f836feaef1a632fad3df70cfd9117cde7a6fd17289f560b4c4bb427",
 }
 
 

@@ -10,8 +10,9 @@ import argparse
 import math
 from typing import Any
 
-from ..config import ClipConfig, Shape, ViTConfig, text_shapes, visual_shapes
+from ..config import PUBLISHED, ClipConfig, Shape, ViTConfig, text_shapes, visual_shapes
 from ..hub import EMBEDDED, REPOSITORIES, find, home, models
+from ..weights import read_config
 from .common import add_json_argument, print_json, print_table
 
 # https://github.com/mlfoundations/open_clip, docs/openclip_results.csv, the rows of OpenAI's weights.
@@ -77,9 +78,6 @@ def described(name: str) -> dict[str, Any]:
 
 def config_of(name: str) -> ClipConfig:
     """A known model's configuration, without opening its weights."""
-    from ..config import PUBLISHED
-    from ..weights import read_config
-
     if name in PUBLISHED:
         return PUBLISHED[name]
     folder = find(name)
