@@ -20,6 +20,8 @@ from .errors import ConfigError
 
 Shape: TypeAlias = tuple[int, ...]
 Activation: TypeAlias = Literal["quick_gelu", "gelu"]
+Interpolation: TypeAlias = Literal["bicubic", "bilinear"]
+ResizeMode: TypeAlias = Literal["shortest", "squash"]
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -73,10 +75,17 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class PreprocessConfig:
-    """Mean and standard deviation per RGB channel, of values between 0 and 1."""
+    """How pixels are made of an image; the defaults are OpenAI's.
+
+    Mean and standard deviation are per RGB channel, of values between 0 and 1. `resize_mode` "shortest" resizes the
+    short side and crops the long one; "squash" resizes both sides, whatever becomes of the proportions (open_clip has
+    it, and DFN's ViT-H-14 was trained so).
+    """
 
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
+    interpolation: Interpolation = "bicubic"
+    resize_mode: ResizeMode = "shortest"
 
 
 @dataclass(frozen=True)
@@ -146,7 +155,8 @@ def _build(cls: type[Any], data: dict[str, Any], where: str) -> Any:
         elif name in ("mean", "std", "layers") and isinstance(data[name], list | tuple):
             values[name] = tuple(data[name])
         else:
-            values[name] = _value(data, name, str if name == "activation" else int, f"config.json: {where}")
+            kind = str if name in ("activation", "interpolation", "resize_mode") else int
+            values[name] = _value(data, name, kind, f"config.json: {where}")
     return cls(**values)
 
 
@@ -183,6 +193,9 @@ def _check(config: ClipConfig) -> None:
         values = getattr(config.preprocess, name)
         if len(values) != 3 or not all(isinstance(v, float | int) and 0 < v < 1e6 for v in values):
             raise ConfigError(f"preprocess.{name} is {values!r}; expected three positive numbers.")
+    for name, known in (("interpolation", ("bicubic", "bilinear")), ("resize_mode", ("shortest", "squash"))):
+        if getattr(config.preprocess, name) not in known:
+            raise ConfigError(f"preprocess.{name} is {getattr(config.preprocess, name)!r}; expected one of {known}.")
 
 
 def _text(width: int, heads: int) -> TextConfig:

@@ -9,6 +9,7 @@ Images are whatever `clipref.preprocess` takes: a path, bytes, a PIL image, an a
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -155,8 +156,7 @@ class CLIP:
                     image,
                     self.config.vision.resolution,
                     input_color_format=input_color_format,
-                    mean=settings.mean,
-                    std=settings.std,
+                    **dataclasses.asdict(settings),
                 )
             except ClipError as error:
                 raise type(error)(f"image {i}: {error}") from error

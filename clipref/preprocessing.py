@@ -28,7 +28,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .config import OPENAI_MEAN, OPENAI_STD
+from .config import OPENAI_MEAN, OPENAI_STD, Interpolation, ResizeMode
 from .errors import ImageError, InputError
 
 if TYPE_CHECKING:
@@ -50,12 +50,15 @@ def preprocess(
     input_color_format: str = "bgr",
     mean: Sequence[float] = OPENAI_MEAN,
     std: Sequence[float] = OPENAI_STD,
+    interpolation: Interpolation = "bicubic",
+    resize_mode: ResizeMode = "shortest",
     max_pixels: int = MAX_PIXELS,
 ) -> NDArray[np.float32]:
     """One image -> float32 [3, resolution, resolution], RGB, C-contiguous. The input is not changed.
 
     `image`, `input_color_format` and `max_pixels` are `open_image`'s. `mean` and `std` are per RGB channel, of values
-    between 0 and 1; the defaults are OpenAI's.
+    between 0 and 1. `interpolation` is "bicubic" or "bilinear"; `resize_mode` "shortest" resizes the short side and
+    crops the long one, "squash" resizes both. The defaults are OpenAI's.
 
     Raises ImageError for an image that can't be read, is too large, too long and thin, or of a kind that Pillow can't
     resize; InputError for any other argument.
@@ -65,7 +68,13 @@ def preprocess(
     offset, scale = np.asarray(mean, np.float32), np.asarray(std, np.float32)
     if offset.shape != (3,) or scale.shape != (3,) or not (scale > 0).all():
         raise InputError(f"mean is {mean!r} and std {std!r}; expected three numbers each, std above 0.")
-    rgb = _square(open_image(image, input_color_format, max_pixels), int(resolution))  # uint8 [R, R, 3]
+    if interpolation not in ("bicubic", "bilinear") or resize_mode not in ("shortest", "squash"):
+        raise InputError(
+            f"interpolation is {interpolation!r} and resize_mode {resize_mode!r}; expected 'bicubic' or 'bilinear', "
+            "and 'shortest' or 'squash'."
+        )
+    opened = open_image(image, input_color_format, max_pixels)
+    rgb = _square(opened, int(resolution), interpolation, resize_mode)  # uint8 [R, R, 3]
     pixels: NDArray[np.float32] = rgb.transpose(2, 0, 1).astype(np.float32, order="C")  # [3, R, R]
     pixels /= 255
     pixels -= offset[:, None, None]
@@ -189,10 +198,13 @@ def _check_size(size: tuple[int, ...], name: str, max_pixels: int) -> None:
         )
 
 
-def _square(image: Image, resolution: int) -> NDArray[np.uint8]:
+def _square(
+    image: Image, resolution: int, interpolation: Interpolation, resize_mode: ResizeMode
+) -> NDArray[np.uint8]:
     """Resize, crop, RGB: uint8 [R, R, 3]."""
-    short = min(image.size)
-    width, height = (int(resolution * side / short) for side in image.size)
+    width = height = resolution
+    if resize_mode == "shortest":
+        width, height = (int(resolution * side / min(image.size)) for side in image.size)
     if width * height > MAX_RESIZED_PIXELS:
         raise ImageError(
             f"The image is {image.width} x {image.height}: with its short side resized to {resolution} it would be "
@@ -200,7 +212,7 @@ def _square(image: Image, resolution: int) -> NDArray[np.uint8]:
         )
     left, top = (round((side - resolution) / 2) for side in (width, height))  # round() takes halves to even
     try:
-        crop = _resize(image, width, height).crop((left, top, left + resolution, top + resolution))
+        crop = _resize(image, width, height, interpolation).crop((left, top, left + resolution, top + resolution))
         # Pillow would carry the transparent colour over to RGB, where nothing needs it, and warn if it can't.
         crop.info.pop("transparency", None)
         return np.asarray(crop.convert("RGB"))
@@ -208,7 +220,7 @@ def _square(image: Image, resolution: int) -> NDArray[np.uint8]:
         raise _unfit(image.mode) from error
 
 
-def _resize(image: Image, width: int, height: int) -> Image:
+def _resize(image: Image, width: int, height: int, interpolation: Interpolation) -> Image:
     """`image.resize((width, height), BICUBIC)`, horizontally first in every version of Pillow."""
     from PIL.Image import Resampling
 
@@ -220,7 +232,8 @@ def _resize(image: Image, width: int, height: int) -> Image:
     premultiplied = {"LA": "La", "RGBA": "RGBa"}.get(mode)  # as Pillow does, but once for both passes
     if premultiplied:
         image = image.convert(premultiplied)
-    image = image.resize((width, image.height), Resampling.BICUBIC).resize((width, height), Resampling.BICUBIC)
+    kernel = Resampling[interpolation.upper()]
+    image = image.resize((width, image.height), kernel).resize((width, height), kernel)
     return image.convert(mode) if premultiplied else image
 
 

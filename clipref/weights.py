@@ -31,7 +31,13 @@ MERGES_NAMES = ("merges.txt", "merges.txt.gz", "bpe_simple_vocab_16e6.txt.gz", "
 # Buffers and constants that archives of CLIP carry beside the weights; none takes part in the forward pass.
 _IGNORED = re.compile(r".*\.num_batches_tracked|(.*\.)?attn_mask|input_resolution|context_length|vocab_size")
 
-_FLOATS: dict[str, np.dtype[Any]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4"), "BF16": np.dtype("<u2")}
+# As the file has them; numpy has no bfloat16, the upper half of a float32.
+FLOATS: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+}
 
 
 class SafetensorsFile:
@@ -64,10 +70,11 @@ class SafetensorsFile:
         Raises WeightsError if a value isn't finite.
         """
         begin, end = self._header[name]["data_offsets"]
-        raw: NDArray[Any] = self._bytes[self._start + begin : self._start + end].view(_FLOATS[self.dtypes[name]])
-        if self.dtypes[name] == "BF16":  # the upper half of a float32
+        raw: NDArray[Any] = self._bytes[self._start + begin : self._start + end].view(FLOATS[self.dtypes[name]])
+        if self.dtypes[name] == "BF16":
             raw = (raw.astype(np.uint32) << 16).view(np.float32)
-        tensor = np.asarray(raw.reshape(self.shapes[name]).astype(dtype, copy=False))
+        with np.errstate(over="ignore"):  # what float32 can't hold is found below
+            tensor = np.asarray(raw.reshape(self.shapes[name]).astype(dtype, copy=False))
         if not np.isfinite(tensor).all():
             count = int(np.count_nonzero(~np.isfinite(tensor)))
             raise WeightsError(
@@ -146,8 +153,8 @@ def check_tensors(shapes: Mapping[str, Shape], dtypes: Mapping[str, str], config
     for name in expected.keys() & present:
         if shapes[name] != expected[name]:
             problems.append(f"{name!r} has shape {shapes[name]}, expected {expected[name]}")
-        elif dtypes[name] not in _FLOATS:
-            problems.append(f"{name!r} has dtype {dtypes[name]}, expected one of {', '.join(_FLOATS)}")
+        elif dtypes[name] not in FLOATS:
+            problems.append(f"{name!r} has dtype {dtypes[name]}, expected one of {', '.join(FLOATS)}")
     if problems:
         problems.sort()
         more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""

@@ -111,6 +111,8 @@ def changed(**changes: object) -> dict[str, object]:
         ({"text__activation": "swish"}, "'swish'; expected 'quick_gelu' or 'gelu'"),
         ({"preprocess__std": [0.2, 0.0, 0.2]}, r"preprocess\.std"),
         ({"preprocess__mean": [0.2, 0.3]}, r"preprocess\.mean"),
+        ({"preprocess__resize_mode": "longest"}, "resize_mode is 'longest'; expected one of .*'squash'"),
+        ({"preprocess__interpolation": 3}, "interpolation is 3; expected a value of type str"),
         ({"text": 5}, "text: expected a JSON object, got int"),
         ({"colour": 5}, "unknown key 'colour'"),
     ],

@@ -214,6 +214,26 @@ def test_mean_and_std_are_used_and_checked() -> None:
             preprocess(image, 5, **bad)
 
 
+@pytest.mark.parametrize(("width", "height"), [(61, 40), (40, 61), (24, 24), (11, 17)])
+def test_other_resizes(width: int, height: int) -> None:
+    image = picture("RGB", width, height)
+
+    def bilinear(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+        return image.resize(size, Image.Resampling.BILINEAR)
+
+    def squashed(kernel: Image.Resampling) -> Array:
+        across = image.resize((24, height), kernel)  # first: Pillow 13 would take the greater shrink first
+        return recipe(across.resize((24, 24), kernel), 24)
+
+    same(preprocess(image, 24, interpolation="bilinear"), recipe(image, 24, resize=bilinear))
+    same(preprocess(image, 24, resize_mode="squash"), squashed(BICUBIC))
+    both = preprocess(image, 24, resize_mode="squash", interpolation="bilinear")
+    same(both, squashed(Image.Resampling.BILINEAR))
+    for option in ({"interpolation": "nearest"}, {"resize_mode": "longest"}):
+        with pytest.raises(InputError, match="expected 'bicubic' or 'bilinear', and 'shortest' or 'squash'"):
+            preprocess(image, 24, **option)  # type: ignore[arg-type]
+
+
 RGB = picture("RGB", 50, 40)
 PNG = encoded(RGB, "PNG")
 

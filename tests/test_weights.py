@@ -97,13 +97,22 @@ def test_text_alone_never_reads_the_image_tower(checkpoint: Path) -> None:
         ({"visual__proj": None, "visual__projj": np.zeros((36, 22), "f4")}, r"missing 'visual\.proj'.*'visual\.projj'"),
         ({"extra": np.zeros(3, "f4")}, r"unexpected 'extra' \(3,\)"),
         ({"visual__proj": np.zeros((22, 36), "f4")}, r"'visual\.proj' has shape \(22, 36\), expected \(36, 22\)"),
-        ({"visual__proj": np.zeros((36, 22), "i4")}, r"'visual\.proj' has dtype I32, expected one of F16"),
-        ({"visual__proj": np.zeros((36, 22), "f8")}, r"'visual\.proj' has dtype F64, expected one of F16"),
+        ({"visual__proj": np.zeros((36, 22), "i4")}, r"'visual\.proj' has dtype I32, expected one of F64"),
     ],
 )  # fmt: skip
 def test_tensors_that_do_not_fit(checkpoint: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(WeightsError, match=message):
         Checkpoint(edit(checkpoint, **changes))
+
+
+def test_float64_is_read_as_what_is_asked_for(checkpoint: Path) -> None:
+    projection = np.linspace(-1, 1, 36 * 22).reshape(36, 22)
+    opened = Checkpoint(edit(checkpoint, visual__proj=projection))
+    for dtype in ("float32", "float64"):
+        read = opened.file.read("visual.proj", dtype)  # type: ignore[arg-type]
+        assert read.dtype == dtype and np.array_equal(read, projection.astype(dtype))
+    with pytest.raises(WeightsError, match=r"'visual\.proj' has 792 values that are not finite"):
+        Checkpoint(edit(checkpoint, visual__proj=projection * 0 + 1e300)).visual("float32")
 
 
 def test_buffers_that_do_not_matter_are_ignored(checkpoint: Path) -> None:
