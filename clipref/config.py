@@ -317,28 +317,34 @@ def _resnet_shapes(vision: ResNetConfig, embed_dim: int) -> dict[str, Shape]:
     return shapes | _linear_shapes("attnpool.c_proj", inputs, embed_dim)
 
 
-def infer_config(shapes: Mapping[str, Shape], activation: Activation = "quick_gelu") -> ClipConfig:
+def infer_config(
+    shapes: Mapping[str, Shape],
+    activation: Activation = "quick_gelu",
+    vision_heads: int | None = None,
+    text_heads: int | None = None,
+) -> ClipConfig:
     """The configuration of a checkpoint that has tensors of these names and shapes.
 
-    What shapes can't tell is assumed as in all published models: heads of 64 channels, and the `activation` given.
+    What shapes can't tell is assumed as in all published models, unless it is given: QuickGELU, heads of 64 channels.
     Raises ConfigError where a tensor that decides is missing, or where a width isn't a multiple of 64.
     """
+    resnet = "visual.layer1.0.conv1.weight" in shapes
     return ClipConfig(
         embed_dim=_axis(shapes, "text_projection", 1),
-        vision=_infer_resnet(shapes) if "visual.layer1.0.conv1.weight" in shapes else _infer_vit(shapes, activation),
+        vision=_infer_resnet(shapes, vision_heads) if resnet else _infer_vit(shapes, activation, vision_heads),
         text=TextConfig(
             context_length=_axis(shapes, "positional_embedding", 0),
             vocab_size=_axis(shapes, "token_embedding.weight", 0),
             width=(width := _axis(shapes, "token_embedding.weight", 1)),
             layers=_count(shapes, r"transformer\.resblocks\.(\d+)\."),
-            heads=_heads(width, "text"),
+            heads=text_heads or _heads(width, "text"),
             mlp_width=_axis(shapes, "transformer.resblocks.0.mlp.c_fc.weight", 0),
             activation=activation,
         ),
     )
 
 
-def _infer_vit(shapes: Mapping[str, Shape], activation: Activation) -> ViTConfig:
+def _infer_vit(shapes: Mapping[str, Shape], activation: Activation, heads: int | None) -> ViTConfig:
     patch_size = _axis(shapes, "visual.conv1.weight", 3)
     width = _axis(shapes, "visual.conv1.weight", 0)
     return ViTConfig(
@@ -346,20 +352,20 @@ def _infer_vit(shapes: Mapping[str, Shape], activation: Activation) -> ViTConfig
         patch_size=patch_size,
         width=width,
         layers=_count(shapes, r"visual\.transformer\.resblocks\.(\d+)\."),
-        heads=_heads(width, "vision"),
+        heads=heads or _heads(width, "vision"),
         mlp_width=_axis(shapes, "visual.transformer.resblocks.0.mlp.c_fc.weight", 0),
         activation=activation,
     )
 
 
-def _infer_resnet(shapes: Mapping[str, Shape]) -> ResNetConfig:
+def _infer_resnet(shapes: Mapping[str, Shape], heads: int | None) -> ResNetConfig:
     width = _axis(shapes, "visual.layer1.0.conv1.weight", 0)
     one, two, three, four = (_count(shapes, rf"visual\.layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4))
     return ResNetConfig(
         resolution=32 * _side(_axis(shapes, "visual.attnpool.positional_embedding", 0) - 1),
         layers=(one, two, three, four),
         width=width,
-        heads=_heads(32 * width, "vision"),
+        heads=heads or _heads(32 * width, "vision"),
     )
 
 

@@ -1,13 +1,18 @@
-"""Where models are: a name becomes a path on this machine, by download if need be.
+"""Where models are: a name becomes a path on this machine, by download or conversion if need be.
 
-Three kinds of names: the embedded models, which are part of the package; the published ones, from Hugging Face; and
-paths. Nothing that is downloaded is executed: the files are safetensors.
+Four kinds of names: the embedded models, which are part of the package; the published ones; any repository of Hugging
+Face, `hf:owner/name`; and paths. What isn't yet in this project's layout is fetched and converted once, into `home()`,
+by what the entry point `fetch` of the group `clipref.sources` names (weights_tools does it). Nothing that is
+downloaded is executed.
 """
 
 from __future__ import annotations
 
 import difflib
+import json
 import os
+from collections.abc import Callable
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from .config import PUBLISHED, ClipConfig
@@ -31,6 +36,16 @@ REPOSITORIES = {
     "clip/ViT-L-14-336px": "timm/vit_large_patch14_clip_336.openai",
 }
 WEIGHTS_NAME = "open_clip_model.safetensors"
+FOREIGN_WEIGHTS = (
+    WEIGHTS_NAME,
+    "open_clip_pytorch_model.bin",
+    "pytorch_model.bin",
+    "model.safetensors.index.json",
+    "pytorch_model.bin.index.json",
+)
+
+HUB_PREFIX = "hf:"
+GROUP = "clipref.sources"
 
 
 def models() -> list[str]:
@@ -41,56 +56,61 @@ def models() -> list[str]:
 def locate(name: str | os.PathLike[str]) -> tuple[Path, ClipConfig | None]:
     """The path of a model's checkpoint on this machine, and its configuration where that is known beforehand.
 
-    Downloads a published model that isn't there yet. Raises ModelNotFound.
+    Downloads and converts what isn't there yet, or isn't in this project's layout. Raises ModelNotFound, or what the
+    conversion raises.
     """
     text = os.fspath(name)
-    if (path := find(text)) is not None:
+    path = find(text)
+    if path is not None and not is_foreign(path):
         return path, PUBLISHED.get(text)
-    if text in PUBLISHED:
-        return download(text), PUBLISHED[text]
+    if path is not None or text in PUBLISHED or text.startswith(HUB_PREFIX):
+        return _fetch()(text), None
     near = difflib.get_close_matches(text, models(), n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}?" if near else f"the models are: {', '.join(models())}."
     raise ModelNotFound(f"{text!r} is neither a model id nor a path that exists; {hint}")
 
 
 def find(name: str) -> Path | None:
-    """Where a model's checkpoint is on this machine, or None. Never downloads."""
+    """Where a model's checkpoint is on this machine, or None. Never downloads, never converts."""
     if name in EMBEDDED:
         return Path(__file__).parent / "data" / name.split("/")[1]
-    if name in PUBLISHED:
-        folder = home() / name
-        return folder if (folder / "model.safetensors").is_file() else _cached(name)
+    if name in PUBLISHED or name.startswith(HUB_PREFIX):
+        folder = folder_of(name)
+        return folder if (folder / "model.safetensors").is_file() else None
     path = Path(name).expanduser()
     return path if path.exists() else None
 
 
+def folder_of(name: str) -> Path:
+    """Where a published model, or a repository `hf:owner/name[@revision]`, is kept once it is converted."""
+    return home().joinpath(*name.replace(HUB_PREFIX, "hf/", 1).split("/"))
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether a path holds a checkpoint of another layout, which has to be converted: told without reading weights."""
+    if path.is_file():
+        with open(path, "rb") as file:
+            return file.read(2) == b"PK"  # what torch saves is a zip
+    config = path / "config.json"
+    if (path / "model.safetensors").is_file() and not config.is_file():
+        return False
+    try:
+        return "model_type" in json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        # No sound config.json. With weights under another project's name it is that project's, otherwise the error
+        # is for the one who opens it.
+        return not config.is_file() and any((path / name).is_file() for name in FOREIGN_WEIGHTS)
+
+
+def _fetch() -> Callable[[str], Path]:
+    for entry in entry_points(group=GROUP, name="fetch"):
+        fetch: Callable[[str], Path] = entry.load()
+        return fetch
+    raise ModelNotFound("This installation can't convert checkpoints; install the package anew, whole.")
+
+
 def home() -> Path:
-    """Where checkpoints can be put by hand, `<home>/clip/ViT-B-32/model.safetensors`: `$CLIPREF_HOME`, or the cache."""
+    """Where converted checkpoints are, `<home>/clip/ViT-B-32`: `$CLIPREF_HOME`, or the user's cache."""
     if chosen := os.environ.get("CLIPREF_HOME"):
         return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clipref"
-
-
-def _cached(name: str) -> Path | None:
-    from huggingface_hub import try_to_load_from_cache
-
-    cached = try_to_load_from_cache(REPOSITORIES[name], WEIGHTS_NAME)
-    return Path(cached) if isinstance(cached, str) else None
-
-
-def download(name: str) -> Path:
-    """Fetch a published model through huggingface_hub: its cache, its resumption, `HF_ENDPOINT`, `HF_HUB_OFFLINE`.
-
-    Raises ModelNotFound that says what to put where, if the hub can't be reached.
-    """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        return Path(hf_hub_download(REPOSITORIES[name], WEIGHTS_NAME))
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ModelNotFound(
-            f"{name} is not on this machine, and {REPOSITORIES[name]} could not be downloaded ({reason}). Put that "
-            f"repository's {WEIGHTS_NAME} at {home() / name / 'model.safetensors'}, or give a path instead of the id."
-        ) from error

@@ -198,9 +198,7 @@ def _check_size(size: tuple[int, ...], name: str, max_pixels: int) -> None:
         )
 
 
-def _square(
-    image: Image, resolution: int, interpolation: Interpolation, resize_mode: ResizeMode
-) -> NDArray[np.uint8]:
+def _square(image: Image, resolution: int, interpolation: Interpolation, resize_mode: ResizeMode) -> NDArray[np.uint8]:
     """Resize, crop, RGB: uint8 [R, R, 3]."""
     width = height = resolution
     if resize_mode == "shortest":

@@ -33,6 +33,9 @@ END = "<|endoftext|>"
 # OpenAI's file lists far more merges than its vocabulary of 49,408 has room for.
 MAX_MERGES = 49408 - 512 - 2
 
+# The part of it that is used.
+DEFAULT_MERGES = Path(__file__).parent / "data" / "bpe_merges.txt.gz"
+
 # Characters. A text as long as this has thousands of times the tokens of the longest context.
 MAX_LENGTH = 1_000_000
 
@@ -86,7 +89,7 @@ class Tokenizer:
     @cache
     def default() -> Tokenizer:
         """The tokenizer of the nine published models, with the merges that are part of this package."""
-        return Tokenizer.from_file(Path(__file__).parent / "data" / "bpe_merges.txt.gz")
+        return Tokenizer.from_file(DEFAULT_MERGES)
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Tokenizer:

@@ -40,6 +40,11 @@ FLOATS: dict[str, np.dtype[Any]] = {
 }
 
 
+def ignored(name: str) -> bool:
+    """Whether a tensor of this name may be in a checkpoint and takes no part in the forward pass."""
+    return _IGNORED.fullmatch(name) is not None
+
+
 class SafetensorsFile:
     """The tensors of one memory-mapped safetensors file, by name. Raises WeightsError if the file is damaged."""
 
@@ -63,6 +68,14 @@ class SafetensorsFile:
         self._header: dict[str, Any] = header
         self.shapes: dict[str, Shape] = {name: tuple(entry["shape"]) for name, entry in header.items()}
         self.dtypes: dict[str, str] = {name: entry["dtype"] for name, entry in header.items()}
+
+    def stored(self, name: str) -> NDArray[Any]:
+        """One tensor of a dtype in FLOATS, bit for bit. Read, not mapped, so that its memory can be given back."""
+        begin, end = self._header[name]["data_offsets"]
+        dtype = FLOATS[self.dtypes[name]]
+        with open(self.path, "rb") as file:
+            raw = np.fromfile(file, dtype, (end - begin) // dtype.itemsize, offset=self._start + begin)
+        return raw.reshape(self.shapes[name])
 
     def read(self, name: str, dtype: DType) -> NDArray[Any]:
         """One tensor as `dtype`; a read-only view of the file where that is its dtype already.
@@ -144,7 +157,7 @@ def read_config(path: Path) -> ClipConfig:
 def check_tensors(shapes: Mapping[str, Shape], dtypes: Mapping[str, str], config: ClipConfig, where: str) -> None:
     """Raise WeightsError unless the tensors are those of `config`, each of the right shape and a float dtype."""
     expected = tensor_shapes(config)
-    present = {name for name in shapes if not _IGNORED.fullmatch(name)}
+    present = {name for name in shapes if not ignored(name)}
     problems = []
     for name in expected.keys() - present:
         near = difflib.get_close_matches(name, present - expected.keys(), n=1)

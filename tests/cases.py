@@ -27,6 +27,11 @@ TINY = {
     "rn-c": ClipConfig(15, ResNetConfig(32, (1, 1, 3, 1), 18, 6), TextConfig(16, 541, 24, 1, 8, 96)),
 }
 FULL = dict(PUBLISHED)
+# As small as a torch file in the repository may be.
+MINI = {
+    "vit": ClipConfig(7, ViTConfig(10, 5, 12, 1, 2, 48), TextConfig(6, 31, 8, 1, 4, 32)),
+    "rn": ClipConfig(9, ResNetConfig(32, (1, 1, 1, 1), 2, 8), TextConfig(7, 33, 10, 1, 5, 40)),
+}
 
 
 def is_openai(config: ClipConfig) -> bool:

@@ -1,4 +1,4 @@
-"""Make the golden values: `python -m tests.make_goldens [tokens|tiny|full ...]`, with the oracles installed.
+"""Make the golden values: `python -m tests.make_goldens [tokens|torch|tiny|full ...]`, with the oracles installed.
 
 Embeddings, logits and samples of activations, computed in float64 by implementations that share no code with clipref,
 on synthetic weights; beside them the error of the same code in float32. Logits are computed here, from the definition.
@@ -23,6 +23,8 @@ from clipref.engine import NumpyEngine
 from clipref.weights import Checkpoint
 
 from . import cases, oracles, texts
+
+MADE = ("tokens", "torch", "tiny", "full")
 
 
 def golden(checkpoint: Checkpoint, which: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -96,13 +98,37 @@ def tokens() -> None:
     save_file(arrays, cases.GOLDEN / "tokens.safetensors", metadata={"provenance": json.dumps(provenance)})
 
 
+def torch_files() -> None:
+    """Write golden/torch/: small checkpoints saved by torch itself, each with its tensors in a safetensors file."""
+    from safetensors.torch import save_file as save_torch
+
+    from . import torch_writers
+
+    folder = cases.GOLDEN / "torch"
+    folder.mkdir(exist_ok=True)
+    for name, config in cases.MINI.items():
+        scratch = Path(tempfile.mkdtemp())
+        checkpoint = cases.checkpoint(scratch, config, "plain")
+        if name == "vit":  # a ResNet's traced code is large
+            torch_writers.save_torchscript(folder / f"{name}.pt", checkpoint)
+        state = torch_writers.save_state_dict(folder / f"{name}.bin", checkpoint, training=name == "rn")
+        # BatchNorm counts its batches; nobody needs that, and nor do we.
+        kept = {n: x.contiguous() for n, x in state.items() if not n.endswith("num_batches_tracked")}
+        save_torch(kept, folder / f"{name}.safetensors", metadata={"torch": torch.__version__})
+        shutil.rmtree(scratch)
+    for path in sorted(folder.iterdir()):
+        print(f"{path}: {path.stat().st_size / 1e3:.0f} kB")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("which", nargs="*", choices=("tokens", "tiny", "full"), default=("tokens", "tiny", "full"))
+    parser.add_argument("which", nargs="*", choices=MADE, default=MADE)
     args = parser.parse_args()
     for which in args.which:
         if which == "tokens":
             tokens()
+        elif which == "torch":
+            torch_files()
         else:
             make(which, {"tiny": cases.TINY, "full": cases.FULL}[which])
 

@@ -1,99 +1,317 @@
 """Where models are found, and how they get there: against a local server that speaks as much of the hub as is asked."""
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load, load_file, save
 
-from clipref import ModelNotFound, hub
+from clipref import AutoModel, InputError, ModelNotFound, WeightsError, hub
 from clipref.config import PUBLISHED
+from clipref.weights_tools import download, synthetic
 
-CONTENT = b"weights" * 1000
-PATH = "/timm/vit_base_patch32_clip_224.openai/resolve/main/open_clip_model.safetensors"
+from .conftest import MERGES, TINY, make_tiny
+from .layouts import as_open_clip, as_transformers
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+PUBLISHED_REPOSITORY = "timm/vit_base_patch32_clip_224.openai"
 
 
-class Hub(BaseHTTPRequestHandler):
-    """One file of one repository, with the headers by which huggingface_hub knows a file."""
+@dataclass
+class Hub:
+    """Repositories and their files, and what goes wrong on the way; what was asked for."""
 
-    def do_HEAD(self) -> None:
-        found = self.path == PATH
-        self.send_response(200 if found else 404)
-        self.send_header("Content-Length", str(len(CONTENT) if found else 0))
-        if found:
-            self.send_header("ETag", f'"{hashlib.sha256(CONTENT).hexdigest()}"')
-            self.send_header("X-Repo-Commit", "0" * 40)
-        self.end_headers()
+    url: str
+    files: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    breaks: dict[str, int] = field(default_factory=dict)  # after so many bytes, once
+    corrupt: set[str] = field(default_factory=set)
+    asked: list[tuple[str, str, str | None]] = field(default_factory=list)
 
-    def do_GET(self) -> None:
-        self.do_HEAD()
-        if self.path == PATH:
-            self.wfile.write(CONTENT)
 
-    def log_message(self, format: str, *args: object) -> None:
-        pass
+def handler(state: Hub) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.answer(body=False)
+
+        def do_GET(self) -> None:
+            self.answer(body=True)
+
+        def answer(self, body: bool) -> None:
+            state.asked.append((self.command, self.path, self.headers.get("Range")))
+            parts = self.path.strip("/").split("/")
+            if parts[:2] == ["api", "models"]:
+                repository = "/".join(parts[2:4])
+                files = state.files.get(repository)
+                if files is not None and parts[4:5] == ["tree"]:
+                    self.send([{"type": "file", "path": n, "size": len(c), "oid": ""} for n, c in files.items()], body)
+                    return
+                if files is not None:
+                    self.send({"id": repository, "sha": COMMIT, "siblings": [{"rfilename": n} for n in files]}, body)
+                    return
+            elif len(parts) == 5 and parts[2] == "resolve":
+                content = state.files.get("/".join(parts[:2]), {}).get(parts[4])
+                if content is not None:
+                    self.send_file(parts[4], content, body)
+                    return
+            self.send_response(404)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def send(self, value: object, body: bool) -> None:
+            data = json.dumps(value).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data if body else b"")
+
+        def send_file(self, name: str, content: bytes, body: bool) -> None:
+            first = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").split("-")[0])
+            self.send_response(206 if first else 200)
+            self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("Accept-Ranges", "bytes")
+            if first:
+                self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
+            if name in state.corrupt:
+                content = bytes([content[0]]) + content[1:-1] + bytes([content[-1] ^ 1])
+            self.send_header("Content-Length", str(len(content) - first))
+            self.end_headers()
+            if not body:
+                return
+            if not first and name in state.breaks:
+                self.wfile.write(content[: state.breaks.pop(name)])
+                self.wfile.flush()
+                self.connection.close()
+                return
+            self.wfile.write(content[first:])
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    return Handler
 
 
 @pytest.fixture
-def server() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
-        thread = threading.Thread(target=server.serve_forever)
+def server() -> Iterator[Hub]:
+    state = Hub("")
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler(state)) as http:
+        http.handle_error = lambda request, address: None  # type: ignore[method-assign, assignment]
+        thread = threading.Thread(target=http.serve_forever)
         thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
+        state.url = f"http://127.0.0.1:{http.server_address[1]}"
+        yield state
+        http.shutdown()
         thread.join()
 
 
-def locate(name: str, folder: Path, **environment: str) -> str:
-    """`locate` in a process of its own, because huggingface_hub reads the environment once."""
-    code = (
-        "import sys\nfrom clipref import ClipError, hub\n"
-        "try:\n    print(hub.locate(sys.argv[1])[0])\nexcept ClipError as error:\n    print('ERROR', error)"
-    )
+@pytest.fixture
+def published(server: Hub, tiny_vit: Path, tmp_path: Path) -> Hub:
+    """The repository of clip/ViT-B-32, with a tiny model in it."""
+    server.files[PUBLISHED_REPOSITORY] = as_open_clip(tiny_vit, TINY["vit"])
+    return server
+
+
+# In a process of its own, because huggingface_hub reads the environment once; and there clip/ViT-B-32 is tiny.
+CODE = """
+import json, sys
+from clipref import ClipError, hub
+from clipref.config import PUBLISHED, ClipConfig
+PUBLISHED["clip/ViT-B-32"] = ClipConfig.from_dict(json.loads(sys.argv[2]))
+try:
+    print(hub.locate(sys.argv[1])[0])
+except ClipError as error:
+    print("ERROR", error)
+"""
+
+
+def start(name: str, folder: Path, **environment: str) -> "subprocess.Popen[str]":
     clean = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
-    run = subprocess.run(
-        [sys.executable, "-c", code, name],
-        env=clean | {"HF_HOME": str(folder), "XDG_CACHE_HOME": str(folder), "CLIPREF_HOME": ""} | environment,
-        capture_output=True,
+    return subprocess.Popen(
+        [sys.executable, "-c", CODE, name, json.dumps(TINY["vit"].to_dict())],
+        env=clean
+        | {"HF_HOME": str(folder / "hf"), "CLIPREF_HOME": str(folder / "home"), "HF_HUB_DOWNLOAD_TIMEOUT": "5"}
+        | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=True,
     )
-    return run.stdout.strip()
 
 
-def test_download_then_offline(tmp_path: Path, server: str) -> None:
-    downloaded = Path(locate("clip/ViT-B-32", tmp_path, HF_ENDPOINT=server))
-    assert downloaded.read_bytes() == CONTENT and downloaded.name == "open_clip_model.safetensors"
-    assert locate("clip/ViT-B-32", tmp_path, HF_HUB_OFFLINE="1") == str(downloaded)
+def locate(name: str, folder: Path, **environment: str) -> str:
+    process = start(name, folder, **environment)
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    return output.strip()
+
+
+def weights(folder: Path | str) -> dict[str, np.ndarray]:
+    return load_file(Path(folder) / "model.safetensors")
+
+
+def same_weights(one: Path | str, other: Path | str) -> bool:
+    a, b = weights(one), weights(other)
+    return a.keys() == b.keys() and all(a[n].dtype == b[n].dtype and np.array_equal(a[n], b[n]) for n in a)
+
+
+def test_download_is_converted_once_and_then_needs_no_network(published: Hub, tiny_vit: Path, tmp_path: Path) -> None:
+    folder = locate("clip/ViT-B-32", tmp_path, HF_ENDPOINT=published.url)
+    assert folder == str(tmp_path / "home" / "clip" / "ViT-B-32") and same_weights(folder, tiny_vit)
+    provenance = json.loads((Path(folder) / "provenance.json").read_text())
+    assert provenance["model"] == "clip/ViT-B-32"
+    assert provenance["source"]["repository"] == PUBLISHED_REPOSITORY and provenance["source"]["revision"] == COMMIT
+    count = len(published.asked)
+    assert locate("clip/ViT-B-32", tmp_path, HF_ENDPOINT=published.url) == folder
+    assert locate("clip/ViT-B-32", tmp_path, HF_HUB_OFFLINE="1") == folder
+    assert len(published.asked) == count
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"HF_HUB_OFFLINE": "1"},
+        # huggingface_hub tries again for half a minute before it gives up.
+        pytest.param({"HF_ENDPOINT": "http://127.0.0.1:9"}, marks=pytest.mark.slow),
+    ],
+    ids=["offline", "no network"],
+)
+def test_what_the_hubs_cache_has_is_converted(
+    environment: dict[str, str], published: Hub, tiny_vit: Path, tmp_path: Path
+) -> None:
+    locate("clip/ViT-B-32", tmp_path, HF_ENDPOINT=published.url)
+    folder = locate("clip/ViT-B-32", tmp_path, CLIPREF_HOME=str(tmp_path / "other"), **environment)
+    assert folder == str(tmp_path / "other" / "clip" / "ViT-B-32") and same_weights(folder, tiny_vit)
+
+
+def test_a_broken_connection_is_resumed(published: Hub, tiny_vit: Path, tmp_path: Path) -> None:
+    # huggingface_hub writes 10 MB at a time, so there has to be more than that to resume from.
+    buffer = {"attn_mask": np.zeros(4_000_000, np.float32)}
+    files = published.files[PUBLISHED_REPOSITORY]
+    files["open_clip_model.safetensors"] = save(load(files["open_clip_model.safetensors"]) | buffer)
+    published.breaks["open_clip_model.safetensors"] = 12_000_000
+    folder = locate("clip/ViT-B-32", tmp_path, HF_ENDPOINT=published.url)
+    assert same_weights(folder, tiny_vit)
+    ranges = [asked for verb, path, asked in published.asked if verb == "GET" and path.endswith("_model.safetensors")]
+    assert ranges[0] is None and 0 < int(str(ranges[1]).removeprefix("bytes=").split("-")[0]) <= 12_000_000
+
+
+def test_a_wrong_digest_is_refused_and_leaves_nothing(published: Hub, tiny_vit: Path, tmp_path: Path) -> None:
+    published.corrupt.add("open_clip_model.safetensors")
+    message = locate("clip/ViT-B-32", tmp_path, HF_ENDPOINT=published.url)
+    assert message.startswith("ERROR What was downloaded is not what the repository has: open_clip_model.safetensors")
+    assert not list((tmp_path / "home").rglob("*.safetensors"))
+    assert not [p for p in (tmp_path / "hf").rglob("*") if p.is_file() and p.stat().st_size > 5000]
+    published.corrupt.clear()
+    assert same_weights(locate("clip/ViT-B-32", tmp_path, HF_ENDPOINT=published.url), tiny_vit)
+
+
+def test_two_processes_at_once(published: Hub, tiny_vit: Path, tmp_path: Path) -> None:
+    processes = [start("clip/ViT-B-32", tmp_path, HF_ENDPOINT=published.url) for _ in range(3)]
+    folders = {process.communicate()[0].strip() for process in processes}
+    assert folders == {str(tmp_path / "home" / "clip" / "ViT-B-32")} and same_weights(folders.pop(), tiny_vit)
+    assert [path.name for path in (tmp_path / "home" / "clip").iterdir()] == ["ViT-B-32"]
+
+
+def test_any_repository_at_any_revision(server: Hub, tiny_vit: Path, tmp_path: Path) -> None:
+    server.files["somebody/clip"] = as_transformers(tiny_vit, TINY["vit"]) | {"merges.txt": MERGES.encode()}
+    for name, kept in (("hf:somebody/clip", "clip"), ("hf:somebody/clip@v1.0", "clip@v1.0")):
+        folder = locate(name, tmp_path, HF_ENDPOINT=server.url)
+        assert folder == str(tmp_path / "home" / "hf" / "somebody" / kept) and same_weights(folder, tiny_vit)
+        assert AutoModel.from_pretrained(folder).embed_text("a cat").shape == (1, 22)
+    assert any("/resolve/v1.0/" in path for _, path, _ in server.asked)
 
 
 def test_offline_with_nothing_there(tmp_path: Path) -> None:
     message = locate("clip/RN50", tmp_path, HF_HUB_OFFLINE="1")
     assert message.startswith("ERROR clip/RN50 is not on this machine") and len(message.splitlines()) == 1
-    assert f"Put that repository's open_clip_model.safetensors at {tmp_path}/clipref/clip/RN50/" in message
+    assert "timm/resnet50_clip.openai" in message and "offline" in message.lower()
+    assert f"clipref convert FOLDER {tmp_path / 'home' / 'clip' / 'RN50'}" in message
 
 
-def test_a_repository_that_is_gone(tmp_path: Path, server: str) -> None:
-    message = locate("clip/RN50", tmp_path, HF_ENDPOINT=server)
-    assert message.startswith("ERROR clip/RN50 is not on this machine") and len(message.splitlines()) == 1
-    assert not [p for p in tmp_path.rglob("*") if p.is_file() and p.stat().st_size > 5000]
+@pytest.mark.parametrize("name", ["clip/RN50", "hf:nobody/nothing"])
+def test_a_repository_that_is_not_there(name: str, tmp_path: Path, server: Hub) -> None:
+    message = locate(name, tmp_path, HF_ENDPOINT=server.url)
+    assert message.startswith(f"ERROR {name} is not on this machine") and len(message.splitlines()) == 1
+    assert "404" in message and not (tmp_path / "home").exists()
+
+
+def test_a_repository_without_weights(tmp_path: Path, server: Hub) -> None:
+    server.files["somebody/words"] = {"README.md": b"no weights"}
+    message = locate("hf:somebody/words", tmp_path, HF_ENDPOINT=server.url)
+    assert message.startswith("ERROR somebody/words: No weights among 1 files; expected one of")
+
+
+@pytest.mark.parametrize("name", ["hf:", "hf:owner", "hf:../..", "hf:a/b/c", "hf:a b/c"])
+def test_what_is_no_repository(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLIPREF_HOME", str(tmp_path))
+    with pytest.raises(ModelNotFound, match="is no repository; expected hf:owner/name"):
+        hub.locate(name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_path_of_another_layout_is_converted_once(
+    tiny_vit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLIPREF_HOME", str(tmp_path / "home"))
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    for name, content in (as_transformers(tiny_vit, TINY["vit"]) | {"merges.txt": MERGES.encode()}).items():
+        (folder / name).write_bytes(content)
+    first, _ = hub.locate(folder)
+    assert first.is_relative_to(tmp_path / "home" / "local") and hub.locate(folder)[0] == first
+    assert same_weights(first, tiny_vit)
+    ours, theirs = (AutoModel.from_pretrained(path).embed_text("a cat") for path in (tiny_vit, folder))
+    assert np.array_equal(ours, theirs)
+    (folder / "merges.txt").write_text(MERGES.replace("0.2", "0.2 again"))
+    assert hub.locate(folder)[0] != first
+
+
+def test_openais_file_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLIPREF_HOME", str(tmp_path))
+    file = tmp_path / "ViT-B-32.pt"
+    with pytest.raises(ModelNotFound, match="does not exist; expected OpenAI's file of clip/ViT-B-32"):
+        download.from_openai("clip/ViT-B-32", file)
+    file.write_bytes(b"PK")
+    with pytest.raises(WeightsError, match="has sha256 .*; clip/ViT-B-32 has 40d365715913c9da.*the file is damaged or"):
+        download.from_openai("clip/ViT-B-32", file)
+    monkeypatch.setitem(download.OPENAI_FILES, "clip/RN50", hashlib.sha256(b"PK").hexdigest())
+    with pytest.raises(WeightsError, match=r"This is that of clip/RN50\."):
+        download.from_openai("clip/ViT-B-32", file)
+    with pytest.raises(InputError, match="'clip/B' is no model of OpenAI's"):
+        download.from_openai("clip/B", file)
+    assert [path.name for path in tmp_path.iterdir()] == ["ViT-B-32.pt"]
+
+
+def test_openais_file_is_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLIPREF_HOME", str(tmp_path / "home"))
+    source = make_tiny(tmp_path, "vit") / "model.safetensors"  # what kind of file it is doesn't matter here
+    monkeypatch.setitem(PUBLISHED, "clip/ViT-B-32", TINY["vit"])  # type: ignore[misc]
+    monkeypatch.setitem(download.OPENAI_FILES, "clip/ViT-B-32", hashlib.sha256(source.read_bytes()).hexdigest())
+    folder = download.from_openai("clip/ViT-B-32", source)
+    assert hub.locate("clip/ViT-B-32") == (folder, TINY["vit"]) and same_weights(folder, source.parent)
+    with pytest.raises(InputError, match="exists already"):
+        download.from_openai("clip/ViT-B-32", source)
 
 
 def test_files_put_there_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLIPREF_HOME", str(tmp_path))
-    folder = tmp_path / "clip" / "RN50"
-    folder.mkdir(parents=True)
-    (folder / "model.safetensors").write_bytes(b"")
-    assert hub.locate("clip/RN50") == (folder, PUBLISHED["clip/RN50"])
+    synthetic.write(tmp_path / "clip" / "RN50", TINY["resnet"])
+    (tmp_path / "clip" / "RN50" / "config.json").unlink()
+    assert hub.locate("clip/RN50") == (tmp_path / "clip" / "RN50", PUBLISHED["clip/RN50"])
 
 
 def test_names() -> None:
     assert PUBLISHED.keys() == hub.REPOSITORIES.keys() and set(hub.models()) == {*hub.EMBEDDED, *PUBLISHED}
+    assert PUBLISHED.keys() == download.OPENAI_FILES.keys()
     for name in hub.EMBEDDED:
         path, config = hub.locate(name)
         assert (path / "model.safetensors").is_file() and config is None

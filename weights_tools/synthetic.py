@@ -16,13 +16,9 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import math
 import os
 import re
-import shutil
-import struct
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -32,6 +28,8 @@ from numpy.typing import NDArray
 
 from clipref.config import PUBLISHED, ClipConfig, ResNetConfig, Shape, ViTConfig, tensor_shapes
 from clipref.errors import InputError
+
+from .folder import new_folder, write_config, write_tensors
 
 Array: TypeAlias = NDArray[Any]
 Style: TypeAlias = Literal["plain", "trained"]
@@ -198,39 +196,14 @@ def write(
 ) -> Path:
     """A checkpoint folder with `model.safetensors` and `config.json`, made beside `path` and renamed.
 
-    Tensors are written as they are made, so no more than one is in memory. The file is the format's documentation put
-    into code (https://github.com/huggingface/safetensors, "Format"), because the library writes only whole checkpoints.
-    Raises InputError if `path` exists.
+    Tensors are written as they are made, so no more than one is in memory. Raises InputError if `path` exists.
     """
-    path = Path(path)
-    if path.exists():
-        raise InputError(f"{path} exists already; remove it, or choose another path.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        header: dict[str, Any] = {}
-        end = 0
-        for name, shape in tensor_shapes(config).items():
-            dtype = dtype_of(name, storage)
-            begin, end = end, end + math.prod(shape) * dtype.itemsize
-            header[name] = {
-                "dtype": "F16" if dtype.itemsize == 2 else "F32",
-                "shape": list(shape),
-                "data_offsets": [begin, end],
-            }
-        encoded = json.dumps(header, separators=(",", ":")).encode()
-        encoded += b" " * (-len(encoded) % 8)
-        with open(scratch / "model.safetensors", "wb") as file:
-            file.write(struct.pack("<Q", len(encoded)) + encoded)
-            for _, tensor in tensors(config, seed, style, storage):
-                file.write(np.ascontiguousarray(tensor).data)
-        (scratch / "config.json").write_text(json.dumps(config.to_dict(), indent=1) + "\n", encoding="utf-8")
-        scratch.chmod(0o755)
-        scratch.rename(path)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
-    return path
+    shapes = tensor_shapes(config)
+    layout = {name: ("F16" if dtype_of(name, storage).itemsize == 2 else "F32", shapes[name]) for name in shapes}
+    with new_folder(path) as folder:
+        write_tensors(folder / "model.safetensors", layout, tensors(config, seed, style, storage))
+        write_config(folder, config)
+    return Path(path)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
@@ -49,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def guarded(module: Any, args: argparse.Namespace) -> int:
     """Run a command; an error becomes one line and an exit code, unless its traceback is asked for."""
+    # A command that is told to end tidies up as one that is interrupted at the keyboard does.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code: int | None = module.run(args)
         sys.stdout.flush()
@@ -62,6 +65,8 @@ def guarded(module: Any, args: argparse.Namespace) -> int:
         if args.debug:
             raise
         return fail(" ".join(str(error).split()))
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def fail(message: str, code: int = 1) -> int:

@@ -1,0 +1,434 @@
+"""Reading what torch has saved, without torch: true files to the bit, hostile ones not at all."""
+
+import io
+import json
+import pickle
+import pickletools
+import struct
+import subprocess
+import sys
+import time
+import warnings
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clipref import ClipError, WeightsError
+from clipref.weights_tools.stored import safetensors_tensors
+from clipref.weights_tools.torch_files import MAX_OPERATIONS, read_torch_file, unpickle
+
+from . import cases
+
+TORCH = cases.GOLDEN / "torch"
+
+
+@pytest.mark.parametrize("name", ["vit.pt", "vit.bin", "rn.bin"])
+def test_what_torch_saved_is_read_to_the_bit(name: str) -> None:
+    file = read_torch_file(TORCH / name)
+    expected = safetensors_tensors(TORCH / f"{name.split('.')[0]}.safetensors")
+    extra = {n for n in file.tensors if n.endswith("num_batches_tracked")}
+    assert file.tensors.keys() - extra == expected.keys() | (
+        {"input_resolution", "context_length", "vocab_size"} if name == "vit.pt" else set()
+    )
+    for tensor, stored in expected.items():
+        ours = file.tensors[tensor]
+        assert (ours.dtype, ours.shape) == (stored.dtype, stored.shape)
+        assert ours.read().tobytes() == stored.read().tobytes()
+    assert (file.code is not None) == name.endswith(".pt")
+    assert "sigmoid(" in (file.code or "sigmoid(")
+
+
+# --- a writer of such files, honest unless told otherwise -------------------------------------------------------------
+
+
+class Call:
+    """Pickled as a call of `module.name` with arguments: what an unpickler would run."""
+
+    def __init__(self, module: str, name: str, *arguments: Any) -> None:
+        self.module, self.name, self.arguments = module, name, arguments
+
+
+class Storage:
+    def __init__(self, kind: str = "FloatStorage", key: str = "0", numel: Any = 6) -> None:
+        self.kind, self.key, self.numel = kind, key, numel
+
+
+def glob(module: str, name: str) -> bytes:
+    return b"c" + module.encode() + b"\n" + name.encode() + b"\n"
+
+
+def dump(value: Any) -> bytes:
+    """Opcodes of protocol 2, without the end."""
+    if isinstance(value, Call):
+        return glob(value.module, value.name) + dump(tuple(value.arguments)) + b"R"
+    if isinstance(value, Storage):
+        described = b"(" + dump("storage") + glob("torch", value.kind) + dump(value.key) + dump("cpu")
+        return described + dump(value.numel) + b"tQ"
+    if isinstance(value, bytes):  # opcodes as they are
+        return value
+    if isinstance(value, bool) or value is None:
+        return {True: b"\x88", False: b"\x89", None: b"N"}[value]
+    if isinstance(value, int):
+        return (
+            b"J" + struct.pack("<i", value)
+            if abs(value) < 2**31
+            else b"\x8a\x09" + value.to_bytes(9, "little", signed=True)
+        )
+    if isinstance(value, str):
+        return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
+    if isinstance(value, tuple):
+        return b"(" + b"".join(map(dump, value)) + b"t"
+    if isinstance(value, dict):
+        return b"}(" + b"".join(dump(k) + dump(v) for k, v in value.items()) + b"u"
+    raise TypeError(type(value))
+
+
+def pickled(value: Any) -> bytes:
+    return b"\x80\x02" + dump(value) + b"."
+
+
+def tensor(storage: Any = None, offset: Any = 0, shape: Any = (2, 3), strides: Any = (3, 1)) -> Call:
+    return Call("torch._utils", "_rebuild_tensor_v2", storage or Storage(), offset, shape, strides, False, {})
+
+
+DATA = np.arange(6, dtype="<f4").tobytes()
+
+
+def archive(pickle: bytes, members: dict[str, bytes] | None = None, compression: int = zipfile.ZIP_STORED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as file:
+        file.writestr("archive/data.pkl", pickle)
+        for name, content in ({"archive/data/0": DATA} if members is None else members).items():
+            file.writestr(name, content)
+    return buffer.getvalue()
+
+
+def honest() -> bytes:
+    return archive(pickled({"w": tensor()}))
+
+
+def opened(content: bytes, folder: Path) -> dict[str, np.ndarray]:
+    (folder / "file.pt").write_bytes(content)
+    return {name: stored.read() for name, stored in read_torch_file(folder / "file.pt").tensors.items()}
+
+
+def test_the_writer_is_honest(tmp_path: Path) -> None:
+    assert np.array_equal(opened(honest(), tmp_path)["w"], np.arange(6, dtype="f4").reshape(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("offset", "shape", "strides", "expected"),
+    [
+        (0, (3, 2), (1, 3), [[0, 3], [1, 4], [2, 5]]),
+        (4, (2,), (1,), [4, 5]),
+        (1, (2,), (3,), [1, 4]),
+        (5, (), (), 5),
+        (6, (0, 3), (3, 1), np.zeros((0, 3))),
+    ],
+)
+def test_views_of_a_storage(offset: int, shape: Any, strides: Any, expected: Any, tmp_path: Path) -> None:
+    content = archive(pickled({"w": tensor(offset=offset, shape=shape, strides=strides)}))
+    read = opened(content, tmp_path)["w"]
+    assert read.shape == shape and read.flags.c_contiguous and np.array_equal(read, expected)
+
+
+def test_bfloat16_and_what_is_beside_the_tensors(tmp_path: Path) -> None:
+    state = {"module.w": tensor(Storage("BFloat16Storage", numel=12)), "module.note": "text"}
+    content = archive(pickled({"epoch": 3, "state_dict": state, "other": tensor(Storage(key="none there"))}))
+    assert opened(content, tmp_path)["w"].dtype == np.uint16
+
+
+# --- hostile files ----------------------------------------------------------------------------------------------------
+
+
+def entry(info: dict[str, Any]) -> bytes:
+    """The honest archive with fields of its last directory entry changed: offsets in APPNOTE.TXT, 4.3.12."""
+    content = bytearray(honest())
+    start = content.rfind(b"PK\x01\x02")
+    for at, (kind, value) in info.items():
+        struct.pack_into(kind, content, start + int(at), value)
+    return bytes(content)
+
+
+def twice() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for content in (pickled({"w": tensor()}), pickled(Call("os", "system", "true"))):
+            file.writestr("archive/data.pkl", content)
+    return buffer.getvalue()
+
+
+def nested_tuples(depth: int) -> bytes:
+    return b")" + b"\x85" * depth
+
+
+RAN = "touch /tmp/clipref-was-fooled"
+HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
+    # What an unpickler would call.
+    "os.system": (lambda: archive(pickled(Call("os", "system", RAN))), "asks for 'os.system'"),
+    "posix.system": (lambda: archive(pickled(Call("posix", "system", RAN))), "asks for 'posix.system'"),
+    "eval": (lambda: archive(pickled(Call("builtins", "eval", RAN))), "asks for 'builtins.eval'"),
+    "python 2's eval": (lambda: archive(pickled(Call("__builtin__", "eval", RAN))), "asks for '__builtin__.eval'"),
+    "getattr": (lambda: archive(pickled(Call("builtins", "getattr", "a", "b"))), "asks for 'builtins.getattr'"),
+    "numpy": (lambda: archive(pickled(Call("numpy", "fromfile", "/etc/passwd"))), "asks for 'numpy.fromfile'"),
+    "numpy's constructor": (
+        lambda: archive(pickled(Call("numpy.core.multiarray", "_reconstruct", 1))),
+        "asks for 'numpy.core.multiarray._reconstruct'",
+    ),
+    "torch.load": (lambda: archive(pickled(Call("torch", "load", "x"))), "asks for 'torch.load'"),
+    "torch.hub": (lambda: archive(pickled(Call("torch.hub", "load", "x"))), "asks for 'torch.hub.load'"),
+    "inside a state dict": (
+        lambda: archive(pickled({"w": tensor(), "x": Call("os", "system", RAN)})),
+        "asks for 'os.system'",
+    ),
+    "never called": (lambda: archive(pickled({"w": tensor(), "x": glob("os", "system")})), "asks for 'os.system'"),
+    "by its parts on the stack": (
+        lambda: archive(b"\x80\x04" + dump("os") + dump("system") + b"\x93" + dump((RAN,)) + b"R."),
+        "asks for 'os.system'",
+    ),
+    "by INST": (lambda: archive(b"(" + dump(RAN) + b"ios\nsystem\n."), "asks for 'os.system'"),
+    "by OBJ": (lambda: archive(b"\x80\x02(" + glob("os", "system") + dump(RAN) + b"o."), "asks for 'os.system'"),
+    "as a TorchScript name with dots": (
+        lambda: archive(b"\x80\x04" + dump("__torch__") + dump("os.system") + b"\x93."),
+        "asks for '__torch__.os.system'",
+    ),
+    "a stand-in, called": (
+        lambda: archive(pickled(Call("__torch__.m", "CLIP", RAN))),
+        "calls '__torch__.m.CLIP'",
+    ),
+    "an extension code": (lambda: archive(b"\x80\x02\x82\x01."), "operation EXT1"),
+    "a persistent id of text": (lambda: archive(b"Pid\n."), "operation PERSID"),
+    "setattr by BUILD": (lambda: archive(pickled((glob("__torch__.m", "C") + dump({"a": 1}) + b"b",))), "damaged"),
+    # What a tensor may claim.
+    "offset outside": (lambda: archive(pickled({"w": tensor(offset=1)})), "leave its storage of 6 numbers"),
+    "negative offset": (lambda: archive(pickled({"w": tensor(offset=-1)})), "make no sense"),
+    "strides outside": (lambda: archive(pickled({"w": tensor(strides=(4, 1))})), "leave its storage"),
+    "negative strides": (lambda: archive(pickled({"w": tensor(strides=(-3, 1))})), "make no sense"),
+    "zero strides": (lambda: archive(pickled({"w": tensor(shape=(10**9, 3), strides=(0, 1))})), "twice"),
+    "huge numel": (lambda: archive(pickled({"w": tensor(Storage(numel=10**12))})), "claims 1000000000000 numbers"),
+    "negative numel": (lambda: archive(pickled({"w": tensor(Storage(numel=-6))})), "claims -6 numbers"),
+    "numel of text": (lambda: archive(pickled({"w": tensor(Storage(numel="6"))})), "not described as torch does"),
+    "huge shape": (lambda: archive(pickled({"w": tensor(shape=(2**62 - 1, 2**62 - 1))})), "leave its storage"),
+    "no storage": (lambda: archive(pickled({"w": tensor((1, 2))})), "without a storage"),
+    "a storage that is missing": (lambda: archive(pickled({"w": tensor(Storage(key="7"))})), "'7' is missing"),
+    "a storage up the tree": (lambda: archive(pickled({"w": tensor(Storage(key="../0"))})), "'../0' is missing"),
+    "a storage of no known kind": (lambda: archive(pickled({"w": tensor(Storage("Size"))})), "storage of 'torch.Size'"),
+    # What can be nested, repeated or endless.
+    "a dict in itself": (lambda: archive(b"\x80\x02}q\x00" + dump("a") + b"h\x00s."), "a dict without tensors"),
+    "a state dict in itself": (
+        lambda: archive(b"\x80\x02}q\x00" + dump("state_dict") + b"h\x00s."),
+        "a dict without tensors",
+    ),
+    "a module in itself": (
+        lambda: archive(b"\x80\x02" + glob("__torch__", "M") + b")\x81q\x00}" + dump("m") + b"h\x00sb."),
+        "contain one another",
+    ),
+    "tuples without end": (lambda: archive(b"\x80\x02" + nested_tuples(400_000) + b"."), "it holds a tuple"),
+    "tuples as keys": (
+        lambda: archive(b"\x80\x02}" + nested_tuples(400_000) + b"Ns."),
+        "neither text nor number",
+    ),
+    "a billion laughs": (
+        lambda: archive(b"\x80\x02)" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(60)) + b"Q."),
+        "not a storage's",
+    ),
+    "a memo of 4 billion": (lambda: archive(b"\x80\x02Nr\xff\xff\xff\xff."), "it holds a NoneType"),
+    "a string of 4 GB": (lambda: archive(b"\x80\x02X\xff\xff\xff\xffabc."), "damaged"),
+    "an integer of 2 GB": (lambda: archive(b"\x80\x02\x8b\xff\xff\xff\x7fabc."), "damaged"),
+    "too many operations": (lambda: archive(b"\x80\x02" + b"N0" * MAX_OPERATIONS + b"N."), "operations"),
+    "an empty stack": (lambda: archive(b"\x80\x02."), "damaged"),
+    "no end": (lambda: archive(b"\x80\x02N"), "damaged"),
+    "no mark": (lambda: archive(b"\x80\x02t."), "damaged"),
+    "nothing": (lambda: archive(b""), "damaged"),
+    "a pickle of a list": (lambda: archive(pickle.dumps([1, 2], protocol=2)), "it holds a list"),
+    # What a zip may claim.
+    "up the tree": (
+        lambda: archive(pickled({"w": tensor()}), {"archive/data/0": DATA, "../../etc/cron.d/x": b"x"}),
+        "points out of the archive",
+    ),
+    "an absolute member": (
+        lambda: archive(pickled({"w": tensor()}), {"archive/data/0": DATA, "/etc/cron.d/x": b"x"}),
+        "points out of the archive",
+    ),
+    "a member twice": (twice, "twice"),
+    "an encrypted member": (lambda: entry({"8": ("<H", 1)}), "is encrypted"),
+    "a member outside": (lambda: entry({"42": ("<I", 10**9)}), "not where the directory says"),
+    "a member too long": (lambda: entry({"20": ("<I", 10**9), "24": ("<I", 10**9)}), "ends after the file"),
+    "a member on another": (lambda: entry({"42": ("<I", 0)}), "overlap"),
+    "two sizes": (lambda: entry({"24": ("<I", 5)}), "contradicts itself"),
+    "a compressed storage": (
+        lambda: archive(pickled({"w": tensor()}), None, zipfile.ZIP_DEFLATED),
+        "its pickle is compressed",
+    ),
+    "a bomb of a pickle": (
+        lambda: archive(b"\x80\x02" + b"N" * 5_000_000 + b"."),
+        "its pickle is over 4000000 bytes",
+    ),
+    "a bomb of a byte order": (
+        lambda: bomb("archive/byteorder", pickled({"w": tensor()})),
+        "big-endian",
+    ),
+    "a bomb of code": (lambda: bomb("archive/code/x.py", pickled(Call("os", "system", RAN))), "asks for 'os.system'"),
+    "no pickle": (lambda: zipped({"archive/other": b""}), "no data.pkl"),
+    "two pickles": (lambda: zipped({"a/data.pkl": b"", "b/data.pkl": b""}), "no data.pkl in one top folder"),
+    "big-endian": (
+        lambda: archive(pickled({"w": tensor()}), {"archive/data/0": DATA, "archive/byteorder": b"big"}),
+        "big-endian",
+    ),
+    "not a zip": (lambda: pickle.dumps({"a": 1}), "isn't a zip"),
+    "an empty file": (lambda: b"", "isn't a zip"),
+    "a zip's beginning": (lambda: b"PK", "cut short"),
+}  # fmt: skip
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        for name, content in members.items():
+            file.writestr(name, content)
+    return buffer.getvalue()
+
+
+def bomb(name: str, pickle: bytes) -> bytes:
+    """An archive with a member of 3 GB that is a few megabytes compressed."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        file.writestr("archive/data.pkl", pickle)
+        file.writestr("archive/data/0", DATA)
+        info = zipfile.ZipInfo(name)
+        info.compress_type = zipfile.ZIP_DEFLATED
+        with file.open(info, "w", force_zip64=True) as member:
+            for _ in range(300):
+                member.write(bytes(10**7))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("name", [n for n in HOSTILE if "bomb of a byte" not in n and "bomb of code" not in n])
+def test_hostile_file(name: str, tmp_path: Path) -> None:
+    make, message = HOSTILE[name]
+    refused(make(), message, tmp_path)
+    assert not Path("/tmp/clipref-was-fooled").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["a bomb of a byte order", "a bomb of code"])
+def test_bomb(name: str, tmp_path: Path) -> None:
+    make, message = HOSTILE[name]
+    refused(make(), message, tmp_path)
+
+
+def refused(content: bytes, message: str, folder: Path) -> None:
+    started = time.perf_counter()
+    with pytest.raises(WeightsError) as caught:
+        opened(content, folder)
+    assert message in str(caught.value) and str(folder) in str(caught.value), caught.value
+    assert len(str(caught.value)) < 1000 and time.perf_counter() - started < 10
+
+
+def test_no_hostile_file_takes_a_gigabyte(tmp_path: Path) -> None:
+    """All of them in one process of little memory, which also shows that none ends it."""
+    for i, (name, (make, _)) in enumerate(HOSTILE.items()):
+        if "bomb of a byte" not in name and "bomb of code" not in name:
+            (tmp_path / f"{i}.pt").write_bytes(make())
+    code = """
+import resource, sys
+from pathlib import Path
+from clipref import WeightsError
+from clipref.weights_tools.torch_files import read_torch_file
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for path in sorted(Path(sys.argv[1]).iterdir()):
+    try:
+        [stored.read() for stored in read_torch_file(path).tensors.values()]
+    except WeightsError:
+        continue
+    raise SystemExit(f"{path} was read")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    run = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    kilobytes = int(run.stdout) // (1024 if sys.platform == "darwin" else 1)
+    assert kilobytes < 1_000_000
+
+
+@pytest.mark.parametrize("name", ["vit.pt", "rn.bin"])
+def test_cut_short_at_every_kilobyte(name: str, tmp_path: Path) -> None:
+    content = (TORCH / name).read_bytes()
+    for end in [*range(0, len(content), 1024), len(content) - 1]:
+        with pytest.raises(WeightsError):
+            opened(content[:end], tmp_path)
+
+
+def reads_or_refuses(content: bytes, folder: Path) -> None:
+    """What a reader may do with any bytes at all."""
+    with suppress(WeightsError):
+        opened(content, folder)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.data())
+def test_damaged_files(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    content = bytearray((TORCH / data.draw(st.sampled_from(["vit.bin", "vit.pt"]))).read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(content) - 1) | st.integers(len(content) - 3000, len(content) - 1))
+        content[at] = data.draw(st.integers(0, 255))
+    reads_or_refuses(bytes(content), tmp_path_factory.getbasetemp())
+
+
+OPCODES = [operation.code.encode("latin-1") for operation in pickletools.opcodes]
+
+
+@settings(deadline=None, max_examples=1000)
+@given(
+    st.lists(
+        st.sampled_from(OPCODES) | st.binary(max_size=4) | st.builds(dump, st.integers(-5, 5) | st.text(max_size=3)),
+        max_size=30,
+    )
+)
+def test_random_pickles(parts: list[bytes]) -> None:
+    with suppress(WeightsError):
+        unpickle(b"\x80\x02" + b"".join(parts) + b".")
+
+
+def safetensors_file(header: Any, data: bytes = bytes(24), length: int | None = None) -> bytes:
+    encoded = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(encoded) if length is None else length) + encoded + data
+
+
+def one(**changes: Any) -> dict[str, Any]:
+    return {"w": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]} | changes}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        safetensors_file({"a": one()["w"], "b": one()["w"]}),
+        safetensors_file(one(data_offsets=[-24, 0])),
+        safetensors_file(one(data_offsets=[0, 2**63])),
+        safetensors_file(one(data_offsets=[24, 0])),
+        safetensors_file(one(data_offsets=[0, 20])),
+        safetensors_file(one(shape=[2**40, 2**40])),
+        safetensors_file(one(shape=[-2, -3])),
+        safetensors_file(one(dtype="F33")),
+        safetensors_file(one(), length=2**62),
+        safetensors_file(one(), length=3),
+        safetensors_file(b"{" * 100_000),
+        safetensors_file(b"[" * 100),
+        safetensors_file(one(), data=bytes(23)),
+        safetensors_file(one(), data=bytes(25)),
+        b"",
+        b"\0" * 9,
+    ],
+    ids=str,
+)
+def test_hostile_safetensors(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "file.safetensors").write_bytes(content)
+    with pytest.raises(ClipError):
+        safetensors_tensors(tmp_path / "file.safetensors")

@@ -1,0 +1,160 @@
+"""Configurations as other projects write them, put into ours: transformers' config.json, open_clip's
+open_clip_config.json.
+
+What changes the forward pass and isn't CLIP's is refused by name: another pooling, another mask, a layer scale. A key
+that this file doesn't know may be there if it is switched off (false, null, 0 or empty).
+
+Defaults are those of the classes that read the files: transformers' CLIPTextConfig, CLIPVisionConfig and
+CLIPImageProcessor; open_clip's CLIPVisionCfg and CLIPTextCfg (src/open_clip/model.py) and PreprocessCfg (transform.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from clipref.config import ClipConfig, PreprocessConfig
+from clipref.errors import ConfigError
+
+Json = Mapping[str, Any]
+
+
+def from_transformers(config: Json, processor: Json | None) -> ClipConfig:
+    """`config.json` and `preprocessor_config.json` of a CLIPModel. Raises ConfigError."""
+    kind = config.get("model_type")
+    if kind != "clip":
+        raise ConfigError(f"config.json: model_type is {kind!r}; expected 'clip'.")
+    # Old files have the towers' settings twice, and the second counts (CLIPConfig.__init__).
+    text, vision = (
+        {**_object(config.get(f"{tower}_config")), **_object(config.get(f"{tower}_config_dict"))}
+        for tower in ("text", "vision")
+    )
+    for tower, settings in (("text", text), ("vision", vision)):
+        if settings.get("layer_norm_eps", 1e-5) != 1e-5:
+            raise ConfigError(f"config.json: {tower} layer_norm_eps is {settings['layer_norm_eps']}; CLIP's is 1e-5.")
+    vocab_size = text.get("vocab_size", 49408)
+    # 2 is what OpenAI's models were first published with, and stands for the largest id (modeling_clip.py).
+    end = text.get("eos_token_id", 49407)
+    if end not in (2, vocab_size - 1):
+        raise ConfigError(
+            f"config.json: the end-of-text id is {end!r} of {vocab_size} tokens; expected the largest, at which CLIP "
+            "pools."
+        )
+    embed_dim = config.get("projection_dim", 512)
+    return _config(
+        embed_dim=embed_dim,
+        vision={
+            "kind": "vit",
+            "resolution": vision.get("image_size", 224),
+            "patch_size": vision.get("patch_size", 32),
+            "width": vision.get("hidden_size", 768),
+            "layers": vision.get("num_hidden_layers", 12),
+            "heads": vision.get("num_attention_heads", 12),
+            "mlp_width": vision.get("intermediate_size", 3072),
+            "activation": vision.get("hidden_act", "quick_gelu"),
+        },
+        text={
+            "context_length": text.get("max_position_embeddings", 77),
+            "vocab_size": vocab_size,
+            "width": text.get("hidden_size", 512),
+            "layers": text.get("num_hidden_layers", 12),
+            "heads": text.get("num_attention_heads", 8),
+            "mlp_width": text.get("intermediate_size", 2048),
+            "activation": text.get("hidden_act", "quick_gelu"),
+        },
+        preprocess=_transformers_preprocess(processor or {}, vision.get("image_size", 224)),
+    )
+
+
+def _transformers_preprocess(processor: Json, resolution: int) -> dict[str, Any]:
+    size, crop = (processor.get(key, resolution) for key in ("size", "crop_size"))
+    size = {"shortest_edge": size} if isinstance(size, int) else _object(size)
+    crop = {"height": crop, "width": crop} if isinstance(crop, int) else _object(crop)
+    squash = size == {"height": resolution, "width": resolution}
+    if not squash and (size != {"shortest_edge": resolution} or crop != {"height": resolution, "width": resolution}):
+        raise ConfigError(f"preprocessor_config.json: size {size} and crop_size {crop} for {resolution} pixels.")
+    kernels = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+    kernel = processor.get("resample", 3)
+    if kernel not in kernels:
+        raise ConfigError(f"preprocessor_config.json: resample is {kernel!r}; expected 2 (bilinear) or 3 (bicubic).")
+    return {
+        **_mean_and_std(processor, "image_mean", "image_std"),
+        "interpolation": kernels[kernel],
+        "resize_mode": "squash" if squash else "shortest",
+    }
+
+
+# What may be said of a tower beside its size: keys with the value that is CLIP's, and keys without effect.
+_VISION_AS_CLIP = {"pool_type": "tok", "pos_embed_type": "learnable"}
+_TEXT_AS_CLIP = {"pool_type": "argmax", "proj_type": "linear"}
+_NO_EFFECT = {"patch_dropout", "attn_pooler_queries", "attn_pooler_heads", "timm_model_pretrained", "timm_pool"}
+_NO_EFFECT |= {"timm_proj", "timm_drop", "hf_model_pretrained", "hf_proj_type", "hf_pooler_type", "eos_id"}
+
+
+def from_open_clip(config: Json) -> ClipConfig:
+    """`open_clip_config.json`. Raises ConfigError."""
+    model, pixels = _object(config.get("model_cfg")), _object(config.get("preprocess_cfg"))
+    if not model:
+        raise ConfigError("open_clip_config.json has no model_cfg.")
+    vision, text = _object(model.get("vision_cfg")), _object(model.get("text_cfg"))
+    top = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text", "init_logit_scale", "output_dict"}
+    _nothing_else("model_cfg", model, top, {})
+    sizes = {"image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio"} | _NO_EFFECT
+    _nothing_else("vision_cfg", vision, sizes, _VISION_AS_CLIP)
+    sizes = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"} | _NO_EFFECT
+    _nothing_else("text_cfg", text, sizes, _TEXT_AS_CLIP)
+    activation = "quick_gelu" if model.get("quick_gelu", False) else "gelu"
+    width, layers, head_width = vision.get("width", 768), vision.get("layers", 12), vision.get("head_width", 64)
+    resolution = vision.get("image_size", 224)
+    tower: dict[str, Any]
+    if isinstance(layers, list):
+        tower = {"kind": "resnet", "resolution": resolution, "layers": layers, "width": width}
+        tower["heads"] = width * 32 // head_width
+    else:
+        tower = {"kind": "vit", "resolution": resolution, "patch_size": vision.get("patch_size", 16), "width": width}
+        tower |= {"layers": layers, "heads": width // head_width, "activation": activation}
+        tower["mlp_width"] = int(width * vision.get("mlp_ratio", 4.0))
+    width = text.get("width", 512)
+    resize_mode, interpolation = pixels.get("resize_mode", "shortest"), pixels.get("interpolation", "bicubic")
+    return _config(
+        embed_dim=model.get("embed_dim"),
+        vision=tower,
+        text={
+            "context_length": text.get("context_length", 77),
+            "vocab_size": text.get("vocab_size", 49408),
+            "width": width,
+            "layers": text.get("layers", 12),
+            "heads": text.get("heads", 8),
+            "mlp_width": int(width * text.get("mlp_ratio", 4.0)),
+            "activation": activation,
+        },
+        preprocess={
+            **_mean_and_std(pixels, "mean", "std"),
+            "interpolation": interpolation,
+            "resize_mode": resize_mode,
+        },
+    )
+
+
+def _nothing_else(where: str, given: Json, known: set[str], as_clip: Json) -> None:
+    for key, value in given.items():
+        if key not in known and value and as_clip.get(key) != value:
+            raise ConfigError(
+                f"open_clip_config.json: {where}.{key} is {value!r}; CLIP has no such thing, its result would differ."
+            )
+
+
+def _mean_and_std(given: Json, mean: str, std: str) -> dict[str, Any]:
+    default = PreprocessConfig()
+    return {"mean": given.get(mean) or default.mean, "std": given.get(std) or default.std}
+
+
+def _config(embed_dim: Any, vision: Json, text: Json, preprocess: Json) -> ClipConfig:
+    data = {"embed_dim": embed_dim, "vision": vision, "text": text, "preprocess": preprocess}
+    return ClipConfig.from_dict(data)
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if value is not None and not isinstance(value, Mapping):
+        raise ConfigError(f"A configuration has {str(value)[:60]!r} where it should have an object.")
+    return dict(value or {})

@@ -1,0 +1,189 @@
+"""Convert any published CLIP checkpoint into one safetensors folder.
+
+SRC is a file or a folder: OpenAI's `.pt`, a torch.save file, safetensors (sharded or not) in the names of OpenAI,
+open_clip or transformers. Torch isn't needed, and nothing in the file is run. DST becomes a folder that opens with
+`AutoModel.from_pretrained(DST)`: model.safetensors, config.json, the tokenizer's merges, and provenance.json, which has
+the sha256 of what was read and of every tensor. Numbers keep their dtype and their bits unless --dtype says otherwise.
+Tensors are copied one by one, so little memory is needed. DST is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import platform
+import sys
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipref.config import PUBLISHED, tensor_shapes
+from clipref.errors import InputError, WeightsError
+from clipref.tokenizer import DEFAULT_MERGES, Tokenizer
+from clipref.weights import FLOATS, check_tensors, ignored, read_config
+
+from .folder import new_folder, refuse_existing, write_config, write_json, write_tensors
+from .layouts import Recipe
+from .sources import Options, Source, open_source
+from .stored import Array
+
+DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+
+
+def convert(
+    source: str | os.PathLike[str] | Source,
+    destination: str | os.PathLike[str],
+    options: Options | None = None,
+    *,
+    dtype: str | None = None,
+    origin: Mapping[str, Any] | None = None,
+    progress: bool = False,
+) -> Path:
+    """Write the folder `destination` from a checkpoint of any known layout; returns its path.
+
+    `dtype` casts every tensor to "float32", "float16", "bfloat16" or "float64", rounding to nearest; None keeps each as
+    it is. `origin` is added to the provenance. `progress` shows a bar on standard error.
+
+    Raises ModelNotFound, WeightsError, ConfigError, or InputError if `destination` exists.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise InputError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}.")
+    refuse_existing(destination)
+    if not isinstance(source, Source):
+        source = open_source(source, options or Options())
+    where = " + ".join(name for name in source.files if not name.endswith(".json")) or "the source"
+    recipes = {name: recipe for name, recipe in source.tensors.items() if not ignored(name)}
+    check_tensors(
+        {name: recipe.shape for name, recipe in recipes.items()},
+        {name: recipe.dtype for name, recipe in recipes.items()},
+        source.config,
+        where,
+    )
+    recipes = {name: recipes[name] for name in tensor_shapes(source.config)}  # always in the same order
+    layout = {name: (DTYPES[dtype] if dtype else recipe.dtype, recipe.shape) for name, recipe in recipes.items()}
+    digests: dict[str, str] = {}
+
+    def values() -> Iterator[tuple[str, Array]]:
+        for name, recipe in _bar(recipes, progress):
+            value = cast(recipe.read(), recipe.dtype, layout[name][0], name)
+            digests[name] = tensor_digest(value)
+            yield name, value
+
+    with new_folder(destination) as folder:
+        write_tensors(folder / "model.safetensors", layout, values())
+        write_config(folder, source.config)
+        _write_merges(folder, source)
+        write_json(folder / "provenance.json", _provenance(source, layout, digests, dtype, origin or {}))
+    return Path(destination)
+
+
+def cast(value: Array, given: str, wanted: str, name: str = "a tensor") -> Array:
+    """From one of safetensors' dtypes to another, to nearest, ties to even. Raises WeightsError where it overflows."""
+    if given == wanted:
+        return value
+    if given == "BF16":
+        value = (value.astype(np.uint32) << 16).view(np.float32)
+    finite = np.isfinite(value).all()
+    with np.errstate(over="ignore"):
+        if wanted == "BF16":
+            bits = value.astype(np.float32).view(np.uint32)
+            rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+            result, kept = rounded, np.isfinite((rounded.astype(np.uint32) << 16).view(np.float32)).all()
+        else:
+            result = value.astype(FLOATS[wanted])
+            kept = np.isfinite(result).all()
+    if finite and not kept:
+        raise WeightsError(f"{name} has values too large for {wanted}. Convert without --dtype, or to a wider one.")
+    return result
+
+
+def tensor_digest(value: Array) -> str:
+    """sha256 of a tensor's bytes as safetensors stores them: little-endian, row by row."""
+    return hashlib.sha256(np.ascontiguousarray(value).data).hexdigest()
+
+
+def _write_merges(folder: Path, source: Source) -> None:
+    """The checkpoint's own merges if it has some, else OpenAI's if they give its vocabulary, else none."""
+    vocab_size = source.config.text.vocab_size
+    merges = source.merges or DEFAULT_MERGES
+    found = Tokenizer.from_file(merges).vocab_size
+    if found == vocab_size:
+        name = merges.name if source.merges else "merges.txt.gz"
+        (folder / name).write_bytes(merges.read_bytes())
+    elif source.merges is not None:
+        raise WeightsError(f"{merges} gives {found} tokens, but the model has {vocab_size}. Is it another model's?")
+
+
+def _provenance(
+    source: Source,
+    layout: Mapping[str, tuple[str, Any]],
+    digests: Mapping[str, str],
+    dtype: str | None,
+    origin: Mapping[str, Any],
+) -> dict[str, Any]:
+    packages = ("clipref", "numpy", "safetensors")
+    return {
+        "made by": "clipref convert",
+        "versions": {**{name: version(name) for name in packages}, "python": platform.python_version()},
+        "model": source.model,
+        "source": {"kind": source.kind, **origin, "files": source.files},
+        "cast to": dtype,
+        "tensors": {
+            name: {"dtype": kind, "shape": list(shape), "sha256": digests[name]}
+            for name, (kind, shape) in layout.items()
+        },
+    }
+
+
+def _bar(recipes: Mapping[str, Recipe], progress: bool) -> Iterator[tuple[str, Recipe]]:
+    if not progress:
+        yield from recipes.items()
+        return
+    from tqdm import tqdm
+
+    total = sum(part_bytes(recipe) for recipe in recipes.values())
+    with tqdm(total=total, unit="B", unit_scale=True, desc="converting") as bar:
+        for name, recipe in recipes.items():
+            yield name, recipe
+            bar.update(part_bytes(recipe))
+
+
+def part_bytes(recipe: Recipe) -> int:
+    """Bytes of a tensor as it is stored."""
+    return int(np.prod(recipe.shape)) * FLOATS[recipe.dtype].itemsize
+
+
+def add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that settle what a checkpoint doesn't tell."""
+    parser.add_argument("--activation", choices=("quick_gelu", "gelu"), help="of both transformers")
+    parser.add_argument("--vision-heads", type=int, metavar="N", help="attention heads of the image tower")
+    parser.add_argument("--text-heads", type=int, metavar="N", help="attention heads of the text tower")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="a config.json as this command writes it")
+
+
+def options_of(args: argparse.Namespace) -> Options:
+    """Those options, from the command line."""
+    for name in ("vision_heads", "text_heads"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')} is {getattr(args, name)}; expected at least 1.")
+    config = None if args.config is None else read_config(args.config)
+    return Options(config, args.activation, args.vision_heads, args.text_heads, getattr(args, "model", None))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own arguments."""
+    parser.add_argument("source", type=Path, metavar="SRC", help="a checkpoint's file or folder")
+    parser.add_argument("destination", type=Path, metavar="DST", help="the folder to make")
+    parser.add_argument("--dtype", choices=DTYPES, help="cast every tensor (default: keep each as it is)")
+    parser.add_argument("--model", choices=PUBLISHED, metavar="ID", help="say that it is this published model")
+    add_source_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Convert, and print where the result is."""
+    path = convert(args.source, args.destination, options_of(args), dtype=args.dtype, progress=sys.stderr.isatty())
+    print(path)

