@@ -251,15 +251,19 @@ def record_text(config: ClipConfig, params: Mapping[str, Any]) -> Record:
     return record
 
 
-def build(record: Record, name: str) -> tuple[Any, dict[str, Array]]:
-    """An ONNX model whose large weights are outside of it, and those weights by name."""
+def build(record: Record, name: str, ids: str = "int64") -> tuple[Any, dict[str, Array]]:
+    """An ONNX model whose large weights are outside of it, and those weights by name; `ids` is the dtype of ids."""
     from onnx import TensorProto, helper, numpy_helper
 
     graph = Graph()
     source, result = record(graph)
     output = graph.emit("Identity", [result], result.shape)
     graph.nodes[-1].output[0] = "embeddings"
-    kind = TensorProto.INT64 if source.name == "ids" else TensorProto.FLOAT
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(ids)) if source.name == "ids" else TensorProto.FLOAT
+    if ids != "int64" and source.name == "ids":  # the graph counts in int64, whatever it is given
+        graph.nodes.insert(0, helper.make_node("Cast", ["ids"], ["ids int64"], name="Cast_ids", to=TensorProto.INT64))
+        for node in graph.nodes[1:]:
+            node.input[:] = ["ids int64" if key == "ids" else key for key in node.input]
     initializers, outside = [], {}
     for key, value in graph.constants.items():
         if value.nbytes < 1024:  # shapes and scalars, which the optimiser wants to see

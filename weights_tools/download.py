@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,8 @@ def download(name: str, options: Options | None = None) -> Path:
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repository):
         raise ModelNotFound(f"{name!r} is no repository; expected hf:owner/name, or hf:owner/name@revision.")
     snapshot = _snapshot(name, repository, revision or None)
-    if name in PUBLISHED:
-        options = Options(model=name)
-    origin = {"repository": repository, "revision": snapshot.name}
-    return _convert(snapshot, folder, options or Options(), origin)
+    options = replace(options or Options(), model=name if name in PUBLISHED else None)
+    return _convert(snapshot, folder, options, {"repository": repository, "revision": snapshot.name})
 
 
 def from_openai(name: str, archive: Path) -> Path:

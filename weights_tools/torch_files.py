@@ -466,6 +466,6 @@ def _stored(tensor: Tensor, path: Path, root: str, members: Mapping[str, _Member
     def read() -> Array:
         numbers = read_array(path, numpy_dtype, span, begin)
         strides = [s * numpy_dtype.itemsize for s in tensor.strides]
-        return np.array(as_strided(numbers, tensor.shape, strides), order="C")
+        return np.asarray(as_strided(numbers, tensor.shape, strides), order="C")
 
     return Stored(dtype, tensor.shape, read)

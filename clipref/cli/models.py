@@ -55,8 +55,10 @@ def run(args: argparse.Namespace) -> None:
     ]
     print_table([head, *rows])
     print()
-    print("A published model is downloaded from Hugging Face when it is first used; by hand, its")
-    print(f"open_clip_model.safetensors goes to {home()}/<id>/model.safetensors.")
+    print(
+        "A published model is downloaded from Hugging Face when it is first used, or by `clipref download ID`; what was"
+    )
+    print(f"fetched otherwise, `clipref convert FILE {home()}/ID` puts in its place.")
 
 
 def described(name: str) -> dict[str, Any]:

@@ -1,0 +1,104 @@
+"""Write a model as two ONNX files for any ONNX runtime: visual.onnx and textual.onnx.
+
+PATH is what `from_pretrained` takes. Each file is complete in itself, float32, with standard operators only, and takes
+any batch; texts may have any number of columns up to the context length. Names and types are those that roboflow's
+inference and clip-onnx users expect: `visual.onnx` takes preprocessed pixels [batch, 3, R, R] float32, `textual.onnx`
+token ids [batch, columns] int32 (or int64, see --ids); both give embeddings [batch, E], not normalised. The files are
+checked with onnx.checker, then run once and compared with the reference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipref.engine import ReferenceEngine
+from clipref.errors import BackendError, InputError
+from clipref.hub import locate
+from clipref.kernels.onnx import Record, build, record_image, record_text
+from clipref.weights import Checkpoint
+
+from .folder import new_folder
+from .stored import Array
+
+# A protobuf can't be larger; the nine published models stay below it.
+MAX_BYTES = 2**31 - 1
+# Of the root mean square; float32 towers err about 1e-5 at most, a wrong one by thousands of times as much.
+MAX_ERROR = 1e-3
+
+
+def export_onnx(path: str | Path, out: str | Path, ids: str = "int32") -> Iterator[tuple[str, float]]:
+    """Write the folder `out`; yields each file's name and how far it is from the reference, relative to the RMS.
+
+    Raises InputError if `out` exists, BackendError if a tower is over 2 GiB or a file fails its check.
+    """
+    if ids not in ("int32", "int64"):
+        raise InputError(f"ids is {ids!r}; expected 'int32' or 'int64'.")
+    place, known = locate(path)
+    checkpoint = Checkpoint(place, known)
+    config = checkpoint.config
+    reference = ReferenceEngine(checkpoint, "float32")
+    side, text = config.vision.resolution, config.text
+    pixels = np.random.Generator(np.random.PCG64(0)).uniform(-1.8, 2.1, (2, 3, side, side)).astype(np.float32)
+    tokens = np.zeros((2, text.context_length), ids)
+    tokens[:, 0] = text.vocab_size - 2
+    tokens[0, 1], tokens[1, 1:] = text.vocab_size - 1, 7  # as short and as long as texts can be
+    tokens[1, -1] = text.vocab_size - 1
+    with new_folder(out) as folder:
+        notes = {"config": json.dumps(config.to_dict()), "logit_scale": repr(checkpoint.logit_scale)}
+        write(folder / "visual.onnx", record_image(config, checkpoint.visual("float32")), notes)
+        yield "visual.onnx", check(folder / "visual.onnx", pixels, reference.encode_image(pixels))
+        write(folder / "textual.onnx", record_text(config, checkpoint.text("float32")), notes, ids)
+        yield "textual.onnx", check(folder / "textual.onnx", tokens, reference.encode_text(tokens))
+
+
+def write(path: Path, record: Record, notes: dict[str, str], ids: str = "int64") -> None:
+    """One tower with its weights in the file. Raises BackendError if that is more than a protobuf can hold."""
+    from onnx import helper, numpy_helper
+
+    model, weights = build(record, path.stem, ids)
+    size = sum(value.nbytes for value in weights.values()) + len(model.SerializeToString())
+    if size > MAX_BYTES:
+        raise BackendError(f"{path.name} would be {size} bytes; a single ONNX file holds at most {MAX_BYTES}.")
+    for initializer in model.graph.initializer:
+        if initializer.name in weights:
+            initializer.CopyFrom(numpy_helper.from_array(weights.pop(initializer.name), initializer.name))
+    helper.set_model_props(model, notes)
+    path.write_bytes(model.SerializeToString())
+
+
+def check(path: Path, given: Array, expected: Array) -> float:
+    """Raise BackendError unless the file is sound and computes what the reference does; returns how far it is off."""
+    import onnx
+    import onnxruntime as ort
+
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+        session: Any = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        (found,) = session.run(None, {session.get_inputs()[0].name: given})
+    except (onnx.checker.ValidationError, RuntimeError) as error:
+        raise BackendError(f"{path.name} is not sound: {error}") from error
+    if found.shape != expected.shape:
+        raise BackendError(f"{path.name} gives {found.shape}, expected {expected.shape}.")
+    error_ = float(np.abs(found - expected).max() / np.sqrt(np.square(expected).mean()))
+    if not error_ <= MAX_ERROR:
+        raise BackendError(f"{path.name} is {error_:.2g} of the RMS off the reference; at most {MAX_ERROR} is right.")
+    return error_
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own arguments."""
+    parser.add_argument("path", metavar="PATH", help="id, folder or file of a model")
+    parser.add_argument("out", type=Path, metavar="OUT", help="the folder to make")
+    parser.add_argument("--ids", choices=("int32", "int64"), default="int32", help="type of the token ids (int32)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Export, and print each file's error."""
+    for name, error in export_onnx(args.path, args.out, args.ids):
+        print(f"{args.out / name}  checked; {error:.1e} of the RMS off the reference")
