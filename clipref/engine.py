@@ -42,6 +42,13 @@ class Engine(Protocol):
         """Token ids [N, T] int -> embeddings [N, E], not normalised."""
 
 
+class TreeEngine(Engine, Protocol):
+    """An engine that can share what texts have in common. `CLIP.embed_text` makes use of it where it is there."""
+
+    def encode_tree(self, ids: Array, positions: Array, visible: Array, ends: Array) -> Array:
+        """Trees of tokens -> embeddings [N, S, E]; see text_transformer.encode_tree."""
+
+
 class NumpyEngine:
     """The towers, run with numpy arrays and a set of operations. A tower's weights are read when it is first used."""
 
@@ -64,6 +71,11 @@ class NumpyEngine:
         """Token ids [N, T] -> embeddings [N, E]."""
         return _array(text_transformer.encode_text(self.ops, ids, self.config.text, tap, **self._text()))
 
+    def encode_tree(self, ids: Array, positions: Array, visible: Array, ends: Array, tap: Tap = no_tap) -> Array:
+        """Trees of tokens -> embeddings [N, S, E]; see text_transformer.encode_tree."""
+        encode = text_transformer.encode_tree
+        return _array(encode(self.ops, ids, positions, visible, ends, self.config.text, tap, **self._text()))
+
 
 class ReferenceEngine(NumpyEngine):
     """One item at a time, so that the bits of an embedding don't depend on what else is in the batch.
@@ -80,6 +92,11 @@ class ReferenceEngine(NumpyEngine):
         """Token ids [N, T] -> embeddings [N, E]."""
         encode = super().encode_text
         return np.concatenate([encode(ids[i : i + 1], tap) for i in range(len(ids))])
+
+    def encode_tree(self, ids: Array, positions: Array, visible: Array, ends: Array, tap: Tap = no_tap) -> Array:
+        """Each text by itself: the tokens that its end may see."""
+        texts = [[row[seen[end]] for end in tree] for row, seen, tree in zip(ids, visible, ends, strict=True)]
+        return np.stack([np.concatenate([self.encode_text(text[None], tap) for text in tree]) for tree in texts])
 
 
 def _array(x: Any) -> Array:

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +26,18 @@ from .hub import locate
 from .ops import softmax
 from .preprocessing import preprocess
 from .tokenizer import Tokenizer
+from .trees import plant
 from .weights import Checkpoint, DType
 
 Array: TypeAlias = NDArray[Any]
+T = TypeVar("T")
 Kind: TypeAlias = Literal["image", "text"]
 Cosines: TypeAlias = list[float] | dict[str, float]
+
+# Embeddings of texts that a model keeps: at 1024 float32 each, 16 MB.
+REMEMBERED_TEXTS = 4096
+# Texts in a call of an engine that knows no trees.
+TEXT_BATCH = 64
 
 
 class AutoModel:
@@ -71,6 +79,8 @@ class CLIP:
         self._tokenizer = once(
             lambda: Tokenizer.default() if checkpoint.merges is None else Tokenizer.from_file(checkpoint.merges)
         )
+        self._embedded: dict[tuple[int, ...], Array] = {}
+        self._lock = threading.Lock()
         # For trace; shares no memory with another engine, but takes none until it is used.
         self._reference = (
             self.engine if isinstance(self.engine, ReferenceEngine) else ReferenceEngine(checkpoint, dtype)
@@ -161,12 +171,11 @@ class CLIP:
             except ClipError as error:
                 raise type(error)(f"image {i}: {error}") from error
 
-    def embed_text(
-        self, text: str | Iterable[str], *, normalize: bool = False, truncate: bool = False, batch_size: int = 256
-    ) -> Array:
+    def embed_text(self, text: str | Iterable[str], *, normalize: bool = False, truncate: bool = False) -> Array:
         """One text -> [1, E]; several -> [N, E].
 
-        Raises TextError if a text is empty, or longer than the context and not to be truncated.
+        A text that was there before is not computed again; what texts begin with in common is computed once, unless the
+        reference computes it. Raises TextError if a text is empty, or longer than the context and not to be truncated.
         """
         ids = self.tokenize(text, truncate)
         empty = np.flatnonzero(ids[:, 1] == self.config.text.vocab_size - 1)
@@ -175,8 +184,37 @@ class CLIP:
                 f"text {empty[0]} is empty, and an empty text has no meaning to embed; "
                 f"encode_text(tokenize('')) gives its vector nevertheless."
             )
-        batches = [self.engine.encode_text(ids[i : i + batch_size]) for i in range(0, len(ids), batch_size)]
-        return _finish(np.concatenate(batches), normalize)
+        ends = ids.argmax(axis=1)
+        return _finish(
+            self._encode_texts([tuple(row[: end + 1]) for row, end in zip(ids.tolist(), ends, strict=True)]), normalize
+        )
+
+    def _encode_texts(self, texts: list[tuple[int, ...]]) -> Array:
+        """Embeddings [N, E] of rows of token ids, each computed once; the last ones are remembered."""
+        with self._lock:
+            known = {text: self._embedded[text] for text in set(texts) if text in self._embedded}
+        missing = list({text: None for text in texts if text not in known})
+        for rows, embeddings in self._computed(missing):
+            known |= {missing[i]: embedding for i, embedding in zip(rows, embeddings, strict=True)}
+        with self._lock:
+            for text in missing:
+                self._embedded[text] = known[text]
+            while len(self._embedded) > REMEMBERED_TEXTS:
+                self._embedded.pop(next(iter(self._embedded)))
+        return np.stack([known[text] for text in texts])
+
+    def _computed(self, texts: list[tuple[int, ...]]) -> Iterator[tuple[list[int], Array]]:
+        """Which texts, and their embeddings, some at a time: as trees if the engine has them, else by length."""
+        if hasattr(self.engine, "encode_tree"):
+            for tree in plant(texts):
+                yield tree.texts, self.engine.encode_tree(tree.ids, tree.positions, tree.visible, tree.ends)[0]
+            return
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        for rows in _batches(order, TEXT_BATCH):
+            ids = np.zeros((len(rows), len(texts[rows[-1]])), np.int64)
+            for row, i in zip(ids, rows, strict=True):
+                row[: len(texts[i])] = texts[i]
+            yield rows, self.engine.encode_text(ids)
 
     def compare(
         self,
@@ -297,7 +335,7 @@ def _finish(embeddings: Array, normalize: bool) -> Array:
     return unit
 
 
-def _batches(items: Iterable[Array], size: int) -> Iterator[list[Array]]:
+def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch

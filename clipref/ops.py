@@ -61,15 +61,14 @@ def softmax(x: Array) -> Array:
     return y
 
 
-def attention(q: Array, k: Array, v: Array, last: Array | None = None) -> Array:
+def attention(q: Array, k: Array, v: Array, visible: Array | None = None) -> Array:
     """Scaled dot-product attention (https://arxiv.org/abs/1706.03762, 3.2.1): q [N, H, Q, D], k and v [N, H, K, D].
 
-    `last` [Q] or [N, Q] holds the last position that each query may see; None lets it see all.
+    `visible` [N, Q, K] bool says which positions each query may see, at least one; None lets it see all.
     """
     scores = (q * q.shape[-1] ** -0.5) @ k.swapaxes(-1, -2)  # [N, H, Q, K]
-    if last is not None:
-        hidden = np.arange(k.shape[-2]) > last[..., None]  # [Q, K] or [N, Q, K]
-        scores = np.where(hidden if last.ndim == 1 else hidden[:, None], -np.inf, scores)
+    if visible is not None:
+        scores = np.where(visible[:, None], scores, -np.inf)
     y: Array = softmax(scores) @ v
     return y
 
@@ -135,10 +134,11 @@ def find_end_of_text(ids: Array) -> tuple[Array, Array]:
 
 
 def causal(ids: Array) -> Array:
-    """The last position that each of the L columns of ids [N, L] may see: its own. [L]"""
-    return np.arange(ids.shape[1])
+    """What each of the L columns of ids [N, L] may see: itself and those before. [N, L, L] bool"""
+    n, length = ids.shape
+    return np.broadcast_to(np.tri(length, dtype=bool), (n, length, length))
 
 
 def take(x: Array, positions: Array) -> Array:
-    """x [N, L, W], positions [N, 1] -> [N, 1, W]: one position of each item."""
+    """x [N, L, W], positions [N, S] -> [N, S, W]: some positions of each item."""
     return np.take_along_axis(x, positions[:, :, None], axis=1)

@@ -48,7 +48,7 @@ def merge_heads(x: Array) -> Array:
 
 
 def multi_head_attention(
-    ops: Ops, x: Array, queries: Array, heads: int, last: Array | None,
+    ops: Ops, x: Array, queries: Array, heads: int, visible: Array | None,
     *, in_proj_weight: Array, in_proj_bias: Array, out_proj: Params,
 ) -> Array:  # fmt: skip
     """Multi-head attention of queries [N, Q, W] to x [N, L, W], which may be the same array."""
@@ -61,7 +61,7 @@ def multi_head_attention(
         kv = ops.linear(x, in_proj_weight[width:], in_proj_bias[width:])  # [N, L, 2W]
         k, v = kv[:, :, :width], kv[:, :, width:]
     q, k, v = (split_heads(y, heads) for y in (q, k, v))  # 3 x [N, H, L, D]
-    y = merge_heads(ops.attention(q, k, v, last))  # [N, Q, W]
+    y = merge_heads(ops.attention(q, k, v, visible))  # [N, Q, W]
     return ops.linear(y, **out_proj)
 
 
@@ -71,25 +71,29 @@ def feed_forward(ops: Ops, x: Array, activation: Activation, *, c_fc: Params, c_
 
 
 def resblock(
-    ops: Ops, x: Array, config: BlockConfig, last: Array | None, pool: Callable[[Array], Array] | None,
+    ops: Ops, x: Array, config: BlockConfig, visible: Array | None, pool: Callable[[Array], Array] | None,
     tap: Tap, name: str, *, ln_1: Params, attn: Params, ln_2: Params, mlp: Params,
 ) -> Array:  # fmt: skip
-    """One block: x [N, L, W] -> [N, L, W], or [N, 1, W] if `pool` picks one position of each item."""
+    """One block: x [N, L, W] -> [N, L, W], or [N, S, W] if `pool` picks S positions of each item.
+
+    `visible` is that of ops.attention, for the positions that are computed.
+    """
     y = tap(f"{name}.ln_1", ops.layer_norm(x, **ln_1))
     queries = y if pool is None else pool(y)
     x = x if pool is None else pool(x)
-    x = x + tap(f"{name}.attn", multi_head_attention(ops, y, queries, config.heads, last, **attn))
+    x = x + tap(f"{name}.attn", multi_head_attention(ops, y, queries, config.heads, visible, **attn))
     y = tap(f"{name}.ln_2", ops.layer_norm(x, **ln_2))
     x = x + tap(f"{name}.mlp", feed_forward(ops, y, config.activation, **mlp))
     return tap(name, x)
 
 
 def residual_blocks(
-    ops: Ops, x: Array, config: BlockConfig, last: Array | None, pool: Callable[[Array], Array],
-    pooled_last: Array | None, tap: Tap, name: str, *, resblocks: Sequence[Params],
+    ops: Ops, x: Array, config: BlockConfig, visible: Array | None, pool: Callable[[Array], Array], tap: Tap, name: str,
+    *, resblocks: Sequence[Params],
 ) -> Array:  # fmt: skip
-    """All blocks: x [N, L, W] -> [N, 1, W], the position that `pool` picks. `last` as in ops.attention."""
+    """All blocks: x [N, L, W], visible [N, L, L] as in ops.attention -> [N, S, W], the positions that `pool` picks."""
     for i, block in enumerate(resblocks[:-1]):
-        x = resblock(ops, x, config, last, None, tap, f"{name}.resblocks.{i}", **block)
+        x = resblock(ops, x, config, visible, None, tap, f"{name}.resblocks.{i}", **block)
+    visible = None if visible is None else pool(visible)  # [N, S, L]
     i = len(resblocks) - 1
-    return resblock(ops, x, config, pooled_last, pool, tap, f"{name}.resblocks.{i}", **resblocks[-1])
+    return resblock(ops, x, config, visible, pool, tap, f"{name}.resblocks.{i}", **resblocks[-1])

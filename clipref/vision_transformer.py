@@ -34,6 +34,6 @@ def encode_image(
     x = ops.prepend_token(x, class_embedding)  # [N, L, W]
     x = ops.add_positions(x, positional_embedding)
     x = tap("visual.ln_pre", ops.layer_norm(x, **ln_pre))
-    x = residual_blocks(ops, x, config, None, class_token, None, tap, "visual.transformer", **transformer)  # [N, 1, W]
+    x = residual_blocks(ops, x, config, None, class_token, tap, "visual.transformer", **transformer)  # [N, 1, W]
     x = tap("visual.ln_post", ops.layer_norm(x[:, 0], **ln_post))  # [N, W]
     return tap("visual", x @ proj)  # [N, E]

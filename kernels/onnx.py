@@ -14,16 +14,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipref import resnet, text_transformer, vision_transformer
+from clipref import ops, resnet, text_transformer, vision_transformer
 from clipref.config import ClipConfig, ResNetConfig
 from clipref.engine import once
 from clipref.errors import BackendError
-from clipref.transformer import no_tap
+from clipref.transformer import Tap, no_tap
 from clipref.weights import Checkpoint, DType
 
 Array: TypeAlias = NDArray[Any]
@@ -38,7 +38,13 @@ class Graph:
 
     nodes: list[Any] = field(default_factory=list)
     constants: dict[str, Array] = field(default_factory=dict)
+    inputs: dict[str, tuple[np.dtype[Any], tuple[Dim, ...]]] = field(default_factory=dict)
     _named: dict[int, tuple[str, Array]] = field(default_factory=dict)
+
+    def input(self, name: str, dtype: str, shape: Sequence[Dim]) -> Symbol:
+        """An array that is given when the graph runs."""
+        self.inputs[name] = np.dtype(dtype), tuple(shape)
+        return Symbol(self, name, tuple(shape))
 
     def constant(self, value: Array) -> str:
         """The name of a constant, the same for the same array."""
@@ -139,18 +145,15 @@ class RecordingOps:
     def relu(self, x: Symbol) -> Symbol:
         return x.graph.emit("Relu", [x], x.shape)
 
-    def attention(self, q: Symbol, k: Symbol, v: Symbol, last: Symbol | Array | None = None) -> Symbol:
+    def attention(self, q: Symbol, k: Symbol, v: Symbol, visible: Symbol | Array | None = None) -> Symbol:
         emit = q.graph.emit
         n, heads, queries, channels = q.shape
         keys = k.shape[2]
         assert isinstance(channels, int)
         scaled = emit("Mul", [q, np.float32(channels**-0.5)], q.shape)
         scores = emit("MatMul", [scaled, k.swapaxes(2, 3)], (n, heads, queries, keys))
-        if last is not None:
-            positions = count(k, axis=2)  # [K]
-            axes = [1] if len(last.shape) == 1 else [1, 3]  # [Q, 1], or [N, 1, Q, 1]
-            last = emit("Unsqueeze", [last, np.array(axes, np.int64)], (*last.shape, 1))
-            visible = emit("LessOrEqual", [positions, last], (queries, keys))
+        if visible is not None:
+            visible = emit("Unsqueeze", [visible, np.array([1], np.int64)], (n, 1, queries, keys))
             scores = emit("Where", [visible, scores, np.float32(-np.inf)], scores.shape)
         weights = emit("Softmax", [scores], scores.shape, axis=-1)
         return emit("MatMul", [weights, v], (n, heads, queries, v.shape[3]))
@@ -206,13 +209,20 @@ class RecordingOps:
         zero, one = np.array([0], np.int64), np.array([1], np.int64)
         return emit("Slice", [ids, zero, length, one], (ids.shape[0], "length")), end
 
-    def causal(self, ids: Symbol) -> Symbol | Array:
-        return count(ids, axis=1)
+    def causal(self, ids: Symbol) -> Symbol:
+        emit = ids.graph.emit
+        n, length = ids.shape
+        size = emit("Shape", [ids], (2,))
+        square = emit("Concat", [size, emit("Shape", [ids], (1,), start=1, end=2)], (3,), axis=0)
+        columns = count(ids, axis=1)  # [L]
+        rows = emit("Unsqueeze", [columns, np.array([1], np.int64)], (length, 1))
+        seen = emit("LessOrEqual", [columns, rows], (length, length))
+        return emit("Expand", [seen, square], (n, length, length))
 
     def take(self, x: Symbol, positions: Symbol) -> Symbol:
-        n, _, width = x.shape
-        indices = x.graph.emit("Unsqueeze", [positions, np.array([2], np.int64)], (n, 1, 1))
-        return x.graph.emit("GatherND", [x, indices], (n, 1, width), batch_dims=1)
+        n, chosen = positions.shape
+        indices = x.graph.emit("Unsqueeze", [positions, np.array([2], np.int64)], (n, chosen, 1))
+        return x.graph.emit("GatherND", [x, indices], (n, chosen, x.shape[2]), batch_dims=1)
 
 
 def count(x: Symbol, axis: int) -> Symbol | Array:
@@ -225,45 +235,67 @@ def count(x: Symbol, axis: int) -> Symbol | Array:
     return emit("Range", [np.array(0, np.int64), length, np.array(1, np.int64)], (x.shape[axis],))
 
 
-Record: TypeAlias = Callable[[Graph], "tuple[Symbol, Symbol]"]  # the input and the output of what was recorded
+Record: TypeAlias = Callable[[Graph, Tap], Symbol]  # puts a tower into a graph; returns the embeddings
 
 
 def record_image(config: ClipConfig, params: Mapping[str, Any]) -> Record:
-    """Records the image tower: pixels [batch, 3, R, R] -> embeddings [batch, E]."""
+    """Records the image tower: `pixels` [batch, 3, R, R] float32 -> [batch, E]."""
     vision = config.vision
 
-    def record(graph: Graph) -> tuple[Symbol, Symbol]:
-        pixels = Symbol(graph, "pixels", ("batch", 3, vision.resolution, vision.resolution))
+    def record(graph: Graph, tap: Tap) -> Symbol:
+        pixels = graph.input("pixels", "float32", ("batch", 3, vision.resolution, vision.resolution))
         if isinstance(vision, ResNetConfig):
-            return pixels, resnet.encode_image(RecordingOps(), pixels, vision, no_tap, **params)
-        return pixels, vision_transformer.encode_image(RecordingOps(), pixels, vision, no_tap, **params)
+            return cast(Symbol, resnet.encode_image(RecordingOps(), pixels, vision, tap, **params))
+        return cast(Symbol, vision_transformer.encode_image(RecordingOps(), pixels, vision, tap, **params))
 
     return record
 
 
-def record_text(config: ClipConfig, params: Mapping[str, Any]) -> Record:
-    """Records the text tower: ids [batch, columns] int64 -> embeddings [batch, E]."""
+def record_text(config: ClipConfig, params: Mapping[str, Any], dtype: str = "int64") -> Record:
+    """Records the text tower: `ids` [batch, columns] of a dtype -> [batch, E]."""
 
-    def record(graph: Graph) -> tuple[Symbol, Symbol]:
-        ids = Symbol(graph, "ids", ("batch", "columns"))
-        return ids, text_transformer.encode_text(RecordingOps(), ids, config.text, no_tap, **params)
+    def record(graph: Graph, tap: Tap) -> Symbol:
+        ids = graph.input("ids", dtype, ("batch", "columns"))
+        if dtype != "int64":  # in which the operations count
+            ids = graph.emit("Cast", [ids], ids.shape, to=7)  # TensorProto.INT64
+        return cast(Symbol, text_transformer.encode_text(RecordingOps(), ids, config.text, tap, **params))
 
     return record
 
 
-def build(record: Record, name: str, ids: str = "int64") -> tuple[Any, dict[str, Array]]:
-    """An ONNX model whose large weights are outside of it, and those weights by name; `ids` is the dtype of ids."""
+def record_tree(config: ClipConfig, params: Mapping[str, Any]) -> Record:
+    """Records the text tower for trees of tokens, with the inputs of text_transformer.encode_tree -> [batch, S, E]."""
+
+    def record(graph: Graph, tap: Tap) -> Symbol:
+        tokens = ("batch", "length")
+        ids, positions = (graph.input(name, "int64", tokens) for name in ("ids", "positions"))
+        visible = graph.input("visible", "bool", (*tokens, "length"))
+        ends = graph.input("ends", "int64", ("batch", "texts"))
+        encode = text_transformer.encode_tree
+        return cast(Symbol, encode(RecordingOps(), ids, positions, visible, ends, config.text, tap, **params))
+
+    return record
+
+
+def build(record: Record, name: str, taps: bool = False) -> tuple[Any, dict[str, Array]]:
+    """An ONNX model whose large weights are outside of it, and those weights by name.
+
+    Its output is `embeddings`, and with `taps` each named activation besides.
+    """
     from onnx import TensorProto, helper, numpy_helper
 
-    graph = Graph()
-    source, result = record(graph)
-    output = graph.emit("Identity", [result], result.shape)
-    graph.nodes[-1].output[0] = "embeddings"
-    kind = helper.np_dtype_to_tensor_dtype(np.dtype(ids)) if source.name == "ids" else TensorProto.FLOAT
-    if ids != "int64" and source.name == "ids":  # the graph counts in int64, whatever it is given
-        graph.nodes.insert(0, helper.make_node("Cast", ["ids"], ["ids int64"], name="Cast_ids", to=TensorProto.INT64))
-        for node in graph.nodes[1:]:
-            node.input[:] = ["ids int64" if key == "ids" else key for key in node.input]
+    def value_info(name: str, dtype: np.dtype[Any], shape: Sequence[Dim]) -> Any:
+        return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(dtype), shape)
+
+    graph, outputs = Graph(), []
+
+    def output(name: str, x: Symbol) -> Symbol:
+        graph.emit("Identity", [x], x.shape)
+        graph.nodes[-1].output[0] = name
+        outputs.append(value_info(name, np.dtype(np.float32), x.shape))
+        return x
+
+    output("embeddings", record(graph, output if taps else no_tap))
     initializers, outside = [], {}
     for key, value in graph.constants.items():
         if value.nbytes < 1024:  # shapes and scalars, which the optimiser wants to see
@@ -274,14 +306,9 @@ def build(record: Record, name: str, ids: str = "int64") -> tuple[Any, dict[str,
         tensor.external_data.add(key="location", value="in memory")
         initializers.append(tensor)
         outside[key] = value
+    inputs = [value_info(key, dtype, shape) for key, (dtype, shape) in graph.inputs.items()]
     model = helper.make_model(
-        helper.make_graph(
-            graph.nodes,
-            name,
-            [helper.make_tensor_value_info(source.name, kind, source.shape)],
-            [helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, output.shape)],
-            initializers,
-        ),
+        helper.make_graph(graph.nodes, name, inputs, outputs, initializers),
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=10,
         producer_name="clipref",
@@ -304,35 +331,67 @@ def available_threads() -> int:
 
 
 class OnnxEngine:
-    """Two ONNX Runtime sessions, each made when its tower is first used."""
+    """ONNX Runtime sessions, one a tower, each made when its tower is first used."""
 
     def __init__(self, checkpoint: Checkpoint, threads: int | None, providers: Sequence[Any]) -> None:
         config = checkpoint.config
 
-        def visual() -> Any:
-            return session(record_image(config, checkpoint.visual("float32")), "visual", threads, providers)
+        def lazily(record: Callable[[], Record], name: str, taps: bool = False) -> Callable[[], Any]:
+            return once(lambda: session(record(), name, threads, providers, taps))
 
-        def text() -> Any:
-            return session(record_text(config, checkpoint.text("float32")), "textual", threads, providers)
+        def visual() -> Record:
+            return record_image(config, checkpoint.visual("float32"))
 
-        self._visual, self._text = once(visual), once(text)
+        def text() -> Record:
+            return record_tree(config, checkpoint.text("float32"))
+
+        self._visual, self._text = lazily(visual, "visual"), lazily(text, "textual")
+        self._traced_visual = lazily(visual, "visual, traced", taps=True)
+        self._traced_text = lazily(text, "textual, traced", taps=True)
 
     def encode_image(self, pixels: Array) -> Array:
         """Preprocessed pixels [N, 3, R, R] float32 -> embeddings [N, E] float32."""
-        embeddings: Array = self._visual().run(None, {"pixels": np.ascontiguousarray(pixels)})[0]
-        return embeddings
+        return _run(self._visual(), _image_inputs(pixels))["embeddings"]
 
     def encode_text(self, ids: Array) -> Array:
         """Token ids [N, T] -> embeddings [N, E] float32."""
-        embeddings: Array = self._text().run(None, {"ids": ids.astype(np.int64)})[0]
-        return embeddings
+        return _run(self._text(), _text_inputs(ids))["embeddings"][:, 0]
+
+    def encode_tree(self, ids: Array, positions: Array, visible: Array, ends: Array) -> Array:
+        """Trees of tokens, as text_transformer.encode_tree has them -> embeddings [N, S, E] float32."""
+        return _run(self._text(), {"ids": ids, "positions": positions, "visible": visible, "ends": ends})["embeddings"]
+
+    def trace_image(self, pixels: Array) -> dict[str, Array]:
+        """Every named activation of the image tower, and `embeddings`. Takes a session, and its weights, of its own."""
+        return _run(self._traced_visual(), _image_inputs(pixels))
+
+    def trace_text(self, ids: Array) -> dict[str, Array]:
+        """Every named activation of the text tower, and `embeddings` [N, 1, E], from a session of its own."""
+        return _run(self._traced_text(), _text_inputs(ids))
 
 
-def session(record: Record, name: str, threads: int | None, providers: Sequence[Any]) -> Any:
-    """An ONNX Runtime session of what was recorded."""
+def _image_inputs(pixels: Array) -> dict[str, Array]:
+    return {"pixels": pixels}
+
+
+def _text_inputs(ids: Array) -> dict[str, Array]:
+    """Texts as trees of one each."""
+    ids, end = ops.find_end_of_text(ids.astype(np.int64))
+    positions = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
+    return {"ids": ids, "positions": positions, "visible": ops.causal(ids), "ends": end}
+
+
+def _run(session: Any, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    names = [output.name for output in session.get_outputs()]
+    given = {name: np.ascontiguousarray(value) for name, value in inputs.items()}
+    return dict(zip(names, session.run(names, given), strict=True))
+
+
+def session(record: Record, name: str, threads: int | None, providers: Sequence[Any], taps: bool = False) -> Any:
+    """An ONNX Runtime session of what is recorded."""
     import onnxruntime as ort
 
-    model, weights = build(record, name)
+    model, weights = build(record, name, taps)
     ort.disable_telemetry_events()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or available_threads()

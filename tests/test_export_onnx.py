@@ -74,8 +74,8 @@ def test_a_wrong_file_is_not_left_behind(
     checkpoint, _ = exported
     text = module.record_text
 
-    def swapped(config, params):  # type: ignore[no-untyped-def]
-        return text(config, {**params, "text_projection": params["text_projection"][::-1]})
+    def swapped(config, params, ids):  # type: ignore[no-untyped-def]
+        return text(config, {**params, "text_projection": params["text_projection"][::-1]}, ids)
 
     monkeypatch.setattr(module, "record_text", swapped)
     with pytest.raises(BackendError, match=r"textual\.onnx is .* of the RMS off the reference"):

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, load_file, save
 
-from clipref import AutoModel, InputError, ModelNotFound, WeightsError, hub
+from clipref import AutoModel, ConfigError, InputError, ModelNotFound, WeightsError, hub
 from clipref.config import PUBLISHED
 from clipref.weights_tools import download, synthetic
 
+from . import cases
 from .conftest import MERGES, TINY, make_tiny
 from .layouts import as_open_clip, as_transformers
 
@@ -273,6 +274,13 @@ def test_a_path_of_another_layout_is_converted_once(
     assert np.array_equal(ours, theirs)
     (folder / "merges.txt").write_text(MERGES.replace("0.2", "0.2 again"))
     assert hub.locate(folder)[0] != first
+
+
+def test_a_torch_file_that_leaves_a_doubt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLIPREF_HOME", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"say --vision-heads.*Convert it: clipref convert .*vit\.pt FOLDER"):
+        hub.locate(cases.GOLDEN / "torch" / "vit.pt")
+    assert not list(tmp_path.iterdir())
 
 
 def test_openais_file_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from clipref import AutoModel, BackendError, ops
+from clipref.engine import ReferenceEngine
 from clipref.kernels import onnx as kernels
 from clipref.kernels.onnx import Graph, RecordingOps, Symbol
 from clipref.weights import Checkpoint
@@ -146,9 +147,11 @@ def run_operation(name: str, arguments: list[object], operations: RecordingOps) 
 
 def test_graph_is_standard_and_dynamic(tiny: Path) -> None:
     checkpoint = Checkpoint(tiny)
+    visual, text = checkpoint.visual("float32"), checkpoint.text("float32")
     for record in (
-        kernels.record_image(checkpoint.config, checkpoint.visual("float32")),
-        kernels.record_text(checkpoint.config, checkpoint.text("float32")),
+        kernels.record_image(checkpoint.config, visual),
+        kernels.record_text(checkpoint.config, text),
+        kernels.record_tree(checkpoint.config, text),
     ):
         model, weights = kernels.build(record, "tower")
         assert {node.domain for node in model.graph.node} == {""} and weights
@@ -156,13 +159,32 @@ def test_graph_is_standard_and_dynamic(tiny: Path) -> None:
         assert shape.dim[0].dim_param == "batch" and shape.dim[0].dim_value == 0
 
 
+def test_taps_are_those_of_the_reference(tiny: Path) -> None:
+    fast, exact = (AutoModel.from_pretrained(tiny, backend=b).engine for b in ("onnx", "reference"))
+    assert isinstance(fast, kernels.OnnxEngine) and isinstance(exact, ReferenceEngine)
+    config = exact.config
+    batch, ids = pixels(1, config.vision.resolution), np.array([[8, 9, 30, config.text.vocab_size - 1, 0, 0]])
+    for method, given in (("image", batch), ("text", ids)):
+        seen: dict[str, np.ndarray] = {}
+
+        def tap(name: str, x: np.ndarray, seen: dict[str, np.ndarray] = seen) -> np.ndarray:
+            seen[name] = x
+            return x
+
+        getattr(exact, f"encode_{method}")(given, tap)
+        found = getattr(fast, f"trace_{method}")(given)
+        assert found.keys() - {"embeddings"} == seen.keys()
+        for name in seen:
+            assert_close(found[name], seen[name], "onnx")
+
+
 def test_towers_are_built_when_used(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[str] = []
     session = kernels.session
 
-    def watched(record, name, threads, providers):  # type: ignore[no-untyped-def]
+    def watched(record, name, *rest):  # type: ignore[no-untyped-def]
         built.append(name)
-        return session(record, name, threads, providers)
+        return session(record, name, *rest)
 
     monkeypatch.setattr(kernels, "session", watched)
     model = AutoModel.from_pretrained(tiny, backend="onnx")

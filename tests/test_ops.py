@@ -40,11 +40,11 @@ def layer_norm(x: Array, weight: Array, bias: Array) -> Array:
     return filled(x.shape, value)
 
 
-def attention(q: Array, k: Array, v: Array, last: Array) -> Array:
+def attention(q: Array, k: Array, v: Array, visible: Array) -> Array:
     def value(n: int, h: int, i: int, d: int) -> float:
-        seen = int(last[n, i]) + 1
-        weights = [math.exp(math.fsum(q[n, h, i] * k[n, h, j]) / math.sqrt(q.shape[3])) for j in range(seen)]
-        return math.fsum(w * v[n, h, j, d] for j, w in enumerate(weights)) / math.fsum(weights)
+        seen = np.flatnonzero(visible[n, i])
+        weights = [math.exp(math.fsum(q[n, h, i] * k[n, h, j]) / math.sqrt(q.shape[3])) for j in seen]
+        return math.fsum(w * v[n, h, j, d] for j, w in zip(seen, weights, strict=True)) / math.fsum(weights)
 
     return filled(q.shape, value)
 
@@ -82,13 +82,14 @@ def each(function: Callable[[float], float]) -> Callable[[Array], Array]:
     return lambda x: filled(x.shape, lambda *index: function(float(x[index])))
 
 
+VISIBLE = (GENERATOR.random((2, 4, 4)) < 0.5) | np.eye(4, dtype=bool)
 CASES: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "linear": (linear, (normal(3, 4, 5), normal(6, 5), normal(6))),
     "layer_norm": (layer_norm, (normal(3, 7) * 0.01 + 0.02, normal(7), normal(7))),
     "quick_gelu": (each(lambda v: v / (1 + math.exp(-1.702 * v))), (normal(3, 50) * 4,)),
     "gelu": (each(lambda v: v / 2 * math.erfc(-v / math.sqrt(2))), (normal(3, 50) * 2,)),
     "relu": (each(lambda v: max(v, 0.0)), (normal(3, 50),)),
-    "attention": (attention, (*(normal(2, 3, 4, 5) for _ in range(3)), np.array([[0, 3, 1, 2], [2, 2, 0, 3]]))),
+    "attention": (attention, (*(normal(2, 3, 4, 5) for _ in range(3)), VISIBLE)),
     "conv2d": (conv2d, (normal(2, 3, 7, 8), normal(4, 3, 3, 3), 2, 1)),
     "batch_norm": (batch_norm, (normal(2, 3, 4, 5), normal(3), normal(3), normal(3), normal(3) ** 2 * 1e-4)),
     "avg_pool": (avg_pool, (normal(2, 3, 5, 8), 2)),
@@ -116,7 +117,7 @@ MORE: dict[str, tuple[Any, ...]] = {
     "prepend_token": (normal(2, 3, 4), normal(4)),
     "add_positions": (normal(2, 3, 4), normal(5, 4)),
     "embed": (np.array([[1, 4], [0, 2]]), normal(5, 4)),
-    "take": (normal(2, 3, 4), np.array([[2], [0]])),
+    "take": (normal(2, 3, 4), np.array([[2, 1], [0, 0]])),
 }
 
 
@@ -157,7 +158,7 @@ def test_positions() -> None:
     x = np.zeros((2, 3, 4))
     table = normal(5, 4)
     assert (ops.add_positions(x, table) == table[:3]).all()
-    assert ops.causal(np.zeros((2, 3), int)).tolist() == [0, 1, 2]
+    assert ops.causal(np.zeros((2, 3), int)).tolist() == [[[1, 0, 0], [1, 1, 0], [1, 1, 1]]] * 2
     x = normal(2, 3, 4)
     assert (ops.take(x, np.array([[2], [0]])) == np.stack([x[:1, 2], x[1:, 0]])).all()
     assert (ops.prepend_token(x, table[0])[:, 0] == table[0]).all()

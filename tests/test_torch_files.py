@@ -166,6 +166,14 @@ def twice() -> bytes:
     return buffer.getvalue()
 
 
+def doubling(depth: int) -> bytes:
+    """Modules each of which holds the next one twice: few bytes, 2 ** depth paths."""
+    module = glob("__torch__", "M") + b")\x81"
+    if not depth:
+        return module + b"}" + dump("w") + dump(tensor()) + b"sb"
+    return module + b"}(" + dump("a") + doubling(depth - 1) + b"q%c" % depth + dump("b") + b"h%c" % depth + b"ub"
+
+
 def nested_tuples(depth: int) -> bytes:
     return b")" + b"\x85" * depth
 
@@ -231,6 +239,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: archive(b"\x80\x02" + glob("__torch__", "M") + b")\x81q\x00}" + dump("m") + b"h\x00sb."),
         "contain one another",
     ),
+    "modules that double": (lambda: archive(b"\x80\x02" + doubling(70) + b"."), "contain one another, or one"),
     "tuples without end": (lambda: archive(b"\x80\x02" + nested_tuples(400_000) + b"."), "it holds a tuple"),
     "tuples as keys": (
         lambda: archive(b"\x80\x02}" + nested_tuples(400_000) + b"Ns."),

@@ -185,7 +185,7 @@ def without_norm(name: str) -> Mutate:
 
 
 def scaled(factor: float) -> Callable[..., np.ndarray]:
-    return lambda q, k, v, last=None: ops.attention(q * q.shape[-1] ** factor, k, v, last)
+    return lambda q, k, v, visible=None: ops.attention(q * q.shape[-1] ** factor, k, v, visible)
 
 
 def tanh_gelu(x: np.ndarray) -> np.ndarray:
@@ -246,12 +246,18 @@ def override(**functions: Any) -> Mutate:
     return lambda engine: functions
 
 
+def without_diagonal(ids: np.ndarray) -> np.ndarray:
+    seen = ops.causal(ids) & ~np.eye(ids.shape[1], dtype=bool)
+    seen[:, 0, 0] = True  # the first has nothing else to see
+    return seen
+
+
 BOTH = {
     "attention without its scale": override(attention=scaled(0.5)),
     "attention scaled twice": override(attention=scaled(-0.5)),
     "one head": one_head,
-    "no causal mask": override(causal=lambda ids: np.full(ids.shape[1], ids.shape[1])),
-    "a mask that hides the diagonal": override(causal=lambda ids: np.maximum(np.arange(ids.shape[1]) - 1, 0)),
+    "no causal mask": override(causal=lambda ids: np.ones_like(ops.causal(ids))),
+    "a mask that hides the diagonal": override(causal=without_diagonal),
     "q and k exchanged": stacked((1, 0, 2)),
     "v before k": stacked((0, 2, 1)),
     "text pooled at the last column": override(

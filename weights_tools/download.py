@@ -23,7 +23,7 @@ from clipref.hub import HUB_PREFIX, REPOSITORIES, folder_of, home
 
 from .convert import add_source_arguments, convert, options_of
 from .folder import refuse_existing
-from .sources import OPENAI_FILES, Options, choose, open_source, sha256
+from .sources import OPENAI_FILES, Doubt, Options, choose, open_source, sha256
 
 
 def fetch(name: str) -> Path:
@@ -42,7 +42,14 @@ def import_path(path: Path) -> Path:
     stats = [(str(file.resolve()), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files if file.is_file()]
     key = hashlib.sha256(repr(stats).encode()).hexdigest()[:16]
     folder = home() / "local" / f"{path.resolve().stem}-{key}"
-    return folder if folder.is_dir() else _convert(path, folder, Options(), {"path": str(path.resolve())})
+    if folder.is_dir():
+        return folder
+    try:
+        return _convert(path, folder, Options(), {"path": str(path.resolve())})
+    except Doubt as doubt:
+        raise Doubt(
+            f"{doubt} Convert it: clipref convert {path} FOLDER, with that option; then open FOLDER."
+        ) from doubt
 
 
 def download(name: str, options: Options | None = None) -> Path:

@@ -53,15 +53,15 @@ def export_onnx(path: str | Path, out: str | Path, ids: str = "int32") -> Iterat
         notes = {"config": json.dumps(config.to_dict()), "logit_scale": repr(checkpoint.logit_scale)}
         write(folder / "visual.onnx", record_image(config, checkpoint.visual("float32")), notes)
         yield "visual.onnx", check(folder / "visual.onnx", pixels, reference.encode_image(pixels))
-        write(folder / "textual.onnx", record_text(config, checkpoint.text("float32")), notes, ids)
+        write(folder / "textual.onnx", record_text(config, checkpoint.text("float32"), ids), notes)
         yield "textual.onnx", check(folder / "textual.onnx", tokens, reference.encode_text(tokens))
 
 
-def write(path: Path, record: Record, notes: dict[str, str], ids: str = "int64") -> None:
+def write(path: Path, record: Record, notes: dict[str, str]) -> None:
     """One tower with its weights in the file. Raises BackendError if that is more than a protobuf can hold."""
     from onnx import helper, numpy_helper
 
-    model, weights = build(record, path.stem, ids)
+    model, weights = build(record, path.stem)
     size = sum(value.nbytes for value in weights.values()) + len(model.SerializeToString())
     if size > MAX_BYTES:
         raise BackendError(f"{path.name} would be {size} bytes; a single ONNX file holds at most {MAX_BYTES}.")
