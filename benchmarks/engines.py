@@ -26,7 +26,7 @@ import peers
 
 from clipref import engine as engines
 from clipref.config import PUBLISHED
-from clipref.kernels.onnx import available_threads
+from clipref.engine import available_threads
 from clipref.weights import Checkpoint
 from clipref.weights_tools import synthetic
 

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
@@ -116,6 +117,20 @@ def once(make: Callable[[], Any]) -> Callable[[], Any]:
         return made[0]
 
     return get
+
+
+CGROUP_QUOTA = "/sys/fs/cgroup/cpu.max"  # https://docs.kernel.org/admin-guide/cgroup-v2.html, "cpu.max"
+
+
+def available_threads() -> int:
+    """Processors that this process may use: its affinity, less what the container's quota withholds."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        with open(CGROUP_QUOTA, encoding="ascii") as file:
+            quota, period = file.read().split()
+    except (OSError, ValueError):
+        return count
+    return count if quota == "max" else max(1, min(count, -(-int(quota) // int(period))))
 
 
 def backends() -> Mapping[str, EntryPoint | None]:

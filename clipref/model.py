@@ -12,7 +12,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -20,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .config import ClipConfig
-from .engine import Engine, ReferenceEngine, make_engine, once
+from .engine import Engine, ReferenceEngine, available_threads, make_engine, once
 from .errors import ClipError, InputError, TextError
 from .hub import locate
 from .ops import softmax
@@ -142,34 +144,55 @@ class CLIP:
         input_color_format: str = "bgr",
         batch_size: int = 32,
         progress: bool = False,
+        workers: int | None = None,
     ) -> Array:
         """Any iterable of images, or an array of them [N, H, W, C] -> [N, E].
 
-        No more than `batch_size` images are in memory at a time. `progress` shows a bar on standard error. An error
-        names the image, counted from 0. Raises ImageError, or InputError if there are none.
+        Paths and bytes are read and preprocessed by `workers` threads (as many as there are processors) while the
+        engine is at work. No more than two batches are in memory at a time. `progress` shows a bar on standard error.
+        An error names the image, counted from 0. Raises ImageError, or InputError if there are none.
         """
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; expected at least 1.")
+        if workers is not None and workers < 1:
+            raise InputError(f"workers is {workers}; expected at least 1.")
         if _is_one_image(images):
             images = [images]
-        pixels = self._preprocessed(_with_progress(images) if progress else images, input_color_format)
+        images = _with_progress(images) if progress else images
+        pixels = self._preprocessed(images, input_color_format, workers or available_threads(), batch_size)
         batches = [self.encode_image(np.stack(batch)) for batch in _batches(pixels, batch_size)]
         if not batches:
             raise InputError("No images were given; expected at least one.")
         return _finish(np.concatenate(batches), normalize)
 
-    def _preprocessed(self, images: Iterable[Any], input_color_format: str) -> Iterator[Array]:
-        settings = self.config.preprocess
-        for i, image in enumerate(images):
+    def _preprocessed(
+        self, images: Iterable[Any], input_color_format: str, workers: int, ahead: int
+    ) -> Iterator[Array]:
+        """Pixels of each image, in order, at most `ahead` of what is taken."""
+        settings = dataclasses.asdict(self.config.preprocess)
+
+        def pixels(i: int, image: Any) -> Array:
+            side = self.config.vision.resolution
             try:
-                yield preprocess(
-                    image,
-                    self.config.vision.resolution,
-                    input_color_format=input_color_format,
-                    **dataclasses.asdict(settings),
-                )
+                return preprocess(image, side, input_color_format=input_color_format, **settings)
             except ClipError as error:
                 raise type(error)(f"image {i}: {error}") from error
+
+        pending: deque[Future[Array]] = deque()
+        with ThreadPoolExecutor(workers, thread_name_prefix="clipref") as pool:
+            try:
+                for i, image in enumerate(images):
+                    if isinstance(image, str | os.PathLike | bytes):
+                        pending.append(pool.submit(pixels, i, image))
+                    else:  # may change as soon as the next one is asked for, like the buffer of a video's frames
+                        pending.append(_done(pixels, i, image))
+                    if len(pending) > ahead:
+                        yield pending.popleft().result()
+                while pending:
+                    yield pending.popleft().result()
+            finally:
+                for future in pending:
+                    future.cancel()
 
     def embed_text(self, text: str | Iterable[str], *, normalize: bool = False, truncate: bool = False) -> Array:
         """One text -> [1, E]; several -> [N, E].
@@ -314,11 +337,21 @@ class CLIP:
             return x
 
         if image is not None:
-            pixels = np.stack(list(self._preprocessed([image], input_color_format)))
+            pixels = np.stack(list(self._preprocessed([image], input_color_format, 1, 1)))
             self._reference.encode_image(tap("pixels", pixels.astype(self.dtype)), tap)
         if text is not None:
             self._reference.encode_text(tap("ids", self.tokenize([text])), tap)
         return seen
+
+
+def _done(function: Callable[..., Array], *arguments: Any) -> Future[Array]:
+    """A call that is made at once, as if a pool had made it."""
+    future: Future[Array] = Future()
+    try:
+        future.set_result(function(*arguments))
+    except ClipError as error:
+        future.set_exception(error)
+    return future
 
 
 def _is_one_image(images: Any) -> bool:

@@ -11,7 +11,6 @@ Refuses float64, which ONNX Runtime's CPU kernels only partly have.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 
 from clipref import ops, resnet, text_transformer, vision_transformer
 from clipref.config import ClipConfig, ResNetConfig
-from clipref.engine import once
+from clipref.engine import available_threads, once
 from clipref.errors import BackendError
 from clipref.transformer import Tap, no_tap
 from clipref.weights import Checkpoint, DType
@@ -314,20 +313,6 @@ def build(record: Record, name: str, taps: bool = False) -> tuple[Any, dict[str,
         producer_name="clipref",
     )
     return model, outside
-
-
-CGROUP_QUOTA = "/sys/fs/cgroup/cpu.max"  # https://docs.kernel.org/admin-guide/cgroup-v2.html, "cpu.max"
-
-
-def available_threads() -> int:
-    """Processors that this process may use: its affinity, less what the container's quota withholds."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        with open(CGROUP_QUOTA, encoding="ascii") as file:
-            quota, period = file.read().split()
-    except (OSError, ValueError):
-        return count
-    return count if quota == "max" else max(1, min(count, -(-int(quota) // int(period))))
 
 
 class OnnxEngine:

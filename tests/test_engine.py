@@ -10,7 +10,6 @@ import pytest
 
 from clipref import AutoModel, BackendError, ops
 from clipref import engine as engines
-from clipref.kernels import onnx
 
 from .conftest import pictures
 
@@ -74,6 +73,6 @@ def test_threads_are_those_of_the_container(
     file = tmp_path / "cpu.max"
     if quota is not None:
         file.write_text(quota + "\n", encoding="ascii")
-    monkeypatch.setattr(onnx, "CGROUP_QUOTA", str(file))
-    monkeypatch.setattr(onnx.os, "sched_getaffinity", lambda _: set(range(processors)), raising=False)
-    assert onnx.available_threads() == expected
+    monkeypatch.setattr(engines, "CGROUP_QUOTA", str(file))
+    monkeypatch.setattr(engines.os, "sched_getaffinity", lambda _: set(range(processors)), raising=False)
+    assert engines.available_threads() == expected
