@@ -5,6 +5,8 @@
 
 - has a function `engine(checkpoint, dtype, **options) -> Engine`, for a runtime of its own, or
 - overrides functions of clipref.ops, the rest of which it falls back to.
+
+Either may have a function `available()` that raises BackendError, with the reason, where the backend can't run.
 """
 
 from __future__ import annotations
@@ -138,6 +140,22 @@ def backends() -> Mapping[str, EntryPoint | None]:
     return {"reference": None, **{entry.name: entry for entry in entry_points(group=GROUP)}}
 
 
+def described(name: str) -> dict[str, Any]:
+    """What there is to say of a backend: its module, what it overrides, whether it can run here, and why not."""
+    entry = backends()[name]
+    if entry is None:
+        return {"module": reference_ops.__name__, "overrides": "nothing", "runs": True, "why not": None}
+    try:
+        kernels = entry.load()
+        if hasattr(kernels, "available"):
+            kernels.available()
+    except (ImportError, BackendError) as error:
+        return {"module": entry.value, "overrides": "?", "runs": False, "why not": str(error)}
+    own = [n for n in vars(overlay(None)) if hasattr(kernels, n)]
+    overrides = "everything: an engine of its own" if hasattr(kernels, "engine") else ", ".join(own) or "nothing"
+    return {"module": entry.value, "overrides": overrides, "runs": True, "why not": None}
+
+
 def make_engine(name: str, checkpoint: Checkpoint, dtype: DType, **options: Any) -> tuple[str, Engine]:
     """The engine of that name, and the name it has if `auto` was asked for. Raises BackendError."""
     known = backends()
@@ -156,6 +174,8 @@ def make_engine(name: str, checkpoint: Checkpoint, dtype: DType, **options: Any)
         kernels = entry.load()
     except ImportError as error:
         raise BackendError(f"Backend {name!r} can't run here: {error}. Install what it needs.") from error
+    if hasattr(kernels, "available"):
+        kernels.available()
     if hasattr(kernels, "engine"):
         engine: Engine = kernels.engine(checkpoint, dtype, **options)
         return name, engine

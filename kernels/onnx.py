@@ -389,6 +389,15 @@ def session(record: Record, name: str, threads: int | None, providers: Sequence[
     return ort.InferenceSession(model.SerializeToString(), options, providers=list(providers))
 
 
+def available() -> None:
+    """Raise BackendError where ONNX Runtime or onnx is missing."""
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+    except ImportError as error:
+        raise BackendError(f"It needs onnx and onnxruntime ({error}): pip install onnx onnxruntime.") from error
+
+
 def engine(
     checkpoint: Checkpoint,
     dtype: DType,
@@ -399,15 +408,10 @@ def engine(
     """The engine of the backend `onnx`.
 
     `threads`: as many as the process may use, unless given. `providers`: ONNX Runtime's execution providers, in order
-    of preference. Raises BackendError where ONNX Runtime is missing, lacks a provider, or float64 is asked for.
+    of preference. Raises BackendError where ONNX Runtime lacks a provider, or float64 is asked for.
     """
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime as ort
-    except ImportError as error:
-        raise BackendError(
-            f"Backend 'onnx' needs onnx and onnxruntime ({error}): pip install onnx onnxruntime."
-        ) from error
+    import onnxruntime as ort
+
     if dtype != "float32":
         raise BackendError(f"Backend 'onnx' computes in float32, not {dtype}; use backend='reference'.")
     missing = {p if isinstance(p, str) else p[0] for p in providers} - set(ort.get_available_providers())

@@ -1,0 +1,142 @@
+"""The door for kernel sets: the page that shows how to write one is run, and a wrong operation is caught by name."""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+
+from clipref import AutoModel, BackendError, ops
+from clipref import engine as engines
+from clipref.cli import main
+from clipref.kernels.check import BUDGET, cases, check, check_operations, errors
+
+from .conftest import pictures
+from .tolerances import assert_close
+
+PAGE = (Path(__file__).parent.parent / "kernels" / "README.md").read_text(encoding="utf-8")
+EXAMPLE, CHECK = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+
+
+@pytest.fixture
+def register(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[ModuleType], None]]:
+    """Puts a module behind the backend `mine`."""
+
+    def put(module: ModuleType) -> None:
+        monkeypatch.setitem(sys.modules, "mine", module)
+        found = [EntryPoint("mine", "mine", "clipref.kernels"), *engines.entry_points(group="clipref.kernels")]
+        monkeypatch.setattr(engines, "entry_points", lambda group: found)
+
+    yield put
+
+
+def example() -> ModuleType:
+    module = ModuleType("mine")
+    exec(compile(EXAMPLE, "kernels/README.md", "exec"), module.__dict__)
+    return module
+
+
+def test_the_example_is_a_backend(
+    register: Callable[[ModuleType], None], tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    register(example())
+    exec(compile(CHECK, "kernels/README.md", "exec"), {})
+    assert len(EXAMPLE.splitlines()) <= 30
+    mine, plain = (AutoModel.from_pretrained(tiny, backend=backend) for backend in ("mine", "reference"))
+    assert_close(mine.embed_images(pictures(2)), plain.embed_images(pictures(2)), "onnx")
+    assert_close(mine.embed_text(["a cat", "a red dog"]), plain.embed_text(["a cat", "a red dog"]), "onnx")
+    assert main(["kernels"]) == 0
+    lines = {line.split("  ")[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert lines["mine"].split() == ["mine", "yes", "mine", "layer_norm,", "quick_gelu"]
+    assert "onnx (auto)" in lines and lines["reference"].endswith("nothing")
+
+
+MUTANTS: dict[str, Callable[..., object]] = {
+    "linear": lambda x, weight, bias=None: x @ weight.T,
+    "layer_norm": lambda x, weight, bias: ops.layer_norm(x * 1.001 + 0.0, weight, bias),
+    "quick_gelu": ops.gelu,
+    "gelu": lambda x: 0.5 * x * (1 + np.tanh(0.7978845608 * (x + 0.044715 * x**3))),
+    "relu": lambda x: np.where(x > 0, x, 0.0).astype(x.dtype),  # loses NaN
+    "softmax": lambda x: ops.softmax(x * 1.0001),
+    "attention": lambda q, k, v, visible=None: ops.attention(q, k, v),
+    "conv2d": lambda x, weight, stride=1, padding=0: ops.conv2d(x, weight[:, :, ::-1], stride, padding),
+    "batch_norm": lambda x, w, b, mean, variance: ops.batch_norm(x, w, b, mean, variance + 1e-5),
+    "avg_pool": lambda x, size: ops.avg_pool(x[:, :, ::-1], size),
+    "prepend_mean": lambda x: ops.prepend_token(x, x[0, 0]),
+    "prepend_token": lambda x, token: np.concatenate([x, ops.prepend_token(x, token)[:, :1]], axis=1),
+    "add_positions": lambda x, table: x + table[1 : 1 + x.shape[1]],
+    "embed": lambda ids, weight: weight[ids - 1],
+    "take": lambda x, positions: x[:, : positions.shape[1]],
+    "find_end_of_text": lambda ids: (ids, ids.argmax(axis=1)[:, None]),
+    "causal": lambda ids: ops.causal(ids).swapaxes(1, 2),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_wrong_operation_is_caught(name: str) -> None:
+    kernels = engines.overlay(SimpleNamespace(**{name: MUTANTS[name]}))
+    assert {operation for operation, units in errors(kernels, "float32") if not units <= BUDGET} == {name}
+
+
+def in_place(x: np.ndarray) -> np.ndarray:
+    x *= x > 0
+    return x
+
+
+@pytest.mark.parametrize(
+    "relu",
+    [
+        lambda x: ops.relu(x).astype(np.float64),
+        lambda x: ops.relu(x)[None],
+        lambda x: ops.relu(x)[:1],
+        in_place,
+        lambda x: ops.relu(x) * np.nan,
+    ],
+    ids=["float64", "another axis", "too few", "in place", "NaN"],
+)
+def test_a_wrong_kind_of_result_is_caught(relu: Callable[[np.ndarray], np.ndarray]) -> None:
+    found = [units for name, units in errors(engines.overlay(SimpleNamespace(relu=relu)), "float32") if name == "relu"]
+    assert max(found) == float("inf")
+
+
+def test_every_operation_is_checked_and_right() -> None:
+    assert {name for name, _ in cases()} == set(vars(engines.overlay(None))) == MUTANTS.keys()
+    check_operations("reference")
+    assert max(max(units.values()) for units in check("reference").values()) < BUDGET / 1.5
+
+
+def test_command_checks(register: Callable[[ModuleType], None], capsys: pytest.CaptureFixture[str]) -> None:
+    module = example()
+    module.quick_gelu = ops.gelu  # type: ignore[attr-defined]
+    register(module)
+    with pytest.raises(AssertionError, match=r"quick_gelu is off by .* eps of the RMS in float32"):
+        check_operations("mine")
+    assert main(["kernels", "--check", "mine"]) == 1
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "WRONG" in line)
+    assert line.startswith("quick_gelu")
+    assert main(["kernels", "--check", "mine", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["wrong"] == ["quick_gelu"]
+    assert main(["kernels", "--check", "onnx"]) == 1
+    assert "an engine of its own" in capsys.readouterr().err
+
+
+def test_what_cannot_run_says_why(
+    register: Callable[[ModuleType], None], tiny_vit: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = ModuleType("mine")
+
+    def available() -> None:
+        raise BackendError("There is no accelerator here.")
+
+    module.available = available  # type: ignore[attr-defined]
+    register(module)
+    assert main(["kernels", "--json"]) == 0
+    (mine,) = (entry for entry in json.loads(capsys.readouterr().out) if entry["name"] == "mine")
+    assert not mine["runs"] and mine["why not"] == "There is no accelerator here."
+    with pytest.raises(BackendError, match="There is no accelerator here"):
+        AutoModel.from_pretrained(tiny_vit, backend="mine")
