@@ -1,6 +1,7 @@
 """Milliseconds an image and a text of every backend and every peer that is installed, interleaved in one run.
 
-    python benchmarks/engines.py [--models clip/ViT-B-32 clip/RN50] [--batches 1 8 32] [--rounds 7] [--json FILE]
+    python benchmarks/engines.py [--models clip/ViT-B-32 clip/RN50] [--batches 1 8 32] [--rounds 7] [--only NAME ...]
+        [--json FILE] [--chart FILE.svg]
 
 Weights are synthetic, which costs the same time. Each time stands beside the engine's error against the float64
 reference in the same run, as a ratio to torch eager where that is installed, and as a fraction of what the machine's
@@ -26,7 +27,6 @@ import peers
 
 from clipref import engine as engines
 from clipref.config import PUBLISHED
-from clipref.engine import available_threads
 from clipref.weights import Checkpoint
 from clipref.weights_tools import synthetic
 
@@ -69,15 +69,31 @@ def inputs(checkpoint: Checkpoint, n: int) -> tuple[Any, Any]:
     return pixels, ids
 
 
-def measure(name: str, batches: Sequence[int], rounds: int) -> list[dict[str, Any]]:
+def candidates(checkpoint: Checkpoint) -> dict[str, Callable[[], Any]]:
+    """Every peer and backend that can run here, and how it is made."""
+    threads = engines.available_threads()
+    made: dict[str, Callable[[], Any]] = {
+        peer.name: partial(peer, checkpoint, threads) for peer in peers.installed(checkpoint)
+    }
+    for backend in sorted(engines.backends(), key=lambda name: name != "reference"):
+        if engines.described(backend)["runs"]:
+            made[backend] = partial(_backend, backend, checkpoint)
+    if "openvino" in made:
+        made["openvino bfloat16"] = partial(_backend, "openvino", checkpoint, precision="bfloat16")
+    return made
+
+
+def _backend(name: str, checkpoint: Checkpoint, **options: Any) -> Any:
+    return engines.make_engine(name, checkpoint, "float32", **options)[1]
+
+
+def measure(name: str, batches: Sequence[int], rounds: int, only: Sequence[str]) -> list[dict[str, Any]]:
     """One row for each engine, tower and batch size."""
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         synthetic.write(Path(folder) / "c", PUBLISHED[name], seed=0, style="plain")
         checkpoint = Checkpoint(Path(folder) / "c")
-        found: dict[str, Any] = {peer.name: peer(checkpoint, available_threads()) for peer in peers.installed()}
-        for backend in ("reference", *sorted(engines.backends().keys() - {"reference"})):
-            found[backend] = engines.make_engine(backend, checkpoint, "float32")[1]
+        found = {name: make() for name, make in candidates(checkpoint).items() if not only or name in only}
         exact = engines.ReferenceEngine(checkpoint, "float64")
         for tower, method in (("image", "encode_image"), ("text", "encode_text")):
             index = tower == "text"
@@ -122,9 +138,44 @@ def _error(actual: Any, truth: Any) -> float:
 def _line(row: dict[str, Any]) -> str:
     ratio = "     -" if row["times_torch_eager"] is None else f"{row['times_torch_eager']:5.2f}x"
     return (
-        f"{row['model']:>16} {row['tower']:5} batch {row['batch']:<3} {row['engine']:12} {row['ms']:8.2f} ms"
+        f"{row['model']:>16} {row['tower']:5} batch {row['batch']:<3} {row['engine']:17} {row['ms']:8.2f} ms"
         f"  {ratio} torch eager  {row['of_limit']:6.1%} of limit  error {row['error']:.1e}"
     )
+
+
+def chart(rows: Sequence[dict[str, Any]], machine: str) -> str:
+    """An SVG of horizontal bars: milliseconds an item, a group for each model, tower and batch."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["model"], row["tower"], row["batch"]), []).append(row)
+    lines, y = [], 50
+    for (model, tower, batch), members in groups.items():
+        lines.append(f'<text x="10" y="{y}" font-weight="bold">{model}, {tower}, batch {batch}</text>')
+        longest = max(row["ms"] for row in members)
+        for row in sorted(members, key=lambda row: float(row["ms"])):
+            y += 20
+            width = 480 * row["ms"] / longest
+            colour = "#2a6fbb" if row["engine"] in engines.backends() else "#b0b0b0"
+            lines.append(f'<text x="150" y="{y}" text-anchor="end">{row["engine"]}</text>')
+            lines.append(f'<rect x="160" y="{y - 12}" width="{width:.1f}" height="15" fill="{colour}"/>')
+            label = f"{row['ms']:.1f} ms, error {row['error']:.0e}"
+            lines.append(f'<text x="{165 + width:.1f}" y="{y}">{label}</text>')
+        y += 35
+    head = f'<text x="10" y="22" font-size="15">Milliseconds an item: {machine}</text>'
+    style = 'font-family="sans-serif" font-size="12"'
+    size = f'width="840" height="{y}" viewBox="0 0 840 {y}"'
+    body = "\n".join([head, *lines])
+    background = '<rect width="100%" height="100%" fill="white"/>'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>\n{background}\n{body}\n</svg>\n'
+
+
+def processor() -> str:
+    """The processor's name, where the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.machine())
 
 
 def main() -> None:
@@ -132,13 +183,17 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["clip/ViT-B-32", "clip/RN50"], choices=PUBLISHED)
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32])
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these engines alone")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--chart", type=Path)
     args = parser.parse_args()
-    machine = f"{platform.machine()}, {available_threads()} threads, Python {platform.python_version()}"
-    print(f"{machine}, numpy {np.__version__}")
-    rows = [row for name in args.models for row in measure(name, args.batches, args.rounds)]
+    machine = f"{processor()}, {engines.available_threads()} threads"
+    print(f"{machine}, Python {platform.python_version()}, numpy {np.__version__}")
+    rows = [row for name in args.models for row in measure(name, args.batches, args.rounds, args.only)]
     if args.json:
         args.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+    if args.chart:
+        args.chart.write_text(chart(rows, machine), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -315,6 +315,26 @@ def build(record: Record, name: str, taps: bool = False) -> tuple[Any, dict[str,
     return model, outside
 
 
+# A protobuf can't be larger; the towers of the nine published models are below it in float32.
+MAX_BYTES = 2**31 - 1
+
+
+def complete(record: Record, name: str, notes: Mapping[str, str] | None = None) -> bytes:
+    """An ONNX model with its weights inside, and notes in its metadata. Raises BackendError if that is over 2 GiB."""
+    from onnx import helper, numpy_helper
+
+    model, weights = build(record, name)
+    size = sum(value.nbytes for value in weights.values()) + len(model.SerializeToString())
+    if size > MAX_BYTES:
+        raise BackendError(f"The graph {name!r} would be {size} bytes; one ONNX file holds at most {MAX_BYTES}.")
+    for initializer in model.graph.initializer:
+        if initializer.name in weights:
+            initializer.CopyFrom(numpy_helper.from_array(weights.pop(initializer.name), initializer.name))
+    helper.set_model_props(model, dict(notes or {}))
+    encoded: bytes = model.SerializeToString()
+    return encoded
+
+
 class OnnxEngine:
     """ONNX Runtime sessions, one a tower, each made when its tower is first used."""
 
@@ -336,11 +356,11 @@ class OnnxEngine:
 
     def encode_image(self, pixels: Array) -> Array:
         """Preprocessed pixels [N, 3, R, R] float32 -> embeddings [N, E] float32."""
-        return _run(self._visual(), _image_inputs(pixels))["embeddings"]
+        return _run(self._visual(), {"pixels": pixels})["embeddings"]
 
     def encode_text(self, ids: Array) -> Array:
         """Token ids [N, T] -> embeddings [N, E] float32."""
-        return _run(self._text(), _text_inputs(ids))["embeddings"][:, 0]
+        return _run(self._text(), text_inputs(ids))["embeddings"][:, 0]
 
     def encode_tree(self, ids: Array, positions: Array, visible: Array, ends: Array) -> Array:
         """Trees of tokens, as text_transformer.encode_tree has them -> embeddings [N, S, E] float32."""
@@ -348,18 +368,14 @@ class OnnxEngine:
 
     def trace_image(self, pixels: Array) -> dict[str, Array]:
         """Every named activation of the image tower, and `embeddings`. Takes a session, and its weights, of its own."""
-        return _run(self._traced_visual(), _image_inputs(pixels))
+        return _run(self._traced_visual(), {"pixels": pixels})
 
     def trace_text(self, ids: Array) -> dict[str, Array]:
         """Every named activation of the text tower, and `embeddings` [N, 1, E], from a session of its own."""
-        return _run(self._traced_text(), _text_inputs(ids))
+        return _run(self._traced_text(), text_inputs(ids))
 
 
-def _image_inputs(pixels: Array) -> dict[str, Array]:
-    return {"pixels": pixels}
-
-
-def _text_inputs(ids: Array) -> dict[str, Array]:
+def text_inputs(ids: Array) -> dict[str, Array]:
     """Texts as trees of one each."""
     ids, end = ops.find_end_of_text(ids.astype(np.int64))
     positions = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)

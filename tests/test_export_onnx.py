@@ -12,6 +12,7 @@ from onnx.reference import ReferenceEvaluator
 from clipref import AutoModel, BackendError, InputError
 from clipref.cli import main
 from clipref.config import PUBLISHED, ClipConfig
+from clipref.kernels import onnx as kernels
 from clipref.weights_tools import export_onnx as module
 from clipref.weights_tools import synthetic
 from clipref.weights_tools.export_onnx import export_onnx
@@ -81,8 +82,8 @@ def test_a_wrong_file_is_not_left_behind(
     with pytest.raises(BackendError, match=r"textual\.onnx is .* of the RMS off the reference"):
         list(export_onnx(checkpoint, tmp_path / "out"))
     monkeypatch.setattr(module, "record_text", text)
-    monkeypatch.setattr(module, "MAX_BYTES", 5000)
-    with pytest.raises(BackendError, match=r"visual\.onnx would be \d+ bytes; a single ONNX file holds at most 5000"):
+    monkeypatch.setattr(kernels, "MAX_BYTES", 5000)
+    with pytest.raises(BackendError, match=r"'visual' would be \d+ bytes; one ONNX file holds at most 5000"):
         list(export_onnx(checkpoint, tmp_path / "out"))
     assert not list(tmp_path.iterdir())
 

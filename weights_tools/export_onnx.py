@@ -20,14 +20,12 @@ import numpy as np
 from clipref.engine import ReferenceEngine
 from clipref.errors import BackendError, InputError
 from clipref.hub import locate
-from clipref.kernels.onnx import Record, build, record_image, record_text
+from clipref.kernels.onnx import complete, record_image, record_text
 from clipref.weights import Checkpoint
 
 from .folder import new_folder
 from .stored import Array
 
-# A protobuf can't be larger; the nine published models stay below it.
-MAX_BYTES = 2**31 - 1
 # Of the root mean square; float32 towers err about 1e-5 at most, a wrong one by thousands of times as much.
 MAX_ERROR = 1e-3
 
@@ -51,25 +49,12 @@ def export_onnx(path: str | Path, out: str | Path, ids: str = "int32") -> Iterat
     tokens[1, -1] = text.vocab_size - 1
     with new_folder(out) as folder:
         notes = {"config": json.dumps(config.to_dict()), "logit_scale": repr(checkpoint.logit_scale)}
-        write(folder / "visual.onnx", record_image(config, checkpoint.visual("float32")), notes)
+        visual = record_image(config, checkpoint.visual("float32"))
+        (folder / "visual.onnx").write_bytes(complete(visual, "visual", notes))
         yield "visual.onnx", check(folder / "visual.onnx", pixels, reference.encode_image(pixels))
-        write(folder / "textual.onnx", record_text(config, checkpoint.text("float32"), ids), notes)
+        textual = record_text(config, checkpoint.text("float32"), ids)
+        (folder / "textual.onnx").write_bytes(complete(textual, "textual", notes))
         yield "textual.onnx", check(folder / "textual.onnx", tokens, reference.encode_text(tokens))
-
-
-def write(path: Path, record: Record, notes: dict[str, str]) -> None:
-    """One tower with its weights in the file. Raises BackendError if that is more than a protobuf can hold."""
-    from onnx import helper, numpy_helper
-
-    model, weights = build(record, path.stem)
-    size = sum(value.nbytes for value in weights.values()) + len(model.SerializeToString())
-    if size > MAX_BYTES:
-        raise BackendError(f"{path.name} would be {size} bytes; a single ONNX file holds at most {MAX_BYTES}.")
-    for initializer in model.graph.initializer:
-        if initializer.name in weights:
-            initializer.CopyFrom(numpy_helper.from_array(weights.pop(initializer.name), initializer.name))
-    helper.set_model_props(model, notes)
-    path.write_bytes(model.SerializeToString())
 
 
 def check(path: Path, given: Array, expected: Array) -> float:

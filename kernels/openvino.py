@@ -1,0 +1,93 @@
+"""The recorded graphs of kernels/onnx.py under OpenVINO, in float32 or bfloat16.
+
+An extra: `pip install 'clipref[openvino]'`. bfloat16 halves what has to be multiplied and moved on processors that have
+it (AVX512_BF16, AMX), at three significant digits; it is never chosen unless asked for. Refuses float64, and towers
+over 2 GiB, which one ONNX file can't hold (none of the nine published models is).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipref.engine import available_threads, once
+from clipref.errors import BackendError
+from clipref.weights import Checkpoint, DType
+
+from .onnx import Record, complete, record_image, record_tree, text_inputs
+
+Array: TypeAlias = NDArray[Any]
+Precision: TypeAlias = Literal["float32", "bfloat16"]
+
+_PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+
+
+class OpenVinoEngine:
+    """Two compiled models, each made when its tower is first used."""
+
+    def __init__(self, checkpoint: Checkpoint, threads: int, precision: Precision) -> None:
+        config = checkpoint.config
+
+        def compiled(record: Record, name: str) -> Any:
+            import openvino
+
+            core = openvino.Core()
+            settings = {
+                "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],
+                "INFERENCE_NUM_THREADS": threads,
+                "PERFORMANCE_HINT": "LATENCY",
+            }
+            return core.compile_model(core.read_model(complete(record, name)), "CPU", settings)
+
+        self._visual = once(lambda: compiled(record_image(config, checkpoint.visual("float32")), "visual"))
+        self._text = once(lambda: compiled(record_tree(config, checkpoint.text("float32")), "textual"))
+
+    def encode_image(self, pixels: Array) -> Array:
+        """Preprocessed pixels [N, 3, R, R] float32 -> embeddings [N, E] float32."""
+        return _run(self._visual(), {"pixels": pixels})
+
+    def encode_text(self, ids: Array) -> Array:
+        """Token ids [N, T] -> embeddings [N, E] float32."""
+        return _run(self._text(), text_inputs(ids))[:, 0]
+
+    def encode_tree(self, ids: Array, positions: Array, visible: Array, ends: Array) -> Array:
+        """Trees of tokens, as text_transformer.encode_tree has them -> embeddings [N, S, E] float32."""
+        return _run(self._text(), {"ids": ids, "positions": positions, "visible": visible, "ends": ends})
+
+
+def _run(model: Any, inputs: Mapping[str, Array]) -> Array:
+    # A request of its own for each call, so that threads can call at the same time.
+    results = model.create_infer_request().infer({name: np.ascontiguousarray(x) for name, x in inputs.items()})
+    return np.array(results["embeddings"])
+
+
+def available() -> None:
+    """Raise BackendError where OpenVINO is missing."""
+    try:
+        import openvino  # noqa: F401
+    except ImportError as error:
+        raise BackendError(f"It needs openvino ({error}): pip install 'clipref[openvino]'.") from error
+
+
+def engine(
+    checkpoint: Checkpoint, dtype: DType, *, threads: int | None = None, precision: Precision = "float32"
+) -> OpenVinoEngine:
+    """The engine of the backend `openvino`.
+
+    `threads`: as many as the process may use, unless given. `precision`: "float32", or "bfloat16". Raises BackendError
+    where the processor has no bfloat16, or float64 is asked for.
+    """
+    import openvino
+
+    if dtype != "float32":
+        raise BackendError(f"Backend 'openvino' computes in float32 or bfloat16, not {dtype}; use backend='reference'.")
+    if precision not in _PRECISIONS:
+        raise BackendError(f"precision is {precision!r}; expected 'float32' or 'bfloat16'.")
+    if threads is not None and threads < 1:
+        raise BackendError(f"threads is {threads}; expected at least 1.")
+    if precision == "bfloat16" and "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise BackendError("This processor has no bfloat16; use precision='float32'.")
+    return OpenVinoEngine(checkpoint, threads or available_threads(), precision)
