@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import mmap
 import os
 import re
 from collections.abc import Mapping
@@ -56,7 +57,9 @@ class SafetensorsFile:
             # The library proves that the header is sound and that offsets tile the file, so below they can be trusted.
             with safe_open(self.path, framework="numpy"):
                 pass
-            self._bytes = np.memmap(self.path, dtype=np.uint8, mode="r")
+            with open(self.path, "rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._bytes = np.frombuffer(self._map, np.uint8)
         except (SafetensorError, OSError, ValueError) as error:
             raise WeightsError(
                 f"{self.path} is not a sound safetensors file: {error}. Fetch or convert it again."
@@ -77,17 +80,32 @@ class SafetensorsFile:
             raw = np.fromfile(file, dtype, (end - begin) // dtype.itemsize, offset=self._start + begin)
         return raw.reshape(self.shapes[name])
 
+    def offset_of(self, array: NDArray[Any]) -> int | None:
+        """Where in the file an array's bytes are, if they lie there as the array has them."""
+        first, given = (x.__array_interface__["data"][0] for x in (self._bytes, array))
+        inside = first <= given and given + array.nbytes <= first + self._bytes.nbytes
+        return given - first if inside and array.flags.c_contiguous and array.flags.aligned else None
+
+    def release(self) -> None:
+        """Give back the memory of what was read of the mapped file; what is needed again is read again."""
+        if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+            self._map.madvise(mmap.MADV_DONTNEED)
+
     def read(self, name: str, dtype: DType) -> NDArray[Any]:
         """One tensor as `dtype`; a read-only view of the file where that is its dtype already.
 
         Raises WeightsError if a value isn't finite.
         """
-        begin, end = self._header[name]["data_offsets"]
-        raw: NDArray[Any] = self._bytes[self._start + begin : self._start + end].view(FLOATS[self.dtypes[name]])
-        if self.dtypes[name] == "BF16":
-            raw = (raw.astype(np.uint32) << 16).view(np.float32)
-        with np.errstate(over="ignore"):  # what float32 can't hold is found below
-            tensor = np.asarray(raw.reshape(self.shapes[name]).astype(dtype, copy=False))
+        if FLOATS[self.dtypes[name]] == np.dtype(dtype):
+            begin, end = self._header[name]["data_offsets"]
+            raw: NDArray[Any] = self._bytes[self._start + begin : self._start + end].view(dtype)
+            tensor = np.asarray(raw.reshape(self.shapes[name]))
+        else:
+            raw = self.stored(name)  # a mapping would keep what is only read once
+            if self.dtypes[name] == "BF16":
+                raw = (raw.astype(np.uint32) << 16).view(np.float32)
+            with np.errstate(over="ignore"):  # what float32 can't hold is found below
+                tensor = raw.astype(dtype, copy=False)
         if not np.isfinite(tensor).all():
             count = int(np.count_nonzero(~np.isfinite(tensor)))
             raise WeightsError(

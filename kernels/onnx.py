@@ -2,10 +2,11 @@
 
 There is no second topology: `Symbol` stands for an array whose values aren't known yet, `RecordingOps` emits one ONNX
 node or a few for every operation of clipref.ops, and what comes out is the graph of the very functions that are the
-reference. Batch and text length are symbolic dimensions, so one graph serves all. Only standard operators (opset 18)
-are used; ONNX Runtime's own optimiser fuses them.
+reference. Batch and text length are symbolic dimensions, so one graph serves all. `RecordingOps` uses standard
+operators only (opset 18), and ONNX Runtime's own optimiser fuses them; `OnnxRuntimeOps` has one of its own besides.
 
-Weights are handed to the session in memory, beside the graph: no temporary file, and no protobuf near its 2 GiB.
+Weights are handed to the session beside the graph: those that lie in the checkpoint's file as they are needed, as a
+place in that file; the others in memory. So there is no temporary file, and no protobuf near its 2 GiB.
 Refuses float64, which ONNX Runtime's CPU kernels only partly have.
 """
 
@@ -23,7 +24,7 @@ from clipref.config import ClipConfig, ResNetConfig
 from clipref.engine import available_threads, once
 from clipref.errors import BackendError
 from clipref.transformer import Tap, no_tap
-from clipref.weights import Checkpoint, DType
+from clipref.weights import Checkpoint, DType, SafetensorsFile
 
 Array: TypeAlias = NDArray[Any]
 Dim: TypeAlias = "int | str"  # a length, or the name of one that is known only when the graph runs
@@ -224,6 +225,16 @@ class RecordingOps:
         return x.graph.emit("GatherND", [x, indices], (n, chosen, x.shape[2]), batch_dims=1)
 
 
+class OnnxRuntimeOps(RecordingOps):
+    """With ONNX Runtime's own operators where they save what the standard ones cost."""
+
+    def linear(self, x: Symbol, weight: Array, bias: Array | None = None) -> Symbol:
+        # Takes the weight as it lies in the checkpoint; MatMul would need a transposed copy of every one.
+        shape = (*x.shape[:-1], weight.shape[0])
+        y = x.graph.emit("FusedMatMul", [x, weight], shape, domain="com.microsoft", transB=1)
+        return y if bias is None else y + bias
+
+
 def count(x: Symbol, axis: int) -> Symbol | Array:
     """[0, 1, 2, ...], as many as x is long along the axis."""
     emit = x.graph.emit
@@ -237,15 +248,18 @@ def count(x: Symbol, axis: int) -> Symbol | Array:
 Record: TypeAlias = Callable[[Graph, Tap], Symbol]  # puts a tower into a graph; returns the embeddings
 
 
-def record_image(config: ClipConfig, params: Mapping[str, Any]) -> Record:
+STANDARD = RecordingOps()
+
+
+def record_image(config: ClipConfig, params: Mapping[str, Any], ops: RecordingOps = STANDARD) -> Record:
     """Records the image tower: `pixels` [batch, 3, R, R] float32 -> [batch, E]."""
     vision = config.vision
 
     def record(graph: Graph, tap: Tap) -> Symbol:
         pixels = graph.input("pixels", "float32", ("batch", 3, vision.resolution, vision.resolution))
         if isinstance(vision, ResNetConfig):
-            return cast(Symbol, resnet.encode_image(RecordingOps(), pixels, vision, tap, **params))
-        return cast(Symbol, vision_transformer.encode_image(RecordingOps(), pixels, vision, tap, **params))
+            return cast(Symbol, resnet.encode_image(ops, pixels, vision, tap, **params))
+        return cast(Symbol, vision_transformer.encode_image(ops, pixels, vision, tap, **params))
 
     return record
 
@@ -257,12 +271,12 @@ def record_text(config: ClipConfig, params: Mapping[str, Any], dtype: str = "int
         ids = graph.input("ids", dtype, ("batch", "columns"))
         if dtype != "int64":  # in which the operations count
             ids = graph.emit("Cast", [ids], ids.shape, to=7)  # TensorProto.INT64
-        return cast(Symbol, text_transformer.encode_text(RecordingOps(), ids, config.text, tap, **params))
+        return cast(Symbol, text_transformer.encode_text(STANDARD, ids, config.text, tap, **params))
 
     return record
 
 
-def record_tree(config: ClipConfig, params: Mapping[str, Any]) -> Record:
+def record_tree(config: ClipConfig, params: Mapping[str, Any], ops: RecordingOps = STANDARD) -> Record:
     """Records the text tower for trees of tokens, with the inputs of text_transformer.encode_tree -> [batch, S, E]."""
 
     def record(graph: Graph, tap: Tap) -> Symbol:
@@ -271,15 +285,18 @@ def record_tree(config: ClipConfig, params: Mapping[str, Any]) -> Record:
         visible = graph.input("visible", "bool", (*tokens, "length"))
         ends = graph.input("ends", "int64", ("batch", "texts"))
         encode = text_transformer.encode_tree
-        return cast(Symbol, encode(RecordingOps(), ids, positions, visible, ends, config.text, tap, **params))
+        return cast(Symbol, encode(ops, ids, positions, visible, ends, config.text, tap, **params))
 
     return record
 
 
-def build(record: Record, name: str, taps: bool = False) -> tuple[Any, dict[str, Array]]:
+def build(
+    record: Record, name: str, taps: bool = False, file: SafetensorsFile | None = None
+) -> tuple[Any, dict[str, Array]]:
     """An ONNX model whose large weights are outside of it, and those weights by name.
 
-    Its output is `embeddings`, and with `taps` each named activation besides.
+    Its output is `embeddings`, and with `taps` each named activation besides. Weights that lie in `file` as they are
+    needed are referred to by their place in it, and not among those returned.
     """
     from onnx import TensorProto, helper, numpy_helper
 
@@ -302,13 +319,21 @@ def build(record: Record, name: str, taps: bool = False) -> tuple[Any, dict[str,
             continue
         tensor = TensorProto(name=key, dims=value.shape, data_location=TensorProto.EXTERNAL)
         tensor.data_type = helper.np_dtype_to_tensor_dtype(value.dtype)
-        tensor.external_data.add(key="location", value="in memory")
         initializers.append(tensor)
-        outside[key] = value
+        offset = None if file is None else file.offset_of(value)
+        if file is None or offset is None:
+            tensor.external_data.add(key="location", value="in memory")
+            outside[key] = value
+        else:
+            place = {"location": file.path.resolve().name, "offset": offset, "length": value.nbytes}
+            for entry, text in place.items():
+                tensor.external_data.add(key=entry, value=str(text))
     inputs = [value_info(key, dtype, shape) for key, (dtype, shape) in graph.inputs.items()]
     model = helper.make_model(
         helper.make_graph(graph.nodes, name, inputs, outputs, initializers),
-        opset_imports=[helper.make_opsetid("", OPSET)],
+        opset_imports=[
+            helper.make_opsetid(domain, 1 if domain else OPSET) for domain in {node.domain for node in graph.nodes}
+        ],
         ir_version=10,
         producer_name="clipref",
     )
@@ -342,13 +367,18 @@ class OnnxEngine:
         config = checkpoint.config
 
         def lazily(record: Callable[[], Record], name: str, taps: bool = False) -> Callable[[], Any]:
-            return once(lambda: session(record(), name, threads, providers, taps))
+            def make() -> Any:
+                made = session(record(), name, threads, providers, taps, checkpoint.file)
+                checkpoint.file.release()  # what the session needs it has by now
+                return made
+
+            return once(make)
 
         def visual() -> Record:
-            return record_image(config, checkpoint.visual("float32"))
+            return record_image(config, checkpoint.visual("float32"), OnnxRuntimeOps())
 
         def text() -> Record:
-            return record_tree(config, checkpoint.text("float32"))
+            return record_tree(config, checkpoint.text("float32"), OnnxRuntimeOps())
 
         self._visual, self._text = lazily(visual, "visual"), lazily(text, "textual")
         self._traced_visual = lazily(visual, "visual, traced", taps=True)
@@ -388,17 +418,27 @@ def _run(session: Any, inputs: Mapping[str, Array]) -> dict[str, Array]:
     return dict(zip(names, session.run(names, given), strict=True))
 
 
-def session(record: Record, name: str, threads: int | None, providers: Sequence[Any], taps: bool = False) -> Any:
-    """An ONNX Runtime session of what is recorded."""
+def session(
+    record: Record,
+    name: str,
+    threads: int | None,
+    providers: Sequence[Any],
+    taps: bool = False,
+    file: SafetensorsFile | None = None,
+) -> Any:
+    """An ONNX Runtime session of what is recorded; `file` as in `build`."""
     import onnxruntime as ort
 
-    model, weights = build(record, name, taps)
+    model, weights = build(record, name, taps, file)
     ort.disable_telemetry_events()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or available_threads()
     options.log_severity_level = 3
     # Threads that spin between calls would take a core from whatever runs beside.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    if file is not None:
+        folder = str(file.path.resolve().parent)
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     # Copied into the session (C API, AddExternalInitializers), so nothing of these need live on.
     values = {key: ort.OrtValue.ortvalue_from_numpy(value) for key, value in weights.items()}
     options.add_external_initializers(list(values), list(values.values()))

@@ -1,0 +1,269 @@
+"""What users do, timed from outside: short prompts, a matrix of labels and templates, the first embedding of a process,
+its memory, and a folder of photographs.
+
+    python benchmarks/tasks.py [prompts labels start memory photos] [--backend onnx] [--rounds 5] [--json FILE]
+
+Weights are a synthetic ViT-B-32, whole. Alternatives take turns within a round; figures are medians over the rounds,
+and ratios medians of each round's ratio. Peers take part where they are installed. A result is compared with the
+reference's before its time is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peers
+from PIL import Image
+
+from clipref import CLIP, AutoModel
+from clipref.config import PUBLISHED
+from clipref.engine import available_threads
+from clipref.weights import Checkpoint
+from clipref.weights_tools import synthetic
+
+MODEL = "clip/ViT-B-32"
+WORDS = ("dog", "cat", "horse", "bird", "fish", "tree", "river", "mountain", "house", "car")
+WORDS += ("train", "boat", "child", "woman", "man", "city", "street", "field", "sky", "bridge")
+PROMPTS = [
+    f"{start} {word}{end}"
+    for start, end in (("a photo of a", ""), ("a", " in the snow"), ("two", ""), ("a drawing of the", " at night"))
+    for word in WORDS[:8]
+]
+# The seven templates that the authors found best (https://github.com/openai/CLIP, notebooks).
+TEMPLATES = (
+    "itap of a {}.",
+    "a bad photo of the {}.",
+    "a origami {}.",
+    "a photo of the large {}.",
+    "a {} in a video game.",
+    "art of the {}.",
+    "a photo of the small {}.",
+)
+LABELS = [f"{a} {b}" if a != b else a for a in WORDS for b in WORDS] + [f"old {a} {b}" for a in WORDS for b in WORDS]
+LABELS = (LABELS + [f"small {a} {b}" for a in WORDS for b in WORDS])[:1000]
+
+
+def alternate(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each call in each round, in turn, after one round that isn't counted."""
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    for round_ in range(rounds + 1):
+        for name, call in calls.items():
+            time.sleep(0.2)  # until the threads of the one before have stopped spinning
+            start = time.perf_counter()
+            call()
+            if round_:
+                taken[name].append(time.perf_counter() - start)
+    return taken
+
+
+def report(task: str, taken: dict[str, list[float]], base: str, per: int, errors: dict[str, float]) -> dict[str, Any]:
+    """Print each alternative's time, and how many times as long as `base` it takes; the same as data."""
+    rows = {}
+    for name, seconds in taken.items():
+        ratio = statistics.median(s / b for s, b in zip(seconds, taken[base], strict=True))
+        median = statistics.median(seconds)
+        error = f"  error {errors[name]:.1e}" if name in errors else ""
+        print(f"{task:8} {name:44} {median * 1e3:10.1f} ms {median / per * 1e3:9.3f} each {ratio:7.2f} x {base}{error}")
+        rows[name] = {"seconds": median, "each_ms": median / per * 1e3, "times_base": ratio, "error": errors.get(name)}
+    sys.stdout.flush()
+    return {"task": task, "base": base, "rows": rows}
+
+
+def relative(found: Any, truth: Any) -> float:
+    """The largest difference, relative to the root mean square."""
+    if found.shape != truth.shape:
+        raise SystemExit(f"A result has shape {found.shape}, expected {truth.shape}.")
+    return float(np.abs(found - truth).max() / np.sqrt(np.square(truth).mean()))
+
+
+def forgetful(model: CLIP) -> CLIP:
+    """The model with nothing remembered."""
+    model._embedded.clear()
+    return model
+
+
+def prompts(folder: Path, backend: str, rounds: int) -> dict[str, Any]:
+    """32 short prompts, texts to embeddings for ours; for the peers ids to embeddings."""
+    model = AutoModel.from_pretrained(folder, backend=backend)
+    truth = AutoModel.from_pretrained(folder, backend="reference").embed_text(PROMPTS)
+    ids = model.tokenize(PROMPTS).astype(np.int64)
+    calls: dict[str, Callable[[], Any]] = {backend: lambda: forgetful(model).embed_text(PROMPTS)}
+    checkpoint = Checkpoint(folder)
+    for peer in peers.installed(checkpoint):
+        if peer.name in ("torch eager", "transformers"):
+            calls[peer.name] = partial(peer(checkpoint, available_threads()).encode_text, ids)
+    errors = {name: relative(call(), truth) for name, call in calls.items()}
+    return report("prompts", alternate(calls, rounds), backend, len(PROMPTS), errors)
+
+
+def labels(folder: Path, backend: str, rounds: int) -> dict[str, Any]:
+    """1,000 labels in 7 templates, against the same texts in batches of 64 without sharing anything."""
+    model = AutoModel.from_pretrained(folder, backend=backend)
+    texts = [template.replace("{}", label) for label in LABELS for template in TEMPLATES]
+    ids = model.tokenize(texts)
+
+    def one_batch_at_a_time() -> Any:
+        return np.concatenate([model.encode_text(ids[i : i + 64]) for i in range(0, len(ids), 64)])
+
+    calls = {
+        backend: lambda: forgetful(model).embed_text(texts),
+        f"{backend}, batches of 64 as they come": one_batch_at_a_time,
+    }
+    truth = AutoModel.from_pretrained(folder, backend="reference").encode_text(ids[:: len(ids) // 50])
+    errors = {name: relative(call()[:: len(ids) // 50], truth) for name, call in calls.items()}
+    return report("labels", alternate(calls, min(rounds, 3)), backend, len(texts), errors)
+
+
+OURS = """
+import sys
+from clipref import AutoModel
+model = AutoModel.from_pretrained(sys.argv[1], backend=sys.argv[2])
+print(model.embed_image(sys.argv[4])[0, 0] if sys.argv[3] == "image" else model.embed_text("a photo of a cat")[0, 0])
+"""
+# What its users write, without torchvision: the fast image processor needs that.
+TRANSFORMERS = """
+import sys
+from PIL import Image
+import torch
+from transformers import CLIPModel, CLIPTokenizer
+model = CLIPModel.from_pretrained(sys.argv[1])
+with torch.inference_mode():
+    if sys.argv[3] == "image":
+        from transformers import CLIPImageProcessorPil
+        pixels = CLIPImageProcessorPil()(images=Image.open(sys.argv[4]), return_tensors="pt")
+        output = model.get_image_features(**pixels)
+    else:
+        tokenizer = CLIPTokenizer.from_pretrained(sys.argv[1])
+        output = model.get_text_features(**tokenizer(["a photo of a cat"], return_tensors="pt"))
+print(getattr(output, "pooler_output", output)[0, 0].item())
+"""
+
+
+def start(folder: Path, backend: str, rounds: int) -> dict[str, Any]:
+    """From the start of the process to the first embedding, with everything in the page cache."""
+    picture = folder / "picture.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (400, 500, 3), dtype=np.uint8)).save(picture)
+    commands = {"clipref": [OURS, str(folder), backend]}
+    theirs = folder / "transformers"
+    checkpoint = Checkpoint(folder)
+    if peers.Transformers in peers.installed(checkpoint):
+        peers.Transformers(checkpoint, available_threads()).model.save_pretrained(theirs)
+        _tokenizer_files(theirs)
+        commands["transformers"] = [TRANSFORMERS, str(theirs), ""]
+    results = {}
+    for what in ("image", "text"):
+        calls = {name: partial(_process, c, what, str(picture)) for name, c in commands.items()}
+        values = [call() for call in calls.values()]
+        if max(values) - min(values) > 1e-2:
+            raise SystemExit(f"The first numbers of the embeddings differ: {values}.")
+        results[what] = report(f"first {what}", alternate(calls, rounds), "clipref", 1, {})
+    return results
+
+
+def _tokenizer_files(folder: Path) -> None:
+    """vocab.json and merges.txt, as transformers' tokenizers want them."""
+    import gzip
+
+    from clipref.tokenizer import DEFAULT_MERGES, Tokenizer
+
+    tokenizer = Tokenizer.default()
+    (folder / "vocab.json").write_text(json.dumps(tokenizer._ids))
+    merges = gzip.decompress(DEFAULT_MERGES.read_bytes()).decode("utf-8").split("\n")
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges[1:]]), encoding="utf-8")
+
+
+def _process(command: Sequence[str], *arguments: str) -> float:
+    run = [sys.executable, "-c", *command, *arguments]
+    return float(subprocess.run(run, check=True, capture_output=True, text=True).stdout)
+
+
+MEMORY = """
+import sys
+from clipref import AutoModel
+model = AutoModel.from_pretrained(sys.argv[1], backend=sys.argv[2])
+model.embed_image(sys.argv[3]), model.embed_text("a photo of a cat")
+print(int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1e3)
+"""
+
+
+def memory(folder: Path, backend: str, rounds: int) -> dict[str, Any]:
+    """Peak resident memory of a process that embeds one image and one text, from a float16 file."""
+    picture = folder / "picture.png"
+    Image.fromarray(np.zeros((400, 500, 3), np.uint8)).save(picture)
+    half = synthetic.write(folder / "half", PUBLISHED[MODEL], 0, "plain", "mixed")
+    found = {name: _process([MEMORY, str(half), name, str(picture)]) for name in dict.fromkeys((backend, "reference"))}
+    for name, megabytes in found.items():
+        print(f"memory   {name:44} {megabytes:10.0f} MB at its peak, one image and one text", flush=True)
+    return found
+
+
+def photos(folder: Path, backend: str, rounds: int, count: int = 2000) -> dict[str, Any]:
+    """JPEG files to embeddings, against the engine on pixels that are ready, and against decoding alone."""
+    generator = np.random.default_rng(0)
+    paths = []
+    (folder / "photos").mkdir(exist_ok=True)
+    for i in range(count):
+        size = tuple(int(s) for s in generator.integers((440, 340), (560, 460)))
+        coarse = generator.integers(0, 256, (12, 16, 3), dtype=np.uint8)
+        fine = np.asarray(Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC), np.int16)
+        noisy = (fine + generator.integers(-12, 13, fine.shape)).clip(0, 255).astype(np.uint8)
+        paths.append(str(folder / "photos" / f"{i}.jpg"))
+        Image.fromarray(noisy).save(paths[-1], quality=85)
+    model = AutoModel.from_pretrained(folder, backend=backend)
+    side = model.config.vision.resolution
+    ready = generator.uniform(-1.8, 2.1, (32, 3, side, side)).astype(np.float32)
+    model.embed_images(paths[:64])
+
+    def engine() -> None:
+        for _ in range(0, count, 32):
+            model.encode_image(ready)
+
+    class Nothing:
+        def encode_image(self, pixels: Any) -> Any:
+            return np.ones((len(pixels), model.config.embed_dim), np.float32)
+
+    def decoding() -> None:
+        kept, model.engine = model.engine, Nothing()  # type: ignore[assignment]
+        try:
+            model.embed_images(paths)
+        finally:
+            model.engine = kept
+
+    calls = {
+        "files to embeddings": lambda: model.embed_images(paths),
+        "engine alone": engine,
+        "decoding alone": decoding,
+    }
+    return report("photos", alternate(calls, min(rounds, 2)), "files to embeddings", count, {})
+
+
+TASKS = {"prompts": prompts, "labels": labels, "start": start, "memory": memory, "photos": photos}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("tasks", nargs="*", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--backend", default="onnx")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = synthetic.write(Path(name) / "model", PUBLISHED[MODEL], 0, "plain", "float32")
+        found = {task: TASKS[task](folder, args.backend, args.rounds) for task in args.tasks}
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
