@@ -24,20 +24,20 @@ def conv_norm(ops: Ops, x: Array, conv: Params, norm: Params, stride: int = 1) -
 
 
 def bottleneck(
-    ops: Ops, x: Array, stride: int,
+    ops: Ops, x: Array, stride: int, tap: Tap, name: str,
     *, conv1: Params, bn1: Params, conv2: Params, bn2: Params, conv3: Params, bn3: Params,
     downsample: Any = None,
 ) -> Array:  # fmt: skip
     """[N, C, R, R] -> [N, 4P, R / stride, R / stride] through P planes."""
-    y = ops.relu(conv_norm(ops, x, conv1, bn1))  # [N, P, R, R]
-    y = ops.relu(conv_norm(ops, y, conv2, bn2))
-    y = y if stride == 1 else ops.avg_pool(y, stride)  # [N, P, R', R']
-    y = conv_norm(ops, y, conv3, bn3)  # [N, 4P, R', R']
+    y = tap(f"{name}.relu1", ops.relu(conv_norm(ops, x, conv1, bn1)))  # [N, P, R, R]
+    y = tap(f"{name}.relu2", ops.relu(conv_norm(ops, y, conv2, bn2)))
+    y = y if stride == 1 else tap(f"{name}.avgpool", ops.avg_pool(y, stride))  # [N, P, R', R']
+    y = tap(f"{name}.bn3", conv_norm(ops, y, conv3, bn3))  # [N, 4P, R', R']
     if downsample is not None:
-        x = x if stride == 1 else ops.avg_pool(x, stride)  # [N, C, R', R']
+        x = x if stride == 1 else tap(f"{name}.downsample.-1", ops.avg_pool(x, stride))  # [N, C, R', R']
         conv, norm = downsample
-        x = conv_norm(ops, x, conv, norm)  # [N, 4P, R', R']
-    return ops.relu(y + x)
+        x = tap(f"{name}.downsample", conv_norm(ops, x, conv, norm))  # [N, 4P, R', R']
+    return tap(name, ops.relu(y + x))
 
 
 def attention_pool(
@@ -69,5 +69,5 @@ def encode_image(
     for stage, layer in enumerate((layer1, layer2, layer3, layer4), start=1):  # 4C 8C 16C 32C; R/4 R/8 R/16 R/32
         for i, block in enumerate(layer):
             stride = 2 if i == 0 and stage > 1 else 1
-            x = tap(f"visual.layer{stage}.{i}", bottleneck(ops, x, stride, **block))
+            x = bottleneck(ops, x, stride, tap, f"visual.layer{stage}.{i}", **block)
     return tap("visual", attention_pool(ops, x, config.heads, **attnpool))  # [N, E]

@@ -13,6 +13,7 @@ Refuses float64, which ONNX Runtime's CPU kernels only partly have.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
 
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipref import ops, resnet, text_transformer, vision_transformer
-from clipref.config import ClipConfig, ResNetConfig
+from clipref.config import ClipConfig, ResNetConfig, ViTConfig
 from clipref.engine import available_threads, once
 from clipref.errors import BackendError
 from clipref.transformer import Tap, no_tap
@@ -30,6 +31,7 @@ Array: TypeAlias = NDArray[Any]
 Dim: TypeAlias = "int | str"  # a length, or the name of one that is known only when the graph runs
 
 OPSET = 18
+CPU = "CPUExecutionProvider"
 
 
 @dataclass
@@ -51,15 +53,15 @@ class Graph:
         if id(value) not in self._named:
             name = f"c{len(self._named)}"
             self._named[id(value)] = name, value  # keeps the array, so that its id stays its own
-            self.constants[name] = np.ascontiguousarray(value)
+            self.constants[name] = np.asarray(value, order="C")
         return self._named[id(value)][0]
 
     def emit(self, operator: str, inputs: Sequence[Any], shape: Sequence[Dim], **attributes: Any) -> Symbol:
-        """Add one node; its inputs are symbols or arrays, its output has the shape given."""
+        """Add one node; its inputs are symbols, arrays or None (left out), its output has the shape given."""
         from onnx import helper
 
         name = f"{operator}_{len(self.nodes)}"
-        names = [x.name if isinstance(x, Symbol) else self.constant(np.asarray(x)) for x in inputs]
+        names = ["" if x is None else x.name if isinstance(x, Symbol) else self.constant(np.asarray(x)) for x in inputs]
         self.nodes.append(helper.make_node(operator, names, [name], name=name, **attributes))
         return Symbol(self, name, tuple(shape))
 
@@ -158,12 +160,14 @@ class RecordingOps:
         weights = emit("Softmax", [scores], scores.shape, axis=-1)
         return emit("MatMul", [weights, v], (n, heads, queries, v.shape[3]))
 
-    def conv2d(self, x: Symbol, weight: Array, stride: int = 1, padding: int = 0) -> Symbol:
+    def conv2d(self, x: Symbol, weight: Any, stride: int = 1, padding: int = 0, bias: Any = None) -> Symbol:
+        # The bias is for those who fold a BatchNorm into it.
         n, _, height, width = x.shape
         assert isinstance(height, int) and isinstance(width, int)
         sides = [(side + 2 * padding - weight.shape[2]) // stride + 1 for side in (height, width)]
         shape = (n, weight.shape[0], *sides)
-        return x.graph.emit("Conv", [x, weight], shape, strides=[stride] * 2, pads=[padding] * 4)
+        inputs = [x, weight] if bias is None else [x, weight, bias]
+        return x.graph.emit("Conv", inputs, shape, strides=[stride] * 2, pads=[padding] * 4)
 
     def batch_norm(self, x: Symbol, weight: Array, bias: Array, running_mean: Array, running_var: Array) -> Symbol:
         inputs = [x, weight, bias, running_mean, running_var]
@@ -361,12 +365,27 @@ def complete(record: Record, name: str, notes: Mapping[str, str] | None = None) 
 
 
 class OnnxEngine:
-    """ONNX Runtime sessions, one a tower, each made when its tower is first used."""
+    """ONNX Runtime sessions, made when they are first used: one a tower, and one for batches of images.
 
-    def __init__(self, checkpoint: Checkpoint, threads: int | None, providers: Sequence[Any]) -> None:
-        config = checkpoint.config
+    A batch is shared out to as many threads as there are, each with whole items of its own: that needs no waiting for
+    each other at every operation, and leaves none of them to one thread. Measured, ViTs gain 5 % by it, ResNets
+    nothing; so only ViTs are given the second session, which has weights of its own.
+    """
 
-        def lazily(record: Callable[[], Record], name: str, taps: bool = False) -> Callable[[], Any]:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        visual: Callable[[], Record],
+        text: Callable[[], Record],
+        threads: int | None,
+        providers: Sequence[Any],
+    ) -> None:
+        """`visual` and `text` give what records the image tower, and the text tower for trees of tokens."""
+        threads = threads or available_threads()
+
+        def lazily(
+            record: Callable[[], Record], name: str, threads: int = threads, taps: bool = False
+        ) -> Callable[[], Any]:
             def make() -> Any:
                 made = session(record(), name, threads, providers, taps, checkpoint.file)
                 checkpoint.file.release()  # what the session needs it has by now
@@ -374,35 +393,36 @@ class OnnxEngine:
 
             return once(make)
 
-        def visual() -> Record:
-            return record_image(config, checkpoint.visual("float32"), OnnxRuntimeOps())
-
-        def text() -> Record:
-            return record_tree(config, checkpoint.text("float32"), OnnxRuntimeOps())
-
         self._visual, self._text = lazily(visual, "visual"), lazily(text, "textual")
+        self._visual_of_one_thread = lazily(visual, "visual, of one thread", threads=1)
         self._traced_visual = lazily(visual, "visual, traced", taps=True)
         self._traced_text = lazily(text, "textual, traced", taps=True)
+        shared_out = isinstance(checkpoint.config.vision, ViTConfig) and list(providers) == [CPU]
+        self._parts = threads if shared_out else 1
+        self._pool = once(lambda: ThreadPoolExecutor(threads, thread_name_prefix="clipref"))
 
     def encode_image(self, pixels: Array) -> Array:
         """Preprocessed pixels [N, 3, R, R] float32 -> embeddings [N, E] float32."""
-        return _run(self._visual(), {"pixels": pixels})["embeddings"]
+        if self._parts == 1 or len(pixels) < self._parts:
+            return run(self._visual(), {"pixels": pixels})["embeddings"]
+        made, parts = self._visual_of_one_thread(), np.array_split(pixels, self._parts)
+        return np.concatenate(list(self._pool().map(lambda part: run(made, {"pixels": part})["embeddings"], parts)))
 
     def encode_text(self, ids: Array) -> Array:
         """Token ids [N, T] -> embeddings [N, E] float32."""
-        return _run(self._text(), text_inputs(ids))["embeddings"][:, 0]
+        return run(self._text(), text_inputs(ids))["embeddings"][:, 0]
 
     def encode_tree(self, ids: Array, positions: Array, visible: Array, ends: Array) -> Array:
         """Trees of tokens, as text_transformer.encode_tree has them -> embeddings [N, S, E] float32."""
-        return _run(self._text(), {"ids": ids, "positions": positions, "visible": visible, "ends": ends})["embeddings"]
+        return run(self._text(), {"ids": ids, "positions": positions, "visible": visible, "ends": ends})["embeddings"]
 
     def trace_image(self, pixels: Array) -> dict[str, Array]:
         """Every named activation of the image tower, and `embeddings`. Takes a session, and its weights, of its own."""
-        return _run(self._traced_visual(), {"pixels": pixels})
+        return run(self._traced_visual(), {"pixels": pixels})
 
     def trace_text(self, ids: Array) -> dict[str, Array]:
         """Every named activation of the text tower, and `embeddings` [N, 1, E], from a session of its own."""
-        return _run(self._traced_text(), text_inputs(ids))
+        return run(self._traced_text(), text_inputs(ids))
 
 
 def text_inputs(ids: Array) -> dict[str, Array]:
@@ -412,7 +432,8 @@ def text_inputs(ids: Array) -> dict[str, Array]:
     return {"ids": ids, "positions": positions, "visible": ops.causal(ids), "ends": end}
 
 
-def _run(session: Any, inputs: Mapping[str, Array]) -> dict[str, Array]:
+def run(session: Any, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """The outputs of a session by name."""
     names = [output.name for output in session.get_outputs()]
     given = {name: np.ascontiguousarray(value) for name, value in inputs.items()}
     return dict(zip(names, session.run(names, given), strict=True))
@@ -421,7 +442,7 @@ def _run(session: Any, inputs: Mapping[str, Array]) -> dict[str, Array]:
 def session(
     record: Record,
     name: str,
-    threads: int | None,
+    threads: int,
     providers: Sequence[Any],
     taps: bool = False,
     file: SafetensorsFile | None = None,
@@ -432,7 +453,7 @@ def session(
     model, weights = build(record, name, taps, file)
     ort.disable_telemetry_events()
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or available_threads()
+    options.intra_op_num_threads = threads
     options.log_severity_level = 3
     # Threads that spin between calls would take a core from whatever runs beside.
     options.add_session_config_entry("session.force_spinning_stop", "1")
@@ -454,12 +475,20 @@ def available() -> None:
         raise BackendError(f"It needs onnx and onnxruntime ({error}): pip install onnx onnxruntime.") from error
 
 
+def check_options(backend: str, dtype: DType, threads: int | None) -> None:
+    """Raise BackendError for a dtype or a number of threads that no backend of recorded graphs can have."""
+    if dtype != "float32":
+        raise BackendError(f"Backend {backend!r} takes and gives float32, not {dtype}; use backend='reference'.")
+    if threads is not None and threads < 1:
+        raise BackendError(f"threads is {threads}; expected at least 1.")
+
+
 def engine(
     checkpoint: Checkpoint,
     dtype: DType,
     *,
     threads: int | None = None,
-    providers: Sequence[Any] = ("CPUExecutionProvider",),
+    providers: Sequence[Any] = (CPU,),
 ) -> OnnxEngine:
     """The engine of the backend `onnx`.
 
@@ -468,13 +497,17 @@ def engine(
     """
     import onnxruntime as ort
 
-    if dtype != "float32":
-        raise BackendError(f"Backend 'onnx' computes in float32, not {dtype}; use backend='reference'.")
+    check_options("onnx", dtype, threads)
     missing = {p if isinstance(p, str) else p[0] for p in providers} - set(ort.get_available_providers())
     if missing:
         raise BackendError(
             f"ONNX Runtime has no {sorted(missing)[0]} here; there are: {', '.join(ort.get_available_providers())}."
         )
-    if threads is not None and threads < 1:
-        raise BackendError(f"threads is {threads}; expected at least 1.")
-    return OnnxEngine(checkpoint, threads, providers)
+    config = checkpoint.config
+    return OnnxEngine(
+        checkpoint,
+        lambda: record_image(config, checkpoint.visual("float32"), OnnxRuntimeOps()),
+        lambda: record_tree(config, checkpoint.text("float32"), OnnxRuntimeOps()),
+        threads,
+        providers,
+    )

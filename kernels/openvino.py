@@ -17,7 +17,7 @@ from clipref.engine import available_threads, once
 from clipref.errors import BackendError
 from clipref.weights import Checkpoint, DType
 
-from .onnx import Record, complete, record_image, record_tree, text_inputs
+from .onnx import Record, check_options, complete, record_image, record_tree, text_inputs
 
 Array: TypeAlias = NDArray[Any]
 Precision: TypeAlias = Literal["float32", "bfloat16"]
@@ -82,12 +82,9 @@ def engine(
     """
     import openvino
 
-    if dtype != "float32":
-        raise BackendError(f"Backend 'openvino' computes in float32 or bfloat16, not {dtype}; use backend='reference'.")
+    check_options("openvino", dtype, threads)
     if precision not in _PRECISIONS:
         raise BackendError(f"precision is {precision!r}; expected 'float32' or 'bfloat16'.")
-    if threads is not None and threads < 1:
-        raise BackendError(f"threads is {threads}; expected at least 1.")
     if precision == "bfloat16" and "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise BackendError("This processor has no bfloat16; use precision='float32'.")
     return OpenVinoEngine(checkpoint, threads or available_threads(), precision)

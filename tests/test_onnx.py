@@ -191,9 +191,18 @@ def test_towers_are_built_when_used(tiny: Path, monkeypatch: pytest.MonkeyPatch)
     assert built == []
     model.embed_text("a cat")
     assert built == ["textual"]
-    model.embed_images(pictures(2))
-    model.embed_images(pictures(2))
+    model.embed_images(pictures(1))
+    model.embed_images(pictures(1))
     assert built == ["textual", "visual"]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_a_batch_is_shared_out_in_order(tiny: Path, threads: int) -> None:
+    model = AutoModel.from_pretrained(tiny, backend="onnx", threads=threads)
+    batch = pixels(7, model.config.vision.resolution)
+    one_by_one = np.concatenate([model.encode_image(batch[i : i + 1]) for i in range(7)])
+    assert_close(model.encode_image(batch), one_by_one, "onnx")
+    assert_close(model.encode_image(batch[:2]), one_by_one[:2], "onnx")
 
 
 def test_options(tiny: Path) -> None:
