@@ -1,6 +1,8 @@
 """How a backend's name becomes an engine: entry points, kernel sets that override some operations, what can't run."""
 
+import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
@@ -8,10 +10,14 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from clipref import AutoModel, BackendError, ops
+from clipref import CLIP, AutoModel, BackendError, ops
 from clipref import engine as engines
 
-from .conftest import pictures
+from . import cases
+from .conftest import pictures, pixels
+
+# Those that need nothing besides what the package itself needs.
+IN_PROCESS = sorted(name for name in engines.backends() if name != "openvino")
 
 
 @pytest.fixture
@@ -76,3 +82,51 @@ def test_threads_are_those_of_the_container(
     monkeypatch.setattr(engines, "CGROUP_QUOTA", str(file))
     monkeypatch.setattr(engines.os, "sched_getaffinity", lambda _: set(range(processors)), raising=False)
     assert engines.available_threads() == expected
+
+
+def in_turn(model: CLIP, batch: np.ndarray, ids: np.ndarray) -> list[bytes]:
+    """The bits that a thread sees, calling with all, some and one."""
+    found = [model.encode_image(batch[:n]) for n in (1, 3, 5)] + [model.encode_text(ids[:n]) for n in (1, 3)]
+    return [x.tobytes() for x in found]
+
+
+@pytest.mark.parametrize("backend", IN_PROCESS)
+def test_eight_threads_at_once_get_the_bits_of_one(tiny: Path, backend: str) -> None:
+    model = AutoModel.from_pretrained(tiny, backend=backend)
+    batch, ids = pixels(5, model.config.vision.resolution), cases.ids(model.config, 4)
+    alone = in_turn(AutoModel.from_pretrained(tiny, backend=backend), batch, ids)
+    with ThreadPoolExecutor(8) as pool:  # which are also the first to use the model
+        together = list(pool.map(lambda _: in_turn(model, batch, ids), range(24)))
+    assert all(bits == alone for bits in together)
+
+
+MANY_CALLS = """
+import resource, sys
+import numpy as np
+from clipref import AutoModel
+from tests import cases
+model = AutoModel.from_pretrained(sys.argv[1], backend=sys.argv[2])
+side = model.config.vision.resolution
+
+def calls(n):
+    for i in range(n):
+        model.encode_image(np.zeros((1 + i % 4, 3, side, side), np.float32))
+        model.embed_text(f"a cat {'dog ' * (i % 5)}{i}")
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+
+before = calls(4500)  # by now every length and batch has been there, and as many texts as are remembered
+print((calls(5000) - before) / 1e6)  # ten thousand, an image and a text in turn
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="resident memory is read from /proc")
+@pytest.mark.parametrize("backend", IN_PROCESS)
+def test_ten_thousand_calls_do_not_grow_memory(tiny: Path, backend: str) -> None:
+    # In a process of its own, whose memory nothing else has stirred.
+    run = subprocess.run(
+        [sys.executable, "-c", MANY_CALLS, str(tiny), backend],
+        cwd=Path(__file__).parent.parent, capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert float(run.stdout) < 8.0, f"grew by {run.stdout} MB"
