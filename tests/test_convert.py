@@ -305,8 +305,14 @@ def test_names_of_no_layout(names: list[str], message: str) -> None:
     [
         ({}, "has no weight_map"),
         ({"weight_map": {"a": 3}}, "has no weight_map"),
-        ({"weight_map": {"a": "../x.safetensors"}}, "names the shard '../x.safetensors', which is not beside it"),
-        ({"weight_map": {"a": "gone.safetensors"}}, "names the shard 'gone.safetensors', which is not beside it"),
+        (
+            {"weight_map": {"a": "../x.safetensors"}},
+            "names the shard '../x.safetensors', which is no file of tensors beside it",
+        ),
+        (
+            {"weight_map": {"a": "gone.safetensors"}},
+            "names the shard 'gone.safetensors', which is no file of tensors beside it",
+        ),
     ],
 )
 def test_a_bad_index(table: Any, message: str, tmp_path: Path) -> None:
@@ -431,7 +437,7 @@ def test_command(vit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["convert", str(vit), str(tmp_path / "out")]) == 1
     assert "exists already" in capsys.readouterr().err
     assert main(["convert", str(tmp_path / "gone"), str(tmp_path / "o")]) == 1
-    assert "gone does not exist; expected a checkpoint's file or folder" in capsys.readouterr().err
+    assert "gone' is neither a model id nor a path that exists" in capsys.readouterr().err
     assert main(["convert", str(vit), str(tmp_path / "o"), "--text-heads", "0"]) == 1
     assert "--text-heads is 0; expected at least 1" in capsys.readouterr().err
 
@@ -502,7 +508,7 @@ def test_verify_finds_a_changed_bit(vit: Path, tmp_path: Path) -> None:
     file.write_bytes(bytes(content))
     assert outcomes(converted)["FAILED"] == [
         "logit_scale",
-        "finite tensors with the digest of provenance.json",
+        "finite tensors that are as provenance.json says",
     ]
     assert main(["verify", str(converted)]) == 1
     (converted / "provenance.json").write_text("{")
@@ -544,8 +550,15 @@ def test_verify_compares_published_values(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_verify_of_what_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["verify", str(tmp_path / "gone")]) == 1
-    assert "is not on this machine; fetch it with: clipref download" in capsys.readouterr().err
+    for command in ("verify", "inspect"):
+        assert main([command, str(tmp_path / "gone")]) == 1
+        assert "gone' is neither a model id nor a path that exists" in capsys.readouterr().err
+        assert main([command, "clip/ViT-B32"]) == 1
+        assert "did you mean clip/ViT-B-32" in capsys.readouterr().err
+        assert main([command, "hf:owner/name"]) == 1
+        assert "not on this machine; fetch it with: clipref download hf:owner/name" in capsys.readouterr().err
+    assert main(["verify", str(TORCH / "vit.pt")]) == 1
+    assert "is of another layout; convert it first: clipref convert" in capsys.readouterr().err
     assert main(["verify", "clipref/shapes-rn", "--images", str(tmp_path / "gone")]) == 1
     assert "is not a folder" in capsys.readouterr().err
     assert main(["verify", "clipref/shapes-rn", "--json"]) == 0

@@ -292,8 +292,8 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: archive(pickled({"w": tensor()}), {"archive/data/0": DATA, "archive/byteorder": b"big"}),
         "big-endian",
     ),
-    "not a zip": (lambda: pickle.dumps({"a": 1}), "isn't a zip"),
-    "an empty file": (lambda: b"", "isn't a zip"),
+    "not a zip": (lambda: pickle.dumps({"a": 1}), "neither safetensors nor a zip"),
+    "an empty file": (lambda: b"", "neither safetensors nor a zip"),
     "a zip's beginning": (lambda: b"PK", "cut short"),
 }  # fmt: skip
 
