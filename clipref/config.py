@@ -26,6 +26,10 @@ ResizeMode: TypeAlias = Literal["shortest", "squash"]
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
+# The deepest tower that anyone published has 56 layers. A file that claims millions is refused before their names fill
+# the memory.
+MAX_LAYERS = 1000
+
 
 @dataclass(frozen=True)
 class ViTConfig:
@@ -168,6 +172,9 @@ def _check(config: ClipConfig) -> None:
             for item in value if isinstance(value, tuple) else (value,):
                 if not isinstance(item, str) and (not isinstance(item, int) or item < 1):
                     raise ConfigError(f"{where}.{name} is {value!r}; expected whole numbers of at least 1.")
+        layers = part.layers if isinstance(part.layers, tuple) else (part.layers,)
+        if max(layers) > MAX_LAYERS:
+            raise ConfigError(f"{where}.layers is {part.layers}; expected at most {MAX_LAYERS}.")
         activation = getattr(part, "activation", "quick_gelu")
         if activation not in ("quick_gelu", "gelu"):
             raise ConfigError(f"{where}.activation is {activation!r}; expected 'quick_gelu' or 'gelu'.")
@@ -326,7 +333,7 @@ def infer_config(
     """The configuration of a checkpoint that has tensors of these names and shapes.
 
     What shapes can't tell is assumed as in all published models, unless it is given: QuickGELU, heads of 64 channels.
-    Raises ConfigError where a tensor that decides is missing, or where a width isn't a multiple of 64.
+    Raises ConfigError where a tensor that decides is missing, or where a width leaves the heads in doubt.
     """
     resnet = "visual.layer1.0.conv1.weight" in shapes
     return ClipConfig(
@@ -352,7 +359,8 @@ def _infer_vit(shapes: Mapping[str, Shape], activation: Activation, heads: int |
         patch_size=patch_size,
         width=width,
         layers=_count(shapes, r"visual\.transformer\.resblocks\.(\d+)\."),
-        heads=heads or _heads(width, "vision"),
+        # Wider ViTs have other heads: open_clip's ViT-H, g and bigG have 16, of 80, 88 and 104 channels.
+        heads=heads or _heads(width, "vision", widest=1024),
         mlp_width=_axis(shapes, "visual.transformer.resblocks.0.mlp.c_fc.weight", 0),
         activation=activation,
     )
@@ -378,7 +386,7 @@ def _axis(shapes: Mapping[str, Shape], name: str, axis: int) -> int:
 
 
 def _count(shapes: Mapping[str, Shape], pattern: str) -> int:
-    found = {int(match[1]) for name in shapes if (match := re.match(pattern, name))}
+    found = {int(match[1][:9]) for name in shapes if (match := re.match(pattern, name))}  # more are too many anyway
     return max(found, default=-1) + 1
 
 
@@ -389,10 +397,10 @@ def _side(positions: int) -> int:
     return side
 
 
-def _heads(width: int, tower: str) -> int:
-    if width % 64:
+def _heads(width: int, tower: str, widest: int | None = None) -> int:
+    if width % 64 or (widest is not None and width > widest):
         raise ConfigError(
-            f"The {tower} tower is {width} wide, not a multiple of 64, so its heads can't be inferred: "
+            f"The {tower} tower is {width} wide, unlike OpenAI's, so its heads can't be inferred: "
             f"put a config.json with {tower}.heads beside the weights."
         )
     return width // 64

@@ -65,9 +65,24 @@ def locate(name: str | os.PathLike[str]) -> tuple[Path, ClipConfig | None]:
         return path, PUBLISHED.get(text)
     if path is not None or text in PUBLISHED or text.startswith(HUB_PREFIX):
         return _fetch()(text), None
-    near = difflib.get_close_matches(text, models(), n=3, cutoff=0.4)
+    raise unknown(text)
+
+
+def unknown(name: str) -> ModelNotFound:
+    """The error for what is no model id and no path, with the ids that are like it."""
+    near = difflib.get_close_matches(name, models(), n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}?" if near else f"the models are: {', '.join(models())}."
-    raise ModelNotFound(f"{text!r} is neither a model id nor a path that exists; {hint}")
+    return ModelNotFound(f"{name!r} is neither a model id nor a path that exists; {hint}")
+
+
+def present(name: str) -> Path:
+    """Where a model's checkpoint is on this machine. Raises ModelNotFound that says how it gets here."""
+    path = find(name)
+    if path is not None:
+        return path
+    if name in PUBLISHED or name.startswith(HUB_PREFIX):
+        raise ModelNotFound(f"{name} is not on this machine; fetch it with: clipref download {name}")
+    raise unknown(name)
 
 
 def find(name: str) -> Path | None:

@@ -33,6 +33,9 @@ END = "<|endoftext|>"
 # OpenAI's file lists far more merges than its vocabulary of 49,408 has room for.
 MAX_MERGES = 49408 - 512 - 2
 
+# OpenAI's file, with all of its merges, has 3.2 MB once it is decompressed.
+MAX_MERGES_BYTES = 10_000_000
+
 # The part of it that is used.
 DEFAULT_MERGES = Path(__file__).parent / "data" / "bpe_merges.txt.gz"
 
@@ -99,8 +102,13 @@ class Tokenizer:
         """
         path = Path(path)
         try:
-            data = path.read_bytes()
-            text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8")
+            with open(path, "rb") as file:
+                zipped = file.read(2) == b"\x1f\x8b"
+            with gzip.open(path) if zipped else open(path, "rb") as file:
+                data = file.read(MAX_MERGES_BYTES + 1)
+            if len(data) > MAX_MERGES_BYTES:
+                raise OSError(f"it has over {MAX_MERGES_BYTES} bytes")
+            text = data.decode("utf-8")
         except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} can't be read as a table of merges: {error}. Fetch it again.") from error
         lines = text.split("\n")

@@ -65,6 +65,13 @@ def test_json_round_trip(config: ClipConfig) -> None:
 def test_heads_that_cannot_be_inferred() -> None:
     with pytest.raises(ConfigError, match=r"vision tower is 36 wide.*config\.json with vision\.heads"):
         infer_config(tensor_shapes(TINY["vit"]))
+    # open_clip's ViT-H-14, whose 16 heads have 80 channels; its text tower is as OpenAI's are.
+    high = ViTConfig(224, 14, 1280, 32, 16, 5120)
+    text = dataclasses.replace(PUBLISHED["clip/RN50x64"].text, layers=24)
+    config = ClipConfig(1024, high, text)
+    with pytest.raises(ConfigError, match="vision tower is 1280 wide, unlike OpenAI's"):
+        infer_config(tensor_shapes(config))
+    assert infer_config(tensor_shapes(config), vision_heads=16) == config
 
 
 def test_tensor_that_decides_is_missing() -> None:

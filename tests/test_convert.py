@@ -24,7 +24,7 @@ from clipref.weights_tools.configs import from_open_clip, from_transformers
 from clipref.weights_tools.convert import cast, convert
 from clipref.weights_tools.inspect import _deviations, inspect
 from clipref.weights_tools.layouts import recipes
-from clipref.weights_tools.published import PUBLISHED_VALUES, Published, _embedding, _grey_embedding
+from clipref.weights_tools.published import PUBLISHED_VALUES, Published, _embedding, _grey_embedding, _grey_pooled
 from clipref.weights_tools.sources import Doubt, Options, _activation, choose, open_source
 from clipref.weights_tools.stored import Stored
 from clipref.weights_tools.verify import verify
@@ -187,6 +187,52 @@ def test_open_clips_shapes() -> None:
     assert open_clip(vit, text) == cases.with_activation(PUBLISHED["clip/ViT-B-32"], "gelu")
 
 
+def test_the_same_models_in_transformers_layout() -> None:
+    """As in config.json of laion/CLIP-ViT-g-14-laion2B-s12B-b42K, apple/DFN5B-CLIP-ViT-H-14-378 and MetaCLIP's B-16."""
+    text = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 24}
+    wide = {"hidden_size": 1408, "intermediate_size": 6144, "num_attention_heads": 16, "num_hidden_layers": 40}
+    g = from_transformers(
+        {
+            "model_type": "clip",
+            "projection_dim": 1024,
+            "text_config": text | {"hidden_act": "gelu"},
+            "vision_config": wide | {"patch_size": 14, "hidden_act": "gelu"},
+        },
+        {"do_center_crop": True, "crop_size": {"height": 224, "width": 224}, "size": {"shortest_edge": 224}},
+    )
+    vision = {"layers": 40, "width": 1408, "head_width": 88, "mlp_ratio": 4.3637, "patch_size": 14}
+    assert g == open_clip(vision, {"width": 1024, "heads": 16, "layers": 24}, embed_dim=1024)
+    high = {"hidden_size": 1280, "intermediate_size": 5120, "num_attention_heads": 16, "num_hidden_layers": 32}
+    h = from_transformers(
+        {
+            "model_type": "clip",
+            "projection_dim": 1024,
+            "text_config": text | {"eos_token_id": 49407},
+            "vision_config": high | {"patch_size": 14, "image_size": 378},
+        },
+        {"do_center_crop": False, "size": {"height": 378, "width": 378}, "resample": 3},
+    )
+    vision = {"image_size": 378, "layers": 32, "width": 1280, "head_width": 80, "patch_size": 14}
+    model = {"embed_dim": 1024, "quick_gelu": True, "vision_cfg": vision}
+    model |= {"text_cfg": {"width": 1024, "heads": 16, "layers": 24}}
+    assert h == from_open_clip({"model_cfg": model, "preprocess_cfg": {"resize_mode": "squash", "size": [378, 378]}})
+    metaclip = {"model_type": "clip", "vision_config": {"patch_size": 16}, "text_config": {"eos_token_id": 2}}
+    assert from_transformers(metaclip, None) == PUBLISHED["clip/ViT-B-16"]
+
+
+def test_preprocessing_of_others(vit: Path, tmp_path: Path) -> None:
+    config = from_open_clip({"model_cfg": {"embed_dim": 4}, "preprocess_cfg": {"mean": 0.5, "interpolation": "random"}})
+    assert config.preprocess == PreprocessConfig(mean=(0.5, 0.5, 0.5))
+    # As transformers 5 writes it.
+    files = layouts.as_transformers(vit, Checkpoint(vit).config)
+    nested = {"image_processor": json.loads(files.pop("preprocessor_config.json")), "processor_class": "CLIPProcessor"}
+    files["processor_config.json"] = json.dumps(nested).encode()
+    converted = convert(put(tmp_path / "theirs", files), tmp_path / "ours")
+    same(converted, vit)
+    assert "processor_config.json" in json.loads((converted / "provenance.json").read_text())["source"]["files"]
+    assert choose(files) == ["model.safetensors", "config.json", "processor_config.json"]
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
@@ -203,6 +249,10 @@ def test_open_clips_shapes() -> None:
         ({"model_cfg": {"embed_dim": 4, "vision_cfg": {"width": "wide"}}}, "of the wrong kind"),
         ({"model_cfg": {"embed_dim": 4, "vision_cfg": {"head_width": 0}}}, "of the wrong kind"),
         ({"model_cfg": {"embed_dim": 4}, "preprocess_cfg": {"resize_mode": "longest"}}, "resize_mode is 'longest'"),
+        (
+            {"model_cfg": {"embed_dim": 4}, "preprocess_cfg": {"size": 336}},
+            "preprocess_cfg.size is 336, image_size 224",
+        ),
         ({"preprocess_cfg": {}}, "has no model_cfg"),
     ],
 )
@@ -229,6 +279,9 @@ def test_open_clips_models_that_are_no_clip(config: Any, message: str, vit: Path
         ("preprocessor_config.json", {"resample": 1}, "resample is 1"),
         ("preprocessor_config.json", {"image_std": [0, 1, 1]}, "std"),
         ("preprocessor_config.json", [1], "not a JSON object"),
+        ("preprocessor_config.json", {"do_normalize": False}, "do_normalize is False; CLIP resizes, divides by 255"),
+        ("preprocessor_config.json", {"rescale_factor": 1 / 127.5}, "rescale_factor is 0.00784"),
+        ("preprocessor_config.json", {"do_center_crop": False}, "do_center_crop is False; CLIP crops, or resizes"),
     ],
 )
 def test_transformers_models_that_are_no_clip(file: str, content: Any, message: str, vit: Path, tmp_path: Path) -> None:
@@ -305,8 +358,14 @@ def test_names_of_no_layout(names: list[str], message: str) -> None:
     [
         ({}, "has no weight_map"),
         ({"weight_map": {"a": 3}}, "has no weight_map"),
-        ({"weight_map": {"a": "../x.safetensors"}}, "names the shard '../x.safetensors', which is not beside it"),
-        ({"weight_map": {"a": "gone.safetensors"}}, "names the shard 'gone.safetensors', which is not beside it"),
+        (
+            {"weight_map": {"a": "../x.safetensors"}},
+            "names the shard '../x.safetensors', which is no file of tensors beside it",
+        ),
+        (
+            {"weight_map": {"a": "gone.safetensors"}},
+            "names the shard 'gone.safetensors', which is no file of tensors beside it",
+        ),
     ],
 )
 def test_a_bad_index(table: Any, message: str, tmp_path: Path) -> None:
@@ -431,7 +490,7 @@ def test_command(vit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["convert", str(vit), str(tmp_path / "out")]) == 1
     assert "exists already" in capsys.readouterr().err
     assert main(["convert", str(tmp_path / "gone"), str(tmp_path / "o")]) == 1
-    assert "gone does not exist; expected a checkpoint's file or folder" in capsys.readouterr().err
+    assert "gone' is neither a model id nor a path that exists" in capsys.readouterr().err
     assert main(["convert", str(vit), str(tmp_path / "o"), "--text-heads", "0"]) == 1
     assert "--text-heads is 0; expected at least 1" in capsys.readouterr().err
 
@@ -502,9 +561,17 @@ def test_verify_finds_a_changed_bit(vit: Path, tmp_path: Path) -> None:
     file.write_bytes(bytes(content))
     assert outcomes(converted)["FAILED"] == [
         "logit_scale",
-        "finite tensors with the digest of provenance.json",
+        "finite tensors that are as provenance.json says",
     ]
     assert main(["verify", str(converted)]) == 1
+    content[-1] ^= 1
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = bytes(content[8:end]).replace(b'"F16"', b'"BF16"', 1)  # the same bytes, read as other numbers
+    file.write_bytes(len(header).to_bytes(8, "little") + header + content[end:])
+    found = [finding for finding in verify(converted) if finding.outcome == "FAILED"]
+    assert (found[0].expected, found[0].found) == ("dtype F16", "dtype BF16")
+    file.write_bytes(bytes(content))
+    assert "FAILED" not in outcomes(converted)
     (converted / "provenance.json").write_text("{")
     with pytest.raises(WeightsError, match="provenance.json is not JSON"):
         outcomes(converted)
@@ -519,11 +586,15 @@ def test_verify_compares_published_values(monkeypatch: pytest.MonkeyPatch, tmp_p
     picture = tmp_path / "picture.png"
     Image.fromarray(pictures(1)[0]).save(picture)
     first = tuple(model.embed_image(str(picture))[0, :2].tolist())
+    seen: dict[str, np.ndarray] = {}
+    model.engine.encode_image(np.full((1, 3, 48, 48), 0.5, np.float32), seen.setdefault)  # type: ignore[call-arg]
+    pooled = tuple(seen["visual.ln_post"][0, 1:4].tolist())
     wrong = (truth[0], truth[1], truth[2] + 1e-2)
     name = "clip/ViT-B-32"
     monkeypatch.setitem(PUBLISHED, name, model.config)  # type: ignore[misc]
     values = (
         Published(name, "here", "right", truth, 1e-4, _grey_embedding),
+        Published(name, "here", "pooled", pooled, 1e-4, _grey_pooled),
         Published(name, "here", "wrong", wrong, 1e-4, _grey_embedding),
         Published(name, "here", "nothing", (float("nan"),) * 3, 1e-4, _grey_embedding),
         Published(name, "here", "picture", first, 1e-4, _embedding(2), "picture.png", cases.digest(picture)),
@@ -534,7 +605,7 @@ def test_verify_compares_published_values(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(verifying, "PUBLISHED_VALUES", values)
     folder, _ = hub.locate("clipref/shapes-vit")
     found = {finding.what.split(" (")[0]: finding.outcome for finding in verify(folder, model=name, images=tmp_path)}
-    expected = {"right": "ok", "wrong": "FAILED", "nothing": "FAILED", "picture, picture.png": "ok"}
+    expected = {"right": "ok", "pooled": "ok", "wrong": "FAILED", "nothing": "FAILED", "picture, picture.png": "ok"}
     expected |= {"another picture, picture.png": "not done", "no picture, gone.png": "not done"}
     assert {what: outcome for what, outcome in found.items() if what in expected} == expected
     assert "another model" not in found
@@ -544,8 +615,15 @@ def test_verify_compares_published_values(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_verify_of_what_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["verify", str(tmp_path / "gone")]) == 1
-    assert "is not on this machine; fetch it with: clipref download" in capsys.readouterr().err
+    for command in ("verify", "inspect"):
+        assert main([command, str(tmp_path / "gone")]) == 1
+        assert "gone' is neither a model id nor a path that exists" in capsys.readouterr().err
+        assert main([command, "clip/ViT-B32"]) == 1
+        assert "did you mean clip/ViT-B-32" in capsys.readouterr().err
+        assert main([command, "hf:owner/name"]) == 1
+        assert "not on this machine; fetch it with: clipref download hf:owner/name" in capsys.readouterr().err
+    assert main(["verify", str(TORCH / "vit.pt")]) == 1
+    assert "is of another layout; convert it first: clipref convert" in capsys.readouterr().err
     assert main(["verify", "clipref/shapes-rn", "--images", str(tmp_path / "gone")]) == 1
     assert "is not a folder" in capsys.readouterr().err
     assert main(["verify", "clipref/shapes-rn", "--json"]) == 0

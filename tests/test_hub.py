@@ -16,6 +16,7 @@ import pytest
 from safetensors.numpy import load, load_file, save
 
 from clipref import AutoModel, ConfigError, InputError, ModelNotFound, WeightsError, hub
+from clipref.cli import main
 from clipref.config import PUBLISHED
 from clipref.weights_tools import download, synthetic
 
@@ -34,7 +35,7 @@ class Hub:
     url: str
     files: dict[str, dict[str, bytes]] = field(default_factory=dict)
     breaks: dict[str, int] = field(default_factory=dict)  # after so many bytes, once
-    corrupt: set[str] = field(default_factory=set)
+    corrupt: dict[str, int] = field(default_factory=dict)  # the byte of which one bit is wrong
     asked: list[tuple[str, str, str | None]] = field(default_factory=list)
 
 
@@ -83,8 +84,8 @@ def handler(state: Hub) -> type[BaseHTTPRequestHandler]:
             self.send_header("Accept-Ranges", "bytes")
             if first:
                 self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
-            if name in state.corrupt:
-                content = bytes([content[0]]) + content[1:-1] + bytes([content[-1] ^ 1])
+            if (at := state.corrupt.get(name)) is not None:
+                content = content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
             self.send_header("Content-Length", str(len(content) - first))
             self.end_headers()
             if not body:
@@ -205,8 +206,10 @@ def test_a_broken_connection_is_resumed(published: Hub, tiny_vit: Path, tmp_path
     assert ranges[0] is None and 0 < int(str(ranges[1]).removeprefix("bytes=").split("-")[0]) <= 12_000_000
 
 
-def test_a_wrong_digest_is_refused_and_leaves_nothing(published: Hub, tiny_vit: Path, tmp_path: Path) -> None:
-    published.corrupt.add("open_clip_model.safetensors")
+@pytest.mark.parametrize("at", [1000, 7], ids=["in a tensor", "in the header's length"])
+def test_a_wrong_digest_is_refused_and_leaves_nothing(at: int, published: Hub, tiny_vit: Path, tmp_path: Path) -> None:
+    content = published.files[PUBLISHED_REPOSITORY]["open_clip_model.safetensors"]
+    published.corrupt["open_clip_model.safetensors"] = at if at < 8 else len(content) - 1
     message = locate("clip/ViT-B-32", tmp_path, HF_ENDPOINT=published.url)
     assert message.startswith("ERROR What was downloaded is not what the repository has: open_clip_model.safetensors")
     assert not list((tmp_path / "home").rglob("*.safetensors"))
@@ -231,11 +234,18 @@ def test_any_repository_at_any_revision(server: Hub, tiny_vit: Path, tmp_path: P
     assert any("/resolve/v1.0/" in path for _, path, _ in server.asked)
 
 
+def test_openais_weights_are_known_by_their_repository(server: Hub, tiny_vit: Path, tmp_path: Path) -> None:
+    server.files["openai/clip-vit-base-patch32"] = as_transformers(tiny_vit, TINY["vit"])
+    folder = locate("hf:openai/clip-vit-base-patch32", tmp_path, HF_ENDPOINT=server.url)
+    assert json.loads((Path(folder) / "provenance.json").read_text())["model"] == "clip/ViT-B-32"
+    assert set(download.OPENAI_REPOSITORIES.values()) == PUBLISHED.keys()
+
+
 def test_offline_with_nothing_there(tmp_path: Path) -> None:
     message = locate("clip/RN50", tmp_path, HF_HUB_OFFLINE="1")
     assert message.startswith("ERROR clip/RN50 is not on this machine") and len(message.splitlines()) == 1
     assert "timm/resnet50_clip.openai" in message and "offline" in message.lower()
-    assert f"clipref convert FOLDER {tmp_path / 'home' / 'clip' / 'RN50'}" in message
+    assert message.endswith(f"clipref convert FOLDER {tmp_path / 'home' / 'clip' / 'RN50'} --model clip/RN50")
 
 
 @pytest.mark.parametrize("name", ["clip/RN50", "hf:nobody/nothing"])
@@ -251,7 +261,7 @@ def test_a_repository_without_weights(tmp_path: Path, server: Hub) -> None:
     assert message.startswith("ERROR somebody/words: No weights among 1 files; expected one of")
 
 
-@pytest.mark.parametrize("name", ["hf:", "hf:owner", "hf:../..", "hf:a/b/c", "hf:a b/c"])
+@pytest.mark.parametrize("name", ["hf:", "hf:owner", "hf:../..", "hf:a/b/c", "hf:a b/c", "hf:a/b@../../c"])
 def test_what_is_no_repository(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLIPREF_HOME", str(tmp_path))
     with pytest.raises(ModelNotFound, match="is no repository; expected hf:owner/name"):
@@ -315,6 +325,21 @@ def test_files_put_there_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     synthetic.write(tmp_path / "clip" / "RN50", TINY["resnet"])
     (tmp_path / "clip" / "RN50" / "config.json").unlink()
     assert hub.locate("clip/RN50") == (tmp_path / "clip" / "RN50", PUBLISHED["clip/RN50"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["clip/ViT-B32"], "did you mean clip/ViT-B-32"),
+        ([str(cases.GOLDEN)], "is on this machine; download takes a published id or hf:owner/name"),
+        (["clip/RN50", "clip/RN101", "--from", "x.pt"], "--from takes one model, got 2"),
+        (["hf:a/b", "--from", "x.pt"], "'hf:a/b' is no model of OpenAI's, as --from needs"),
+        (["clip/RN50", "--from", "x.pt"], "x.pt does not exist; expected OpenAI's file of clip/RN50"),
+    ],
+)
+def test_command_used_wrongly(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["download", *arguments]) == 1
+    assert message in capsys.readouterr().err
 
 
 def test_names() -> None:

@@ -20,7 +20,7 @@ Json = Mapping[str, Any]
 
 
 def from_transformers(config: Json, processor: Json | None) -> ClipConfig:
-    """`config.json` and `preprocessor_config.json` of a CLIPModel. Raises ConfigError."""
+    """`config.json`, and `preprocessor_config.json` or `processor_config.json`, of a CLIPModel. Raises ConfigError."""
     kind = config.get("model_type")
     if kind != "clip":
         raise ConfigError(f"config.json: model_type is {kind!r}; expected 'clip'.")
@@ -67,10 +67,20 @@ def from_transformers(config: Json, processor: Json | None) -> ClipConfig:
 
 
 def _transformers_preprocess(processor: Json, resolution: int) -> dict[str, Any]:
+    processor = _object(processor.get("image_processor", processor))  # which transformers 5 nests
+    off = [key for key in ("do_resize", "do_rescale", "do_normalize") if not processor.get(key, True)]
+    if off or abs(processor.get("rescale_factor", 1 / 255) - 1 / 255) > 1e-9:
+        key = off[0] if off else "rescale_factor"
+        raise ConfigError(
+            f"preprocessor_config.json: {key} is {processor[key]!r}; CLIP resizes, divides by 255, "
+            "subtracts the mean and divides by the standard deviation."
+        )
     size, crop = (processor.get(key, resolution) for key in ("size", "crop_size"))
     size = {"shortest_edge": size} if isinstance(size, int) else _object(size)
     crop = {"height": crop, "width": crop} if isinstance(crop, int) else _object(crop)
     squash = size == {"height": resolution, "width": resolution}
+    if not squash and not processor.get("do_center_crop", True):
+        raise ConfigError("preprocessor_config.json: do_center_crop is False; CLIP crops, or resizes to a square.")
     if not squash and (size != {"shortest_edge": resolution} or crop != {"height": resolution, "width": resolution}):
         raise ConfigError(f"preprocessor_config.json: size {size} and crop_size {crop} for {resolution} pixels.")
     kernels = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
@@ -115,6 +125,8 @@ def from_open_clip(config: Json) -> ClipConfig:
         tower |= {"layers": layers, "heads": width // head_width, "activation": activation}
         tower["mlp_width"] = int(width * vision.get("mlp_ratio", 4.0))
     width = text.get("width", 512)
+    if pixels.get("size", resolution) not in (resolution, [resolution, resolution]):
+        raise ConfigError(f"open_clip_config.json: preprocess_cfg.size is {pixels['size']}, image_size {resolution}.")
     resize_mode, interpolation = pixels.get("resize_mode", "shortest"), pixels.get("interpolation", "bicubic")
     return _config(
         embed_dim=model.get("embed_dim"),
@@ -130,7 +142,7 @@ def from_open_clip(config: Json) -> ClipConfig:
         },
         preprocess={
             **_mean_and_std(pixels, "mean", "std"),
-            "interpolation": interpolation,
+            "interpolation": "bicubic" if interpolation == "random" else interpolation,  # for training alone
             "resize_mode": resize_mode,
         },
     )
@@ -146,7 +158,8 @@ def _nothing_else(where: str, given: Json, known: set[str], as_clip: Json) -> No
 
 def _mean_and_std(given: Json, mean: str, std: str) -> dict[str, Any]:
     default = PreprocessConfig()
-    return {"mean": given.get(mean) or default.mean, "std": given.get(std) or default.std}
+    found = {"mean": given.get(mean) or default.mean, "std": given.get(std) or default.std}
+    return {key: [value] * 3 if isinstance(value, int | float) else value for key, value in found.items()}
 
 
 def _config(embed_dim: Any, vision: Json, text: Json, preprocess: Json) -> ClipConfig:

@@ -1,10 +1,11 @@
 """Convert any published CLIP checkpoint into one safetensors folder.
 
 SRC is a file or a folder: OpenAI's `.pt`, a torch.save file, safetensors (sharded or not) in the names of OpenAI,
-open_clip or transformers. Torch isn't needed, and nothing in the file is run. DST becomes a folder that opens with
-`AutoModel.from_pretrained(DST)`: model.safetensors, config.json, the tokenizer's merges, and provenance.json, which has
-the sha256 of what was read and of every tensor. Numbers keep their dtype and their bits unless --dtype says otherwise.
-Tensors are copied one by one, so little memory is needed. DST is there whole or not at all.
+open_clip or transformers; or a model id that is on this machine. Torch isn't needed, and nothing in the file is run.
+DST becomes a folder that opens with `AutoModel.from_pretrained(DST)`: model.safetensors, config.json, the tokenizer's
+merges, and provenance.json, which has the sha256 of what was read and of every tensor. Numbers keep their dtype and
+their bits unless --dtype says otherwise. Tensors are copied one by one, so little memory is needed. DST is there whole
+or not at all.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import numpy as np
 
 from clipref.config import PUBLISHED, tensor_shapes
 from clipref.errors import InputError, WeightsError
+from clipref.hub import present
 from clipref.tokenizer import DEFAULT_MERGES, Tokenizer
 from clipref.weights import FLOATS, check_tensors, ignored, read_config
 
@@ -101,6 +103,11 @@ def cast(value: Array, given: str, wanted: str, name: str = "a tensor") -> Array
     return result
 
 
+def not_finite(stored: Array, dtype: str) -> int:
+    """How many of a stored tensor's values are infinite or NaN."""
+    return int(np.count_nonzero(~np.isfinite(cast(stored, dtype, "F32") if dtype == "BF16" else stored)))
+
+
 def tensor_digest(value: Array) -> str:
     """sha256 of a tensor's bytes as safetensors stores them: little-endian, row by row."""
     return hashlib.sha256(np.ascontiguousarray(value).data).hexdigest()
@@ -176,7 +183,7 @@ def options_of(args: argparse.Namespace) -> Options:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own arguments."""
-    parser.add_argument("source", type=Path, metavar="SRC", help="a checkpoint's file or folder")
+    parser.add_argument("source", metavar="SRC", help="a checkpoint's file or folder, or a model id")
     parser.add_argument("destination", type=Path, metavar="DST", help="the folder to make")
     parser.add_argument("--dtype", choices=DTYPES, help="cast every tensor (default: keep each as it is)")
     parser.add_argument("--model", choices=PUBLISHED, metavar="ID", help="say that it is this published model")
@@ -185,5 +192,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Convert, and print where the result is."""
-    path = convert(args.source, args.destination, options_of(args), dtype=args.dtype, progress=sys.stderr.isatty())
+    path = convert(
+        present(args.source), args.destination, options_of(args), dtype=args.dtype, progress=sys.stderr.isatty()
+    )
     print(path)

@@ -18,12 +18,20 @@ from pathlib import Path
 from typing import Any
 
 from clipref.config import PUBLISHED
-from clipref.errors import InputError, ModelNotFound, WeightsError
-from clipref.hub import HUB_PREFIX, REPOSITORIES, folder_of, home
+from clipref.errors import ClipError, InputError, ModelNotFound, WeightsError
+from clipref.hub import HUB_PREFIX, REPOSITORIES, find, folder_of, home, unknown
 
 from .convert import add_source_arguments, convert, options_of
 from .folder import refuse_existing
 from .sources import OPENAI_FILES, Doubt, Options, choose, open_source, sha256
+
+# Repositories of OpenAI's own weights: those that ids stand for, and OpenAI's four in transformers' layout.
+OPENAI_REPOSITORIES = {repository: name for name, repository in REPOSITORIES.items()} | {
+    "openai/clip-vit-base-patch32": "clip/ViT-B-32",
+    "openai/clip-vit-base-patch16": "clip/ViT-B-16",
+    "openai/clip-vit-large-patch14": "clip/ViT-L-14",
+    "openai/clip-vit-large-patch14-336": "clip/ViT-L-14-336px",
+}
 
 
 def fetch(name: str) -> Path:
@@ -57,21 +65,21 @@ def download(name: str, options: Options | None = None) -> Path:
 
     Raises ModelNotFound that says what to put where if it can't be fetched, WeightsError if it isn't what it should be.
     """
+    repository, _, revision = REPOSITORIES.get(name, name.removeprefix(HUB_PREFIX)).partition("@")
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repository) or ".." in revision.split("/"):
+        raise ModelNotFound(f"{name!r} is no repository; expected hf:owner/name, or hf:owner/name@revision.")
     folder = folder_of(name)
     if (folder / "model.safetensors").is_file():
         return folder
-    repository, _, revision = REPOSITORIES.get(name, name.removeprefix(HUB_PREFIX)).partition("@")
-    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repository):
-        raise ModelNotFound(f"{name!r} is no repository; expected hf:owner/name, or hf:owner/name@revision.")
     snapshot = _snapshot(name, repository, revision or None)
-    options = replace(options or Options(), model=name if name in PUBLISHED else None)
+    options = replace(options or Options(), model=OPENAI_REPOSITORIES.get(repository))
     return _convert(snapshot, folder, options, {"repository": repository, "revision": snapshot.name})
 
 
 def from_openai(name: str, archive: Path) -> Path:
     """Convert OpenAI's own file of a published model, once its sha256 is the published one."""
     if name not in PUBLISHED:
-        raise InputError(f"{name!r} is no model of OpenAI's; expected one of {', '.join(PUBLISHED)}.")
+        raise InputError(f"{name!r} is no model of OpenAI's, as --from needs; expected one of {', '.join(PUBLISHED)}.")
     if not archive.is_file():
         raise ModelNotFound(f"{archive} does not exist; expected OpenAI's file of {name}.")
     folder = folder_of(name)
@@ -85,7 +93,12 @@ def from_openai(name: str, archive: Path) -> Path:
 
 
 def _convert(source: Path, folder: Path, options: Options, origin: dict[str, Any]) -> Path:
-    opened = open_source(source, options)
+    try:
+        opened = open_source(source, options)
+    except ClipError:  # perhaps because it isn't what the repository has, and then not to be kept
+        if source.is_dir():
+            _check_blobs(source, {file.name: sha256(file) for file in source.iterdir() if file.is_file()})
+        raise
     _check_blobs(source, opened.files)
     try:
         return convert(opened, folder, origin=origin, progress=sys.stderr.isatty())
@@ -116,7 +129,7 @@ def _snapshot(name: str, repository: str, revision: str | None) -> Path:
         raise ModelNotFound(
             f"{name} is not on this machine, and {repository} could not be downloaded ({reason}). Where there is a "
             f"network, fetch that repository's weights and open_clip_config.json or config.json into a folder; then "
-            f"here: clipref convert FOLDER {folder_of(name)}"
+            f"here: clipref convert FOLDER {folder_of(name)}{f' --model {name}' if name in PUBLISHED else ''}"
         ) from error
 
 
@@ -150,8 +163,9 @@ def run(args: argparse.Namespace) -> None:
         return
     for name in args.names:
         if name not in PUBLISHED and not name.startswith(HUB_PREFIX):
-            raise ModelNotFound(
-                f"{name!r} can't be downloaded; expected hf:owner/name or one of {', '.join(PUBLISHED)}."
-            )
+            path = find(name)
+            if path is None:
+                raise unknown(name)
+            raise InputError(f"{name} is on this machine; download takes a published id or hf:owner/name.")
     for name in args.names:
         print(download(name, options))

@@ -22,10 +22,10 @@ from clipref.cli.common import add_json_argument, print_json, print_table
 from clipref.cli.models import parameters
 from clipref.config import PUBLISHED, ClipConfig, ResNetConfig, ViTConfig, tensor_shapes, text_shapes, visual_shapes
 from clipref.errors import WeightsError
-from clipref.hub import find
+from clipref.hub import present
 from clipref.weights import check_tensors, ignored
 
-from .convert import add_source_arguments, cast, options_of, part_bytes, tensor_digest
+from .convert import add_source_arguments, cast, not_finite, options_of, part_bytes, tensor_digest
 from .layouts import Recipe
 from .sources import Doubt, Options, Source, open_source
 
@@ -86,17 +86,19 @@ class _Found:
 
 def _read(name: str, recipe: Recipe) -> _Found:
     stored = recipe.read()
-    value = np.abs(cast(stored, recipe.dtype, "F64", name))
-    with np.errstate(invalid="ignore"):
+    value = cast(stored, recipe.dtype, "F64" if recipe.dtype == "F64" else "F32", name)
+    infinite = not_finite(stored, recipe.dtype)
+    value = np.abs(value)
+    with np.errstate(invalid="ignore", over="ignore"):
         axes = tuple(range(1, value.ndim))
         ratio = 1.0
         if value.ndim > 1 and value.size:
             # Embeddings and projections have their channels last, weights first.
             last = "embedding" in name or name in ("visual.proj", "text_projection")
-            channels = np.sqrt(np.square(value).mean(axis=tuple(range(value.ndim - 1)) if last else axes))
+            channels = np.sqrt(np.square(value).mean(tuple(range(value.ndim - 1)) if last else axes, np.float64))
             ratio = float(channels.max() / max(float(np.median(channels)), np.finfo(np.float64).tiny))
         largest, smallest = (float(f(value)) if value.size else math.nan for f in (np.max, np.min))
-    return _Found(tensor_digest(stored), int((~np.isfinite(value)).sum()), largest, smallest, ratio)
+    return _Found(tensor_digest(stored), infinite, largest, smallest, ratio)
 
 
 def _open(path: str | Path, options: Options) -> tuple[Source, list[str], list[tuple[str, str]]]:
@@ -166,7 +168,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what there is to say; 1 if the checkpoint has problems."""
-    facts = inspect(find(args.path) or args.path, options_of(args))
+    facts = inspect(present(args.path), options_of(args))
     if args.json:
         print_json(facts)
     else:
@@ -177,9 +179,9 @@ def run(args: argparse.Namespace) -> int:
 def _print(facts: Mapping[str, Any]) -> None:
     config = facts["config"]
     vision, text = config["vision"], config["text"]
-    size = f"{facts['bytes'] / 1e6:.1f} MB in {facts['tensors']} tensors"
-    sizes = ", ".join(f"{kind} {count / 1e6:.1f} MB" for kind, count in facts["bytes by dtype"].items())
-    count = {tower: f"{n / 1e6:.2f} M parameters" for tower, n in facts["parameters"].items()}
+    size = f"{_bytes(facts['bytes'])} in {facts['tensors']} tensors"
+    sizes = ", ".join(f"{kind} {_bytes(count)}" for kind, count in facts["bytes by dtype"].items())
+    count = {tower: f"{n:,} parameters" for tower, n in facts["parameters"].items()}
     rows = [
         ("kind", f"{facts['kind']}{', ' + facts['model'] if facts['model'] else ''}"),
         ("size", f"{size} ({sizes})"),
@@ -193,12 +195,16 @@ def _print(facts: Mapping[str, Any]) -> None:
     ]
     scale = facts["statistics"]["logit scale"]
     rows.append(("logit scale", "-" if scale is None else f"{scale:.4g}"))
-    for title, key in (("channels", "largest channel over median channel"),):
-        rows += [(title, f"{ratio:8.1f} x the median  {n}") for n, ratio in facts["statistics"][key].items()]
+    for n, ratio in facts["statistics"]["largest channel over median channel"].items():
+        rows.append(("channels", f"up to {ratio:.1f} x the median one  {n}"))
     for n, (low, high) in facts["statistics"]["LayerNorm gains, smallest and largest"].items():
         rows.append(("gains", f"{low:.3g} to {high:.3g}  {n}"))
-    rows += [(title, text) for title in ("doubts", "problems") for text in facts[title]]
+    rows += [(title.removesuffix("s"), text) for title in ("doubts", "problems") for text in facts[title]]
     print_table(rows)
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count:,} bytes"
 
 
 def _described(tower: Mapping[str, Any]) -> str:

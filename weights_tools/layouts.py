@@ -82,7 +82,11 @@ def recipes(tensors: Mapping[str, Stored]) -> dict[str, Recipe]:
 
 
 def _from_openai(tensors: Mapping[str, Stored]) -> dict[str, Recipe]:
-    return {name.removeprefix("text."): Recipe((stored,)) for name, stored in tensors.items()}
+    made = {name.removeprefix("text."): Recipe((stored,)) for name, stored in tensors.items()}
+    if len(made) != len(tensors):
+        twice = next(name for name in tensors if f"text.{name}" in tensors)
+        raise WeightsError(f"It has both {twice!r} and {'text.' + twice!r}; expected the text tower once.")
+    return made
 
 
 # transformers' CLIPModel (src/transformers/models/clip/modeling_clip.py); "pre_layrnorm" is so spelt.

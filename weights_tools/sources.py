@@ -44,8 +44,12 @@ OPENAI_FILES = {
 # In the order of preference: what needs no unpickling first.
 _SAFETENSORS = ("model.safetensors.index.json", "open_clip_model.safetensors", "model.safetensors")
 _TORCH = ("open_clip_pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model.bin")
-_CONFIGS = ("open_clip_config.json", "config.json", "preprocessor_config.json")
+_PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # before transformers 5, and since
+_CONFIGS = ("open_clip_config.json", "config.json", *_PROCESSORS)
 _TOKENIZERS = MERGES_NAMES
+
+# An index of ViT-bigG-14's shards has 150 KB.
+MAX_JSON = 10_000_000
 
 
 class Doubt(ConfigError):
@@ -108,13 +112,18 @@ def open_source(path: str | os.PathLike[str], options: Options | None = None) ->
     """Open a file or folder of any layout that is known. Raises ModelNotFound, WeightsError, ConfigError or Doubt."""
     path, options = Path(path), options or Options()
     if path.is_dir():
-        folder, weights = path, path / choose(entry.name for entry in path.iterdir())[0]
+        folder = path
+        try:
+            weights = path / choose(entry.name for entry in path.iterdir())[0]
+        except ModelNotFound as error:
+            raise ModelNotFound(f"{path}: {error}") from error
         beside = {name: folder / name for name in _CONFIGS if (folder / name).is_file()}
         merges = next((folder / name for name in _TOKENIZERS if (folder / name).is_file()), None)
     elif path.is_file():
         weights, beside, merges = path, {}, None
     else:
-        raise ModelNotFound(f"{path} does not exist; expected a checkpoint's file or folder.")
+        what = "is neither a file nor a folder" if path.exists() else "does not exist"
+        raise ModelNotFound(f"{path} {what}; expected a checkpoint's file or folder.")
     kind, stored, used, code = _read(weights)
     try:
         tensors = recipes(stored)
@@ -156,8 +165,10 @@ def _shards(index: Path) -> list[str]:
         raise WeightsError(f"{index} has no weight_map of tensor names to files.")
     names = sorted(set(table.values()))
     for name in names:
-        if Path(name).name != name or not (index.parent / name).is_file():
-            raise WeightsError(f"{index} names the shard {name!r}, which is not beside it. Fetch it.")
+        if Path(name).name != name or name.endswith(".json") or not (index.parent / name).is_file():
+            raise WeightsError(
+                f"{index} names the shard {name[:80]!r}, which is no file of tensors beside it. Fetch it."
+            )
     return names
 
 
@@ -171,7 +182,7 @@ def _config(
     if theirs is not None and weights.name.startswith("open_clip"):
         return _named(theirs, from_open_clip, _json(theirs)), [theirs]
     if ours is not None and not weights.name.startswith("open_clip"):
-        processor = beside.get("preprocessor_config.json")
+        processor = next((beside[name] for name in _PROCESSORS if name in beside), None)
         pixels = None if processor is None else _json(processor)
         return _named(ours, from_transformers, _json(ours), pixels), [ours, *([processor] if processor else [])]
     activation = options.activation or _activation(code)
@@ -200,7 +211,11 @@ def _activation(code: str | None) -> str | None:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        with open(path, encoding="utf-8") as file:
+            text = file.read(MAX_JSON + 1)
+        if len(text) > MAX_JSON:
+            raise ValueError(f"it has over {MAX_JSON} characters")
+        value = json.loads(text)
     except (ValueError, RecursionError, OSError) as error:
         raise ConfigError(f"{path} is not JSON: {error}. Fetch it again.") from error
     if not isinstance(value, dict):
@@ -214,7 +229,7 @@ def _named(path: Path, read: Any, *arguments: Any) -> ClipConfig:
         config: ClipConfig = read(*arguments)
     except ConfigError as error:
         raise ConfigError(f"{path.parent}: {error}") from error
-    except (TypeError, ValueError, ZeroDivisionError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise ConfigError(f"{path}: a value is of the wrong kind: {error}.") from error
     return config
 

@@ -39,6 +39,7 @@ MAX_PICKLE = 4_000_000
 MAX_OPERATIONS = 600_000
 MAX_CODE = 4_000_000
 MAX_DEPTH = 100
+MAX_GAPS = 2**25  # numbers of a storage that lie between a tensor's own, and are read with them
 
 # torch's storage classes: safetensors' name of the dtype, and numpy's.
 _STORAGES = {
@@ -84,7 +85,7 @@ def read_torch_file(path: str | os.PathLike[str]) -> TorchFile:
     try:
         value = unpickle(pickled)
         named = dict(_named_tensors(value))
-        tensors = {name: _stored(tensor, path, root, members, name) for name, tensor in named.items()}
+        tensors = {name: _stored(tensor, path, root, members, name[:80]) for name, tensor in named.items()}
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
     return TorchFile(tensors, code)
@@ -107,8 +108,8 @@ def _members(path: Path) -> tuple[dict[str, _Member], zipfile.ZipFile]:
     with open(path, "rb") as file:
         if file.read(2) != b"PK":
             raise WeightsError(
-                "it isn't a zip, as torch has written since version 1.6. If it is an older torch file, open it with "
-                "torch once and save it anew, or take the safetensors file of the same model."
+                "it is neither safetensors nor a zip as torch has written since version 1.6. If it is an older torch "
+                "file, open it with torch once and save it anew, or take the safetensors file of the same model."
             )
         file.seek(max(0, size - 65_557))  # the end record, and the longest comment
         if file.read().count(b"PK\x05\x06") == 0:
@@ -121,30 +122,33 @@ def _members(path: Path) -> tuple[dict[str, _Member], zipfile.ZipFile]:
         spans: list[tuple[int, int, str]] = []
         with open(path, "rb") as file:
             for info in archive.infolist():
+                shown = info.filename[:80]
                 if info.filename in members:
-                    raise WeightsError(f"its zip has the member {info.filename!r} twice.")
+                    raise WeightsError(f"its zip has the member {shown!r} twice.")
                 if info.flag_bits & 1:
-                    raise WeightsError(f"its zip's member {info.filename!r} is encrypted.")
+                    raise WeightsError(f"its zip's member {shown!r} is encrypted.")
                 if ".." in info.filename.split("/") or info.filename.startswith("/") or "\\" in info.filename:
-                    raise WeightsError(f"its zip's member {info.filename!r} points out of the archive.")
+                    raise WeightsError(f"its zip's member {shown!r} points out of the archive.")
                 file.seek(info.header_offset)
                 header = file.read(30)
                 if len(header) != 30 or header[:4] != b"PK\x03\x04":
-                    raise WeightsError(f"its zip's member {info.filename!r} is not where the directory says.")
+                    raise WeightsError(f"its zip's member {shown!r} is not where the directory says.")
                 name_length, extra_length = struct.unpack("<HH", header[26:30])
                 begin = info.header_offset + 30 + name_length + extra_length
                 end = begin + info.compress_size
                 if end > size:
-                    raise WeightsError(f"its zip's member {info.filename!r} ends after the file. Fetch it again.")
+                    raise WeightsError(f"its zip's member {shown!r} ends after the file. Fetch it again.")
                 spans.append((info.header_offset, end, info.filename))
                 stored = info.compress_type == zipfile.ZIP_STORED
+                if not stored and info.compress_type != zipfile.ZIP_DEFLATED:  # others need memory before they say so
+                    raise WeightsError(f"its zip's member {shown!r} is compressed as torch never does.")
                 if stored and info.compress_size != info.file_size:
-                    raise WeightsError(f"its zip's member {info.filename!r} contradicts itself about its size.")
+                    raise WeightsError(f"its zip's member {shown!r} contradicts itself about its size.")
                 members[info.filename] = _Member(begin if stored else None, info.file_size)
         spans.sort()
         for (_, end, name), (begin, _, other) in pairwise(spans):
             if begin < end:
-                raise WeightsError(f"its zip's members {name!r} and {other!r} overlap.")
+                raise WeightsError(f"its zip's members {name[:80]!r} and {other[:80]!r} overlap.")
     except BaseException:
         archive.close()
         raise
@@ -461,6 +465,8 @@ def _stored(tensor: Tensor, path: Path, root: str, members: Mapping[str, _Member
             f"tensor {name!r}: shape {tensor.shape}, strides {tensor.strides} and offset {tensor.offset} leave its "
             f"storage of {storage.numel} numbers, or use some of them twice."
         )
+    if span - count > MAX_GAPS:
+        raise WeightsError(f"tensor {name!r}: its {count} numbers lie scattered among {span}, as no weight's do.")
     begin = member.offset + tensor.offset * numpy_dtype.itemsize
 
     def read() -> Array:

@@ -20,11 +20,11 @@ import numpy as np
 from clipref.cli.common import add_json_argument, print_json, print_table
 from clipref.config import PUBLISHED, tensor_shapes
 from clipref.errors import ModelNotFound, WeightsError
-from clipref.hub import find
+from clipref.hub import is_foreign, present
 from clipref.model import CLIP
 from clipref.weights import Checkpoint
 
-from .convert import cast, tensor_digest
+from .convert import not_finite, tensor_digest
 from .published import PUBLISHED_VALUES, Published
 from .sources import sha256
 
@@ -63,23 +63,25 @@ def _tensors(checkpoint: Checkpoint, provenance: Mapping[str, Any] | None) -> It
     recorded = (provenance or {}).get("tensors")
     if not isinstance(recorded, Mapping):
         recorded = None
-        yield Finding("not done", "digests of the tensors", "provenance.json", "none beside the weights")
+        what = "none beside the weights" if provenance is None else "one without digests"
+        yield Finding("not done", "digests of the tensors", "provenance.json", what)
     well = 0
     for name in tensor_shapes(checkpoint.config):
-        stored = checkpoint.file.stored(name)
-        infinite = int((~np.isfinite(cast(stored, checkpoint.file.dtypes[name], "F64"))).sum())
+        stored, dtype = checkpoint.file.stored(name), checkpoint.file.dtypes[name]
+        infinite = not_finite(stored, dtype)
         if infinite:
             yield Finding("FAILED", name, "finite", f"{infinite} values that are not")
         if recorded is None:
             well += not infinite
             continue
         entry = recorded.get(name)
-        expected = entry.get("sha256") if isinstance(entry, Mapping) else None
-        digest = tensor_digest(stored)
-        if digest != expected:
-            yield Finding("FAILED", name, f"sha256 {expected}", f"sha256 {digest}")
-        well += not infinite and digest == expected
-    what = "finite tensors" if recorded is None else "finite tensors with the digest of provenance.json"
+        found = {"dtype": dtype, "shape": list(stored.shape), "sha256": tensor_digest(stored)}
+        expected = {key: entry.get(key) for key in found} if isinstance(entry, Mapping) else dict.fromkeys(found)
+        for key, value in found.items():
+            if expected[key] != value:
+                yield Finding("FAILED", name, f"{key} {expected[key]}", f"{key} {value}")
+        well += not infinite and found == expected
+    what = "finite tensors" if recorded is None else "finite tensors that are as provenance.json says"
     count = len(tensor_shapes(checkpoint.config))
     yield Finding("ok" if well == count else "FAILED", what, str(count), str(well))
 
@@ -122,9 +124,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print every finding; 1 if one failed."""
-    path = find(args.path)
-    if path is None:
-        raise ModelNotFound(f"{args.path} is not on this machine; fetch it with: clipref download {args.path}")
+    path = present(args.path)
+    if is_foreign(path):
+        raise WeightsError(f"{path} is of another layout; convert it first: clipref convert {path} FOLDER")
     if args.images is not None and not args.images.is_dir():
         raise ModelNotFound(f"--images {args.images} is not a folder.")
     findings = list(verify(path, model=args.model, images=args.images))

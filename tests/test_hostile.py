@@ -1,0 +1,194 @@
+"""Whole checkpoints that mean harm: each is refused with our error, at little cost, and nothing is run."""
+
+import gzip
+import json
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from clipref import ClipError
+from clipref.tokenizer import MAX_MERGES_BYTES
+from clipref.weights import MAX_HEADER
+from clipref.weights_tools.convert import convert
+from clipref.weights_tools.sources import MAX_JSON, Options
+
+from .cases import TINY
+from .conftest import make_tiny
+from .layouts import as_open_clip
+from .test_torch_files import BOMBS, FOOLED, HOSTILE, HOSTILE_SAFETENSORS
+
+OPTIONS = Options(activation="quick_gelu", vision_heads=1, text_heads=1)
+
+
+def with_text(name: str, change: Callable[[str], str]) -> Callable[[Path], None]:
+    """A file of the folder, changed."""
+    return lambda folder: (folder / name).write_text(change((folder / name).read_text())) and None
+
+
+def with_tensors(*names: str) -> Callable[[Path], None]:
+    """The tiny checkpoint and empty tensors of these names."""
+
+    def spoil(folder: Path) -> None:
+        file = folder / "model.safetensors"
+        save_file(load_file(file) | {name: np.zeros(0, np.float32) for name in names}, file)
+
+    return spoil
+
+
+def without_config(spoil: Callable[[Path], None]) -> Callable[[Path], None]:
+    """The same, with the configuration left to the tensors' names."""
+
+    def both(folder: Path) -> None:
+        spoil(folder)
+        (folder / "config.json").unlink()
+
+    return both
+
+
+def index(text: str) -> Callable[[Path], None]:
+    """An index of shards beside the weights, which is preferred to them."""
+    return lambda folder: (folder / "model.safetensors.index.json").write_text(text) and None
+
+
+def endless_ratio(folder: Path) -> None:
+    """open_clip's layout, with a number that JSON doesn't have and Python's reads."""
+    for name, content in as_open_clip(folder, TINY["vit-a"]).items():
+        (folder / name).write_bytes(content)
+    (folder / "config.json").unlink()
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["vision_cfg"]["mlp_ratio"] = float("inf")
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+
+
+def many_names(folder: Path) -> None:
+    """So much that is missing and so much that is unexpected that comparing each with each takes an hour."""
+    file = folder / "model.safetensors"
+    first = {"visual.conv1.weight": load_file(file)["visual.conv1.weight"]}
+    names = [f"visual.transformer.resblocks.{i}.attn.out.weight" for i in range(40_000)]
+    save_file(first | {name: np.zeros(0, np.float32) for name in names}, file)
+
+
+def long_header(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", MAX_HEADER + 8) + b"{}".ljust(MAX_HEADER + 8))
+
+
+def merges_bomb(folder: Path) -> None:
+    (folder / "merges.txt").unlink()
+    (folder / "merges.txt.gz").write_bytes(gzip.compress(bytes(20 * MAX_MERGES_BYTES), 1))
+
+
+FOLDERS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "an index that names itself": (
+        index('{"weight_map": {"a": "model.safetensors.index.json"}}'),
+        "which is no file of tensors beside it",
+    ),
+    "an index up the tree": (index('{"weight_map": {"a": "../model.safetensors"}}'), "no file of tensors beside it"),
+    "an index without end": (index(" " * (MAX_JSON + 1)), f"it has over {MAX_JSON} characters"),
+    "an index nested deeply": (index("[" * 1_000_000), "is not JSON"),
+    "a config of 100 million layers": (
+        with_text("config.json", lambda text: text.replace('"layers": 3', '"layers": 100000000')),
+        "layers is 100000000; expected at most 1000",
+    ),
+    "a name of 100 million layers": (
+        without_config(with_tensors("transformer.resblocks.100000000.x")),
+        "layers is 100000001; expected at most 1000",
+    ),
+    "a number of 5,000 digits": (
+        without_config(with_tensors(f"transformer.resblocks.{'9' * 5000}.x")),
+        "expected at most 1000",
+    ),
+    "a number of 5,000 digits in a config": (
+        with_text("config.json", lambda text: text.replace('"layers": 3', f'"layers": {"9" * 5000}')),
+        "is not JSON",
+    ),
+    "a name of a megabyte": (with_tensors("x" * 1_000_000), "unexpected 'xxx"),
+    "40,000 unexpected names": (many_names, "more."),
+    "a header of 8 MB": (long_header, f"it would have a header of {MAX_HEADER + 8} bytes"),
+    "merges that are a bomb": (merges_bomb, f"it has over {MAX_MERGES_BYTES} bytes"),
+    "an endless ratio": (endless_ratio, "cannot convert float infinity"),
+    "the text tower twice": (
+        with_tensors("text.ln_final.bias"),
+        "It has both 'ln_final.bias' and 'text.ln_final.bias'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_hostile_folder(name: str, tmp_path: Path) -> None:
+    spoil, message = FOLDERS[name]
+    folder = make_tiny(tmp_path, "vit")
+    spoil(folder)
+    with pytest.raises(ClipError) as caught:
+        convert(folder, tmp_path / "out", OPTIONS)
+    assert message in str(caught.value) and len(str(caught.value)) < 1500
+    assert not (tmp_path / "out").exists()
+
+
+# Peak memory is not from getrusage, which counts the parent's memory before exec too.
+CONVERT_EACH = """
+import resource, signal, sys, time
+from pathlib import Path
+from clipref import ClipError
+from clipref.weights_tools.convert import convert
+from clipref.weights_tools.sources import Options
+def peak():
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (8 * 10**9, 8 * 10**9))  # for the sake of the machine
+options = Options(activation="quick_gelu", vision_heads=1, text_heads=1)
+before = peak()
+for path in sorted(Path(sys.argv[1]).iterdir()):
+    print(path.name, end=" ", flush=True)
+    signal.alarm(10)
+    started = time.perf_counter()
+    try:
+        convert(path, sys.argv[2], options)
+    except ClipError:
+        print("refused", time.perf_counter() - started, peak() - before, flush=True)
+    else:
+        print("converted", 0, 0)
+"""
+
+
+def each_is_refused_at_little_cost(corpus: Path) -> None:
+    """All of them in one process, which also shows that none ends it: below 10 seconds and 1 GB each."""
+    command = [sys.executable, "-c", CONVERT_EACH, str(corpus), str(corpus.parent / "out")]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout[-300:] + run.stderr
+    lines = run.stdout.splitlines()
+    assert len(lines) == len(list(corpus.iterdir()))
+    for line in lines:
+        _, outcome, seconds, kilobytes = line.rsplit(" ", 3)
+        assert outcome == "refused" and float(seconds) < 10 and int(kilobytes) < 1_000_000, line
+    assert not FOOLED.exists() and not (corpus.parent / "out").exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads its peak memory as Linux tells it")
+def test_no_hostile_checkpoint_takes_a_gigabyte_or_ten_seconds(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for i, name in enumerate(HOSTILE.keys() - BOMBS):
+        (corpus / f"{i}.pt").write_bytes(HOSTILE[name][0]())
+    for i, content in enumerate(HOSTILE_SAFETENSORS):
+        (corpus / f"{i}.safetensors").write_bytes(content)
+    for i, (spoil, _) in enumerate(FOLDERS.values()):
+        (tmp_path / f"{i}").mkdir()
+        folder = make_tiny(tmp_path / f"{i}", "vit")
+        spoil(folder)
+        folder.rename(corpus / f"folder {i}")
+    each_is_refused_at_little_cost(corpus)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads its peak memory as Linux tells it")
+def test_no_bomb_takes_a_gigabyte_or_ten_seconds(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for i, name in enumerate(sorted(BOMBS)):
+        (corpus / f"{i}.pt").write_bytes(HOSTILE[name][0]())
+    each_is_refused_at_little_cost(corpus)
