@@ -26,9 +26,11 @@ from clipref.weights import Checkpoint, DType
 
 Array: TypeAlias = NDArray[Any]
 
-# Numbers that are worked on at a time: what a core's own cache holds of one array; a tower's widest activation.
+# Numbers that are worked on at a time: what a core's own cache holds; the tiles of a convolution, whose products get
+# slow if they are small; a tower's widest activation.
 BLOCK = 2**17
-WIDEST = 2**20
+TILES = 2**20
+WIDEST = 2**22
 
 
 def features(x: Array) -> Array:
@@ -132,18 +134,14 @@ class BlasOps:
     def attention(self, q: Array, k: Array, v: Array, visible: Array | None = None) -> Array:
         n, heads, queries, channels = q.shape
         y = np.empty((heads, channels, n, queries), q.dtype).transpose(2, 0, 1, 3)  # [N, H, D, Q]
-        scores_each = queries * k.shape[2]
-        items, some = max(1, BLOCK // (heads * scores_each)), max(1, BLOCK // scores_each)
-        for i in range(0, n, items):
-            for h in range(0, heads, some):
-                part = slice(i, i + items), slice(h, h + some)
-                scores = (q[part] * channels**-0.5) @ k[part].swapaxes(-1, -2)  # [N, H, Q, K]
-                if visible is not None:
-                    np.copyto(scores, -np.inf, where=~visible[i : i + items, None])
-                scores -= scores.max(axis=-1, keepdims=True)
-                np.exp(scores, out=scores)
-                scores /= scores.sum(axis=-1, keepdims=True)
-                np.matmul(v[part].swapaxes(-1, -2), scores.swapaxes(-1, -2), out=y[part])
+        for part in parts(n, heads, queries * k.shape[2], BLOCK):
+            scores = (q[part] * channels**-0.5) @ k[part].swapaxes(-1, -2)  # [N, H, Q, K]
+            if visible is not None:
+                np.copyto(scores, -np.inf, where=~visible[part[0], None])
+            scores -= scores.max(axis=-1, keepdims=True)
+            np.exp(scores, out=scores)
+            scores /= scores.sum(axis=-1, keepdims=True)
+            np.matmul(v[part].swapaxes(-1, -2), scores.swapaxes(-1, -2), out=y[part])
         return y.swapaxes(-1, -2)
 
     def conv2d(self, x: Array, weight: Array | Convolution, stride: int = 1, padding: int = 0) -> Array:
@@ -167,6 +165,14 @@ class BlasOps:
 
     def embed(self, ids: Array, weight: Array) -> Array:
         return positions(features(weight[ids]), ids.shape)
+
+
+def parts(n: int, rows: int, numbers: int, limit: int) -> Iterator[tuple[slice, slice]]:
+    """Several items, or some rows of one, at a time: as many as have at most `limit` numbers, with `numbers` a row."""
+    items, some = max(1, limit // (rows * numbers)), max(1, limit // numbers)
+    for i in range(0, n, items):
+        for j in range(0, rows, some):
+            yield slice(i, min(i + items, n)), slice(j, min(j + some, rows))
 
 
 def blocks(x: Array, y: Array) -> Iterator[tuple[Array, Array]]:
@@ -197,25 +203,37 @@ def transformed_conv2d(x: Array, convolution: Convolution, padding: int) -> Arra
     """F(2x2, 3x3): tiles of 4x4 pixels, two apart, become 16 numbers a channel, and those 2x2 pixels of the result."""
     n, channels, height, width = x.shape
     outputs = convolution.shape[0]
-    height, width = height + 2 * padding - 2, width + 2 * padding - 2  # of the result
-    down, across = -(-height // 2), -(-width // 2)  # tiles
-    pixels = np.zeros((n, 2 * down + 2, 2 * across + 2, channels), x.dtype)
-    pixels[:, padding : padding + x.shape[2], padding : padding + x.shape[3]] = x.transpose(0, 2, 3, 1)
-    pixels = pixels.reshape(n, 2 * down + 2, across + 1, 2, channels).transpose(3, 0, 1, 2, 4)  # even and odd columns
-    rows = np.empty((4, 2, n, down, across + 1, channels), x.dtype)
+    down, across = (-(-(side + 2 * padding - 2) // 2) for side in (height, width))  # tiles
+    result = np.empty((n, down, 2, across, 2, outputs), x.dtype)
+    x = x.transpose(0, 2, 3, 1)
+
+    for items, band in parts(n, down, 16 * across * max(channels, outputs), TILES):
+        top, bottom = 2 * band.start - padding, 2 * band.stop + 2 - padding
+        pixels = np.zeros((items.stop - items.start, bottom - top, 2 * across + 2, channels), x.dtype)
+        first, last = max(top, 0), min(bottom, height)
+        pixels[:, first - top : last - top, padding : padding + width] = x[items, first:last]
+        y = input_tiles(pixels) @ convolution.matrix  # [16, P, O]
+        if convolution.bias is not None:
+            y[5] += convolution.bias  # which goes into each of the four pixels once
+        y = y.reshape(4, 4, -1, band.stop - band.start, across, outputs)
+        for j, column in enumerate(_two(y)):  # [4, N, down, across, O]
+            for i, row in enumerate(_two(column)):
+                result[items, band, i, :, j] = row
+    y = result.reshape(n, 2 * down, 2 * across, outputs)
+    return y[:, : height + 2 * padding - 2, : width + 2 * padding - 2].transpose(0, 3, 1, 2)
+
+
+def input_tiles(pixels: Array) -> Array:
+    """Pixels [N, 2D + 2, 2A + 2, C] -> [16, N*D*A, C], the transformed tiles."""
+    n, height, width, channels = pixels.shape
+    down, across = height // 2 - 1, width // 2 - 1
+    pixels = pixels.reshape(n, height, across + 1, 2, channels).transpose(3, 0, 1, 2, 4)  # even and odd columns
+    rows = np.empty((4, 2, n, down, across + 1, channels), pixels.dtype)
     _four(rows, *(pixels[:, :, i : i + 2 * down : 2] for i in range(4)))
     even, odd = rows[:, 0], rows[:, 1]
-    tiles = np.empty((4, 4, n, down, across, channels), x.dtype)
+    tiles = np.empty((4, 4, n, down, across, channels), pixels.dtype)
     _four(tiles, even[..., :-1, :], odd[..., :-1, :], even[..., 1:, :], odd[..., 1:, :])
-    y = tiles.reshape(16, -1, channels) @ convolution.matrix  # [16, N*down*across, O]
-    if convolution.bias is not None:
-        y[5] += convolution.bias  # goes into all four pixels once
-    columns = _two(y.reshape(4, 4, n, down, across, outputs))  # 2 x [4, N, down, across, O]
-    result = np.empty((n, down, 2, across, 2, outputs), x.dtype)
-    for j, column in enumerate(columns):
-        for i, row in enumerate(_two(column)):
-            result[:, :, i, :, j] = row
-    return result.reshape(n, 2 * down, 2 * across, outputs)[:, :height, :width].transpose(0, 3, 1, 2)
+    return tiles.reshape(16, -1, channels)
 
 
 def _four(out: Array, a: Array, b: Array, c: Array, d: Array) -> None:
