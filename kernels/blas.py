@@ -142,7 +142,7 @@ class BlasOps:
             np.exp(scores, out=scores)
             scores /= scores.sum(axis=-1, keepdims=True)
             np.matmul(v[part].swapaxes(-1, -2), scores.swapaxes(-1, -2), out=y[part])
-        return y.swapaxes(-1, -2)
+        return np.swapaxes(y, -1, -2)
 
     def conv2d(self, x: Array, weight: Array | Convolution, stride: int = 1, padding: int = 0) -> Array:
         convolution = weight if isinstance(weight, Convolution) else lay_out(weight)
@@ -196,7 +196,7 @@ def plain_conv2d(x: Array, convolution: Convolution, stride: int, padding: int) 
     y = product(rows, convolution.matrix)  # [N*R'*R', O]
     if convolution.bias is not None:
         y += convolution.bias
-    return y.reshape(*shape, outputs).transpose(0, 3, 1, 2)
+    return np.moveaxis(y.reshape(*shape, outputs), 3, 1)
 
 
 def transformed_conv2d(x: Array, convolution: Convolution, padding: int) -> Array:
@@ -219,8 +219,8 @@ def transformed_conv2d(x: Array, convolution: Convolution, padding: int) -> Arra
         for j, column in enumerate(_two(y)):  # [4, N, down, across, O]
             for i, row in enumerate(_two(column)):
                 result[items, band, i, :, j] = row
-    y = result.reshape(n, 2 * down, 2 * across, outputs)
-    return y[:, : height + 2 * padding - 2, : width + 2 * padding - 2].transpose(0, 3, 1, 2)
+    y = result.reshape(n, 2 * down, 2 * across, outputs)[:, : height + 2 * padding - 2, : width + 2 * padding - 2]
+    return np.moveaxis(y, 3, 1)
 
 
 def input_tiles(pixels: Array) -> Array:

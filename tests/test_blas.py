@@ -101,8 +101,19 @@ def convolve(case: tuple[int, ...], dtype: str, lay_out: Callable[..., Convoluti
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("case", CONVOLUTIONS)
-def test_convolution_with_its_norm(case: tuple[int, ...], dtype: str) -> None:
-    convolve(case, dtype, blas.lay_out)
+def test_convolution_with_its_norm(case: tuple[int, ...], dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for tiles in (blas.TILES, 1):  # all at once; a band of tiles after the other
+        monkeypatch.setattr(blas, "TILES", tiles)
+        convolve(case, dtype, blas.lay_out)
+
+
+def test_attention_by_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v = normal(3, 4, 5, 6), normal(3, 4, 7, 6), normal(3, 4, 7, 6)
+    visible = GENERATOR.random((3, 5, 7)) < 0.5
+    visible[..., 0] = True
+    for block in (1, 70, 2 * 4 * 35):  # a head, two heads, two items at a time
+        monkeypatch.setattr(blas, "BLOCK", block)
+        assert_close(BlasOps().attention(q, k, v, visible), ops.attention(q, k, v, visible), "operation")
 
 
 def laid_out(change: Callable[[Array, Any], tuple[Array, Any]]) -> Callable[..., Convolution]:
