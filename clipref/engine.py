@@ -151,8 +151,8 @@ def described(name: str) -> dict[str, Any]:
             kernels.available()
     except (ImportError, BackendError) as error:
         return {"module": entry.value, "overrides": "?", "runs": False, "why not": str(error)}
-    own = [n for n in vars(overlay(None)) if hasattr(kernels, n)]
-    overrides = "everything: an engine of its own" if hasattr(kernels, "engine") else ", ".join(own) or "nothing"
+    own = ", ".join(n for n in vars(overlay(None)) if hasattr(operations(kernels), n))
+    overrides = own or ("everything: an engine of its own" if hasattr(kernels, "engine") else "nothing")
     return {"module": entry.value, "overrides": overrides, "runs": True, "why not": None}
 
 
@@ -181,6 +181,11 @@ def make_engine(name: str, checkpoint: Checkpoint, dtype: DType, **options: Any)
         return name, engine
     _refuse(name, options)
     return name, NumpyEngine(checkpoint, dtype, overlay(kernels))
+
+
+def operations(kernels: Any) -> Any:
+    """What has the functions of a kernel set: the module, or what its own `operations()` makes."""
+    return kernels.operations() if hasattr(kernels, "operations") else kernels
 
 
 def overlay(kernels: Any) -> Ops:

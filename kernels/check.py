@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipref import ops as reference
-from clipref.engine import backends, overlay
+from clipref.engine import backends, operations, overlay
 from clipref.errors import BackendError
 
 Array = NDArray[Any]
@@ -116,7 +116,7 @@ def check(name: str) -> dict[str, dict[str, float]]:
     kernels = reference if entry is None else entry.load()
     if hasattr(kernels, "engine") and not hasattr(kernels, "operations"):
         raise BackendError(f"Backend {name!r} is an engine of its own, not a set of operations to check one by one.")
-    kernels = overlay(kernels.operations() if hasattr(kernels, "operations") else kernels)
+    kernels = overlay(operations(kernels))
     worst: dict[str, dict[str, float]] = {}
     for dtype in _DTYPES:
         for operation, units in errors(kernels, dtype):

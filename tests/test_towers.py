@@ -121,7 +121,7 @@ def check_float32(actual: Case, golden: Case, notes: dict[str, Any]) -> dict[str
 FULL = """
 import resource, sys
 from clipref.engine import NumpyEngine, ReferenceEngine
-from clipref.kernels import onnx
+from clipref.kernels import blas, onnx
 from clipref.weights import Checkpoint
 from tests import cases, test_towers
 name, style, folder = sys.argv[1:]
@@ -143,7 +143,8 @@ float32(ReferenceEngine(checkpoint, "float32"))
 taps = test_towers.check(NumpyEngine(checkpoint, "float64"), golden, pixels, ids, checkpoint.logit_scale)
 assert len(taps) >= 5, taps
 print(name, style, "float64", peak())
-float32(onnx.engine(checkpoint, "float32"))
+for kernels in (onnx, blas):
+    float32(kernels.engine(checkpoint, "float32"))
 """
 
 

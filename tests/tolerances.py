@@ -13,6 +13,8 @@ BUDGETS = {
     "reference float32": 100.0,
     # A float32 tower, tiny or embedded, under ONNX Runtime: measured up to 42, in the embedded ViT.
     "onnx": 100.0,
+    # A float32 tower, tiny or embedded, with the operations of kernels/blas.py: measured up to 12.
+    "blas": 100.0,
     # The float64 reference against the oracle's float64, which may differ by 1e-10 of the RMS: measured up to 2e-14
     # in the tiny towers.
     "oracle float64": 1e-10 / np.finfo(np.float64).eps,
