@@ -24,6 +24,8 @@ from clipref.engine import NumpyEngine, once, overlay
 from clipref.transformer import Tap, no_tap
 from clipref.weights import Checkpoint, DType
 
+from .fold import folded
+
 Array: TypeAlias = NDArray[Any]
 
 # Numbers that are worked on at a time: what a core's own cache holds; the tiles of a convolution, whose products get
@@ -62,18 +64,14 @@ class Convolution:
 _TAPS = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 
 
-def lay_out(weight: Array, norm: Any = None) -> Convolution:
-    """A convolution of weight [O, C, k, k], and the BatchNorm after it, as one."""
-    exact, bias = weight.astype(np.float64), None
-    if norm is not None:
-        gain = norm["weight"] / np.sqrt(norm["running_var"].astype(np.float64) + 1e-5)
-        exact *= gain[:, None, None, None]
-        bias = (norm["bias"] - norm["running_mean"] * gain).astype(weight.dtype)
+def lay_out(weight: Array, bias: Array | None = None) -> Convolution:
+    """A convolution of weight [O, C, k, k] and bias [O]."""
     outputs, inputs = weight.shape[:2]
     if transforms(weight.shape):
+        exact = weight.astype(np.float64)
         matrix = np.einsum("jt,is,ocst->jico", _TAPS, _TAPS, exact, optimize=True).reshape(16, inputs, outputs)
     else:
-        matrix = exact.reshape(outputs, -1).T
+        matrix = weight.reshape(outputs, -1).T
     return Convolution(weight.shape, np.ascontiguousarray(matrix, weight.dtype), bias)
 
 
@@ -82,19 +80,15 @@ def transforms(shape: tuple[int, ...]) -> bool:
     return shape[1] >= 16 and shape[2:] == (3, 3)
 
 
-def folded(params: Any) -> Any:
-    """A tower's parameters with each convolution and its BatchNorm laid out as one; nothing is left of the norm."""
+def laid_out(params: Any) -> Any:
+    """A tower's parameters, `folded`, with each convolution laid out."""
     if isinstance(params, list):
-        if "running_var" in params[-1]:  # a downsample: a convolution and its norm
-            return list(folded({"conv": params[0], "bn": params[1]}).values())
-        return [folded(node) for node in params]
+        return [laid_out(item) for item in params]
     if not isinstance(params, dict):
         return params
-    norms = {name: params.get(name.replace("conv", "bn")) for name in params if name.startswith("conv")}
-    laid_out = {name: {"weight": lay_out(params[name]["weight"], norm)} for name, norm in norms.items()}
-    return {
-        name: laid_out.get(name) or ({} if name.startswith("bn") else folded(node)) for name, node in params.items()
-    }
+    if getattr(params.get("weight"), "ndim", 0) == 4:
+        return {"weight": lay_out(**params)}
+    return {name: laid_out(item) for name, item in params.items()}
 
 
 class BlasOps:
@@ -255,7 +249,7 @@ class BlasEngine(NumpyEngine):
 
     def __init__(self, checkpoint: Checkpoint, dtype: DType) -> None:
         super().__init__(checkpoint, dtype, overlay(BlasOps()))
-        self._visual = once(lambda: folded(checkpoint.visual(dtype)))
+        self._visual = once(lambda: laid_out(folded(checkpoint.visual(dtype))))
 
     def encode_image(self, pixels: Array, tap: Tap = no_tap) -> Array:
         """Preprocessed pixels [N, 3, R, R] -> embeddings [N, E]."""

@@ -16,7 +16,6 @@ Refuses what float32 refuses. An item's embedding depends, within the error, on 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, TypeAlias
@@ -30,6 +29,7 @@ from clipref.errors import BackendError
 from clipref.transformer import Tap
 from clipref.weights import Checkpoint, DType
 
+from .fold import folded
 from .onnx import (
     CPU,
     Graph,
@@ -138,28 +138,6 @@ class Int8Ops(OnnxRuntimeOps):
 
     def batch_norm(self, x: Symbol) -> Symbol:  # type: ignore[override]  # which is folded into what was before it
         return x
-
-
-def folded(params: Any) -> Any:
-    """A ResNet's parameters with each BatchNorm folded into the weight and a bias of the convolution before it."""
-    if isinstance(params, list):
-        if len(params) == 2 and "running_var" in params[1]:  # a shortcut's convolution and norm
-            return _fold(*params)
-        return [folded(item) for item in params]
-    if not isinstance(params, Mapping):
-        return params
-    made = {name: folded(item) for name, item in params.items()}
-    for name in made:
-        if re.fullmatch(r"conv\d", name):
-            norm = f"bn{name[-1]}"
-            made[name], made[norm] = _fold(params[name], params[norm])
-    return made
-
-
-def _fold(conv: Mapping[str, Array], norm: Mapping[str, Array]) -> list[dict[str, Array]]:
-    gain = norm["weight"] / np.sqrt(norm["running_var"] + 1e-5)
-    weight = conv["weight"] * gain[:, None, None, None]
-    return [{"weight": weight, "bias": norm["bias"] - norm["running_mean"] * gain}, {}]
 
 
 def balanced(params: Mapping[str, Any], ranges: Ranges, name: str) -> dict[str, Any]:

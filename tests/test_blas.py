@@ -13,6 +13,7 @@ from clipref.engine import overlay
 from clipref.kernels import blas
 from clipref.kernels.blas import BlasOps, Convolution
 from clipref.kernels.check import BUDGET, check, check_operations, errors
+from clipref.kernels.fold import fold
 from clipref.weights_tools import synthetic
 
 from . import cases
@@ -87,7 +88,11 @@ CONVOLUTIONS = [
 ]
 
 
-def convolve(case: tuple[int, ...], dtype: str, lay_out: Callable[..., Convolution]) -> None:
+def with_norm(weight: Array, norm: Any) -> Convolution:
+    return blas.lay_out(weight) if norm is None else blas.lay_out(**fold({"weight": weight}, norm)[0])
+
+
+def convolve(case: tuple[int, ...], dtype: str, laid_out: Callable[..., Convolution]) -> None:
     """Compare a convolution with its BatchNorm in it with one after the other in float64."""
     inputs, outputs, kernel, height, width, stride, padding = case
     x, weight = normal(2, inputs, height, width).astype(dtype), normal(outputs, inputs, kernel, kernel).astype(dtype)
@@ -95,7 +100,7 @@ def convolve(case: tuple[int, ...], dtype: str, lay_out: Callable[..., Convoluti
     norm["running_var"] = np.exp(normal(outputs) - 8).astype(dtype)  # so small that eps matters
     doubled = {name: value.astype("f8") for name, value in norm.items()}
     expected = ops.batch_norm(ops.conv2d(x.astype("f8"), weight.astype("f8"), stride, padding), **doubled)
-    actual = BlasOps().conv2d(x, lay_out(weight, norm), stride, padding)  # type: ignore[arg-type]
+    actual = BlasOps().conv2d(x, laid_out(weight, norm), stride, padding)  # type: ignore[arg-type]
     assert_close(actual, expected.astype(dtype), "operation")
 
 
@@ -104,7 +109,7 @@ def convolve(case: tuple[int, ...], dtype: str, lay_out: Callable[..., Convoluti
 def test_convolution_with_its_norm(case: tuple[int, ...], dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for tiles in (blas.TILES, 1):  # all at once; a band of tiles after the other
         monkeypatch.setattr(blas, "TILES", tiles)
-        convolve(case, dtype, blas.lay_out)
+        convolve(case, dtype, with_norm)
 
 
 def test_attention_by_parts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,18 +121,18 @@ def test_attention_by_parts(monkeypatch: pytest.MonkeyPatch) -> None:
         assert_close(BlasOps().attention(q, k, v, visible), ops.attention(q, k, v, visible), "operation")
 
 
-def laid_out(change: Callable[[Array, Any], tuple[Array, Any]]) -> Callable[..., Convolution]:
-    return lambda weight, norm: blas.lay_out(*change(weight, norm))
+def changed(change: Callable[[Array, Any], tuple[Array, Any]]) -> Callable[..., Convolution]:
+    return lambda weight, norm: with_norm(*change(weight, norm))
 
 
 WRONGLY_LAID_OUT: dict[str, Callable[..., Convolution]] = {
-    "flipped": laid_out(lambda weight, norm: (weight[:, :, ::-1], norm)),
-    "transposed": laid_out(lambda weight, norm: (weight.swapaxes(2, 3), norm)),
-    "no norm": laid_out(lambda weight, norm: (weight, None)),
-    "eps 1e-3": laid_out(lambda weight, norm: (weight, norm | {"running_var": norm["running_var"] + 9.9e-4})),
-    "no mean": laid_out(lambda weight, norm: (weight, norm | {"running_mean": norm["bias"] * 0})),
-    "no bias": laid_out(lambda weight, norm: (weight, norm | {"bias": norm["bias"] * 0})),
-    "no gain": laid_out(lambda weight, norm: (weight, norm | {"weight": norm["bias"] * 0 + 1})),
+    "flipped": changed(lambda weight, norm: (weight[:, :, ::-1], norm)),
+    "transposed": changed(lambda weight, norm: (weight.swapaxes(2, 3), norm)),
+    "no norm": changed(lambda weight, norm: (weight, None)),
+    "eps 1e-3": changed(lambda weight, norm: (weight, norm | {"running_var": norm["running_var"] + 9.9e-4})),
+    "no mean": changed(lambda weight, norm: (weight, norm | {"running_mean": norm["bias"] * 0})),
+    "no bias": changed(lambda weight, norm: (weight, norm | {"bias": norm["bias"] * 0})),
+    "no gain": changed(lambda weight, norm: (weight, norm | {"weight": norm["bias"] * 0 + 1})),
 }
 
 

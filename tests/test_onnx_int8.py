@@ -12,6 +12,7 @@ from clipref import CLIP, AutoModel, BackendError, ops
 from clipref.config import ResNetConfig
 from clipref.engine import NumpyEngine
 from clipref.kernels import onnx_int8 as int8
+from clipref.kernels.fold import folded
 from clipref.kernels.onnx import Graph, Symbol, run, session
 from clipref.weights import Checkpoint
 from clipref.weights_tools import synthetic
@@ -157,9 +158,9 @@ def test_folding_a_norm_is_exact(name: str, tmp_path: Path) -> None:
     def conv2d(x, weight, stride=1, padding=0, bias=0.0):  # type: ignore[no-untyped-def]
         return ops.conv2d(x, weight, stride, padding) + np.reshape(bias, (-1, 1, 1))
 
-    folded = int8.folded(checkpoint.visual("float64"))
-    assert not any(key.startswith("bn") and value for key, value in folded.items())
-    changed._visual = lambda: folded  # type: ignore[method-assign]
+    params = folded(checkpoint.visual("float64"))
+    assert not any(key.startswith("bn") and value for key, value in params.items())
+    changed._visual = lambda: params  # type: ignore[method-assign]
     changed.ops = dataclasses.make_dataclass("Ops", [])()
     vars(changed.ops).update({**vars(exact.ops), "conv2d": conv2d, "batch_norm": lambda x: x})
     batch = cases.pixels(checkpoint.config, 2).astype(np.float64)
