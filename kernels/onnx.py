@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -364,6 +364,21 @@ def complete(record: Record, name: str, notes: Mapping[str, str] | None = None) 
     return encoded
 
 
+@dataclass(frozen=True)
+class Settings:
+    """How ONNX Runtime runs sessions.
+
+    `spinning` lets threads wait busily for the next call, which takes a core from whatever runs beside and makes the
+    next call start sooner. `arena` keeps the memory of the largest call so far for the next ones; without it, memory
+    is given back after every call.
+    """
+
+    threads: int
+    providers: Sequence[Any] = (CPU,)
+    spinning: bool = False
+    arena: bool = True
+
+
 class OnnxEngine:
     """ONNX Runtime sessions, made when they are first used: one a tower, and one for batches of images.
 
@@ -377,29 +392,27 @@ class OnnxEngine:
         checkpoint: Checkpoint,
         visual: Callable[[], Record],
         text: Callable[[], Record],
-        threads: int | None,
-        providers: Sequence[Any],
+        settings: Settings,
     ) -> None:
         """`visual` and `text` give what records the image tower, and the text tower for trees of tokens."""
-        threads = threads or available_threads()
 
         def lazily(
-            record: Callable[[], Record], name: str, threads: int = threads, taps: bool = False
+            record: Callable[[], Record], name: str, settings: Settings = settings, taps: bool = False
         ) -> Callable[[], Any]:
             def make() -> Any:
-                made = session(record(), name, threads, providers, taps, checkpoint.file)
+                made = session(record(), name, settings, taps, checkpoint.file)
                 checkpoint.file.release()  # what the session needs it has by now
                 return made
 
             return once(make)
 
         self._visual, self._text = lazily(visual, "visual"), lazily(text, "textual")
-        self._visual_of_one_thread = lazily(visual, "visual, of one thread", threads=1)
+        self._visual_of_one_thread = lazily(visual, "visual, of one thread", replace(settings, threads=1))
         self._traced_visual = lazily(visual, "visual, traced", taps=True)
         self._traced_text = lazily(text, "textual, traced", taps=True)
-        shared_out = isinstance(checkpoint.config.vision, ViTConfig) and list(providers) == [CPU]
-        self._parts = threads if shared_out else 1
-        self._pool = once(lambda: ThreadPoolExecutor(threads, thread_name_prefix="clipref"))
+        shared_out = isinstance(checkpoint.config.vision, ViTConfig) and list(settings.providers) == [CPU]
+        self._parts = settings.threads if shared_out else 1
+        self._pool = once(lambda: ThreadPoolExecutor(self._parts, thread_name_prefix="clipref"))
 
     def encode_image(self, pixels: Array) -> Array:
         """Preprocessed pixels [N, 3, R, R] float32 -> embeddings [N, E] float32."""
@@ -442,8 +455,7 @@ def run(session: Any, inputs: Mapping[str, Array]) -> dict[str, Array]:
 def session(
     record: Record,
     name: str,
-    threads: int,
-    providers: Sequence[Any],
+    settings: Settings,
     taps: bool = False,
     file: SafetensorsFile | None = None,
 ) -> Any:
@@ -453,17 +465,18 @@ def session(
     model, weights = build(record, name, taps, file)
     ort.disable_telemetry_events()
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = settings.threads
+    options.enable_cpu_mem_arena = settings.arena
     options.log_severity_level = 3
-    # Threads that spin between calls would take a core from whatever runs beside.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    # They spin within a call, where the next operation is never far.
+    options.add_session_config_entry("session.force_spinning_stop", "0" if settings.spinning else "1")
     if file is not None:
         folder = str(file.path.resolve().parent)
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     # Copied into the session (C API, AddExternalInitializers), so nothing of these need live on.
     values = {key: ort.OrtValue.ortvalue_from_numpy(value) for key, value in weights.items()}
     options.add_external_initializers(list(values), list(values.values()))
-    return ort.InferenceSession(model.SerializeToString(), options, providers=list(providers))
+    return ort.InferenceSession(model.SerializeToString(), options, providers=list(settings.providers))
 
 
 def available() -> None:
@@ -489,11 +502,14 @@ def engine(
     *,
     threads: int | None = None,
     providers: Sequence[Any] = (CPU,),
+    spinning: bool = False,
+    arena: bool = True,
 ) -> OnnxEngine:
     """The engine of the backend `onnx`.
 
     `threads`: as many as the process may use, unless given. `providers`: ONNX Runtime's execution providers, in order
-    of preference. Raises BackendError where ONNX Runtime lacks a provider, or float64 is asked for.
+    of preference. `spinning`, `arena`: see Settings. Raises BackendError where ONNX Runtime lacks a provider, or
+    float64 is asked for.
     """
     import onnxruntime as ort
 
@@ -508,6 +524,5 @@ def engine(
         checkpoint,
         lambda: record_image(config, checkpoint.visual("float32"), OnnxRuntimeOps()),
         lambda: record_tree(config, checkpoint.text("float32"), OnnxRuntimeOps()),
-        threads,
-        providers,
+        Settings(threads or available_threads(), providers, spinning, arena),
     )

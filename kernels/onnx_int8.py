@@ -31,11 +31,11 @@ from clipref.weights import Checkpoint, DType
 
 from .fold import folded
 from .onnx import (
-    CPU,
     Graph,
     OnnxEngine,
     OnnxRuntimeOps,
     Record,
+    Settings,
     Symbol,
     available,
     check_options,
@@ -70,7 +70,7 @@ def weight_steps() -> int:
         product = graph.emit("MatMulInteger", [x, np.full((64, 16), _FULL_STEPS, np.int8)], (4, 16))
         return graph.emit("Cast", [product], (4, 16), to=1)  # TensorProto.FLOAT
 
-    made = session(record, "probe", 1, [CPU])
+    made = session(record, "probe", Settings(threads=1))
     found = run(made, {"x": np.full((4, 64), 255.0, np.float32)})["embeddings"]
     return _FULL_STEPS if (found == 255 * _FULL_STEPS * 64).all() else _SAFE_STEPS
 
@@ -168,7 +168,7 @@ def _factors(extremes: Array, weight: Array) -> Array:
     return np.asarray(factors / np.exp(np.log(factors).mean()), np.float32)
 
 
-def observed(record: Record, given: list[dict[str, Array]], threads: int) -> Ranges:
+def observed(record: Record, given: list[dict[str, Array]], settings: Settings) -> Ranges:
     """What the taps of a float32 tower show of some inputs: the least and the greatest of each channel, [2, C]."""
 
     def watching(graph: Graph, tap: Tap) -> Symbol:
@@ -184,7 +184,7 @@ def observed(record: Record, given: list[dict[str, Array]], threads: int) -> Ran
 
         return record(graph, extremes)
 
-    made = session(watching, "observed", threads, [CPU], taps=True)
+    made = session(watching, "observed", settings, taps=True)
     found: dict[str, Array] = {}
     for inputs in given:
         for name, x in run(made, inputs).items():
@@ -232,16 +232,22 @@ def record_int8_text(config: ClipConfig, params: Any, ranges: Ranges) -> Record:
 
 
 def engine(
-    checkpoint: Checkpoint, dtype: DType, *, threads: int | None = None, calibration: Array | None = None
+    checkpoint: Checkpoint,
+    dtype: DType,
+    *,
+    threads: int | None = None,
+    spinning: bool = False,
+    arena: bool = True,
+    calibration: Array | None = None,
 ) -> OnnxEngine:
     """The engine of the backend `onnx-int8`.
 
-    `threads`: as many as the process may use, unless given. `calibration`: preprocessed pixels [N, 3, R, R] of images
+    `threads`, `spinning`, `arena`: as of the backend `onnx`. `calibration`: preprocessed pixels [N, 3, R, R] of images
     like those that will be embedded, instead of made ones; it matters to ResNets. Raises BackendError if float64 is
     asked for, or `calibration` has another shape.
     """
     check_options("onnx-int8", dtype, threads)
-    count = threads or available_threads()
+    settings = Settings(threads or available_threads(), spinning=spinning, arena=arena)
     config = checkpoint.config
     side = config.vision.resolution
     if calibration is None:
@@ -264,17 +270,16 @@ def engine(
     @once
     def image_ranges() -> Ranges:
         given = [{"pixels": pixels[i : i + 1]} for i in range(len(pixels))]
-        return observed(record_image(config, image_params(), OnnxRuntimeOps()), given, count)
+        return observed(record_image(config, image_params(), OnnxRuntimeOps()), given, settings)
 
     @once
     def text_ranges() -> Ranges:
         given = [text_inputs(ids[i : i + 1]) for i in range(len(ids))]
-        return observed(record_tree(config, text_params(), OnnxRuntimeOps()), given, count)
+        return observed(record_tree(config, text_params(), OnnxRuntimeOps()), given, settings)
 
     return OnnxEngine(
         checkpoint,
         lambda: record_int8_image(config, image_params(), image_ranges()),
         lambda: record_int8_text(config, text_params(), text_ranges()),
-        count,
-        [CPU],
+        settings,
     )

@@ -206,7 +206,10 @@ def test_a_batch_is_shared_out_in_order(tiny: Path, threads: int) -> None:
 
 
 def test_options(tiny: Path) -> None:
-    assert AutoModel.from_pretrained(tiny, backend="onnx", threads=1).embed_text("a cat").shape == (1, 22)
+    expected = AutoModel.from_pretrained(tiny, backend="onnx").embed_text("a cat")
+    for options in ({"threads": 1}, {"spinning": True}, {"arena": False}):
+        model = AutoModel.from_pretrained(tiny, backend="onnx", **options)
+        assert_close(model.embed_text("a cat"), expected, "onnx")
     with pytest.raises(BackendError, match="threads is 0"):
         AutoModel.from_pretrained(tiny, backend="onnx", threads=0)
     with pytest.raises(BackendError, match="no NoSuchProvider here; there are: .*CPUExecutionProvider"):
@@ -226,6 +229,24 @@ except BackendError as error:
 """
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.splitlines()
     assert out[0] != "onnx" and "pip install onnx onnxruntime" in out[1]
+
+
+def test_settings_reach_onnx_runtime(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime as ort
+
+    seen: list[ort.SessionOptions] = []
+    options = ort.SessionOptions
+
+    def watched() -> ort.SessionOptions:
+        seen.append(options())
+        return seen[-1]
+
+    monkeypatch.setattr(ort, "SessionOptions", watched)
+    engine = kernels.engine(Checkpoint(tiny), "float32", threads=3, spinning=True, arena=False)
+    engine.encode_text(np.array([[8, 9, 520]]))
+    found = seen[-1]
+    spin = found.get_session_config_entry("session.force_spinning_stop")
+    assert (found.intra_op_num_threads, found.enable_cpu_mem_arena, spin) == (3, False, "0")
 
 
 @pytest.mark.parametrize("move", ["reshape", "slice", "step"])

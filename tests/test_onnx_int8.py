@@ -13,7 +13,7 @@ from clipref.config import ResNetConfig
 from clipref.engine import NumpyEngine
 from clipref.kernels import onnx_int8 as int8
 from clipref.kernels.fold import folded
-from clipref.kernels.onnx import Graph, Symbol, run, session
+from clipref.kernels.onnx import Graph, Settings, Symbol, run, session
 from clipref.weights import Checkpoint
 from clipref.weights_tools import synthetic
 from clipref.weights_tools.shapes import captions, evaluate, world
@@ -36,7 +36,7 @@ def computed(record: Any, **given: np.ndarray) -> np.ndarray:
         assert isinstance(result, Symbol)
         return result
 
-    return run(session(whole, "operation", 1, ["CPUExecutionProvider"]), given)["embeddings"]
+    return run(session(whole, "operation", Settings(threads=1)), given)["embeddings"]
 
 
 def linear_bound(x: np.ndarray, weight: np.ndarray) -> float:
