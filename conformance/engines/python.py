@@ -56,8 +56,12 @@ def _texts(case: Case) -> list[str]:
     return texts
 
 
-def _named(method: Any, case: Case) -> Outputs:
-    answer = method(**case.inputs)
+def _ids(method: Any, case: Case) -> Outputs:
+    return {"ids": method(_texts(case), case.attributes["context_length"], case.attributes["truncate"])}
+
+
+def _named(m: Any, case: Case) -> Outputs:
+    answer = m(**case.inputs)
     if not isinstance(answer, Mapping):
         raise TypeError(f"{case.verb} gave a {type(answer).__name__}, expected arrays by name")
     return answer
@@ -65,8 +69,8 @@ def _named(method: Any, case: Case) -> Outputs:
 
 _ANSWERS: dict[str, Callable[[Any, Case], Outputs]] = {
     "describe": lambda method, case: {name: np.asarray(value) for name, value in method().items()},
-    "tokenize": lambda method, case: {"ids": method(_texts(case), **case.attributes)},
-    "preprocess": lambda method, case: {"pixels": method(_image(case), **case.attributes)},
+    "tokenize": _ids,
+    "preprocess": lambda method, case: {"pixels": method(_image(case), case.attributes["resolution"])},
     "operation": lambda method, case: {"y": method(**case.attributes, **case.inputs)},
     "encode_image": lambda method, case: {"embeddings": method(case.inputs["pixels"])},
     "encode_text": lambda method, case: {"embeddings": method(case.inputs["ids"])},
