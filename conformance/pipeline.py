@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -45,21 +45,20 @@ def _question(
 ) -> Question:
     path, _ = locate(model)
     identity = f"pipeline/{path.name}/{what}"
-    attributes = {"profile": profile} if "image" in inputs else {}
 
     def make(folder: Path) -> Case:
-        return Case(identity, "pipeline", verb, claims, inputs, attributes, path)
+        return Case(identity, "pipeline", verb, claims, inputs, {}, path)
 
-    return Question(identity, "pipeline", verb, claims, make, _exact)
+    return Question(identity, "pipeline", verb, claims, make, partial(_exact, profile))
 
 
-def _exact(case: Case) -> Exact:
+def _exact(profile: str, case: Case) -> Exact:
     assert case.checkpoint is not None
     pixels = ids = None
     if "image" in case.inputs:
         side = Checkpoint(case.checkpoint).config.vision.resolution
         image = recipe.opened(case.inputs["image"])
-        pixels = recipe.pixels(image, side, recipe.PROFILES[case.attributes["profile"]])[None]
+        pixels = recipe.pixels(image, side, recipe.PROFILES[profile])[None]
     if "texts" in case.inputs:
         ids = _ids(case.checkpoint, json.loads(case.inputs["texts"].tobytes()))
     return _right(case.checkpoint, _Hashed(pixels), _Hashed(ids))
