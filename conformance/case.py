@@ -10,13 +10,16 @@ Names of inputs and outputs, by verb:
 | operation | the operation's arrays by name | name, and the operation's numbers | y |
 | encode_image | pixels [N, 3, R, R] float32 | | embeddings [N, E] float32 |
 | encode_text | ids [N, T] int64 | | embeddings [N, E] float32 |
-| trace_image, trace_text | as encode_* | | the activations that the engine has, by their names in the checkpoint |
+| trace_image, trace_text | as encode_* | | activations by their names in the checkpoint; the last may be "embeddings" |
+| embed_image | image, as preprocess | | embeddings [1, E] float32 |
+| embed_text | texts, as tokenize | | embeddings [N, E] float32 |
+| compare | image, and texts, as above | | similarity [N] float32, the cosines |
 | similarity | image [N, E], text [M, E] float32, logit_scale [] float32 (the logarithm) | | cosines, logits [N, M] |
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -29,7 +32,10 @@ Outputs: TypeAlias = Mapping[str, Array]
 
 @dataclass(frozen=True)
 class Case:
-    """One question. `checkpoint` is a folder with model.safetensors and config.json, where the verb needs a model."""
+    """One question. `checkpoint` is a folder with model.safetensors and config.json, where the verb needs a model.
+
+    Its name is that of the model, unique, and safe as a file's name: "vit-a-plain".
+    """
 
     id: str  # "towers/vit-a plain/image"
     level: str
@@ -38,6 +44,31 @@ class Case:
     inputs: Mapping[str, Array]
     attributes: Mapping[str, Any] = field(default_factory=dict)
     checkpoint: Path | None = None
+
+
+@dataclass(frozen=True)
+class Exact:
+    """The right outputs of a case, and for each by how much a correct engine errs, by precision (emulation.py).
+
+    Errors are the largest difference relative to the root mean square of what is right. An output that has no units is
+    compared for equality. `bits`: what the original itself gives in float32; who gives the same is exact.
+    """
+
+    outputs: Outputs
+    units: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    bits: Outputs = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A case that has not been made yet: making it may write a checkpoint of gigabytes."""
+
+    id: str
+    level: str
+    verb: str
+    claims: tuple[str, ...]
+    make: Callable[[Path], Case]  # in a folder for checkpoints, which are reused where they exist
+    exact: Callable[[Case], Exact]
 
 
 class Unsupported(Exception):

@@ -26,7 +26,7 @@ class Tap:
 
 @dataclass(frozen=True)
 class Picture:
-    """Pixels that are wrong, for people to look at: what was found and what is right, [3, R, R], and the worst place."""
+    """Pixels that are wrong, for people to look at: what was found, what is right, [3, R, R], and the worst place."""
 
     found: Array
     exact: Array
@@ -101,6 +101,6 @@ class Report:
         return sum(result.verdict == verdict for result in self.results)
 
 
-# An engine that is right errs at most so many units. Measured of engines that are: the reference, ONNX Runtime, OpenVINO
-# and torch err 0.3 to 1.9 units in float32, and up to 3.3 in bfloat16 and float16.
+# An engine that is right errs at most so many units. Measured of engines that are: the reference, ONNX Runtime,
+# OpenVINO and torch err 0.3 to 1.9 units in float32, and up to 3.3 in bfloat16 and float16.
 MARGIN = 4.0
