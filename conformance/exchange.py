@@ -142,6 +142,14 @@ def write_backend_test(folder: Path, case: Case) -> None:
     (data / "output_0.pb").write_bytes(proto.SerializeToString())
 
 
+def exported(folder: Path) -> set[str]:
+    """The ids of the cases in an exported folder. Raises InputError if it isn't one."""
+    if not (folder / "export.json").is_file():
+        raise InputError(f"{folder} has no export.json; expected a folder that clipref conformance export wrote.")
+    files = folder.glob("cases/**/case.json")
+    return {json.loads(file.read_text(encoding="utf-8"))["id"] for file in files}
+
+
 def recorded_digest(folder: Path) -> str | None:
     """The digest of the inputs that an exported case was written with; None if there is no such case."""
     try:

@@ -39,10 +39,11 @@ def read(path: Path, known: Collection[str]) -> dict[str, str]:
 
 def expected(report: Report, reasons: Mapping[str, str]) -> Report:
     """The report with the failures that were expected, and the passes that weren't."""
-    return dataclasses.replace(report, results=[_expected(result, reasons) for result in report.results])
+    return dataclasses.replace(report, results=[expected_result(result, reasons) for result in report.results])
 
 
-def _expected(result: Result, reasons: Mapping[str, str]) -> Result:
+def expected_result(result: Result, reasons: Mapping[str, str]) -> Result:
+    """One result of `expected`."""
     reason = reasons.get(result.case)
     if reason is None or result.verdict == "SKIP":
         return result

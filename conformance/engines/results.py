@@ -7,7 +7,7 @@ from pathlib import Path
 from clipref.errors import InputError
 
 from ..case import Case, Outputs, Unsupported
-from ..exchange import ANSWER, digest, folder_name, read_answer, recorded_digest
+from ..exchange import ANSWER, digest, exported, folder_name, read_answer, recorded_digest
 from .failures import Garbage
 
 
@@ -15,10 +15,9 @@ class Results:
     """The answers in a folder. A case without one is skipped."""
 
     def __init__(self, folder: str) -> None:
-        """Raises InputError if there is no answer at all in the folder."""
+        """Raises InputError if there is no answer at all in the folder, or no case."""
         self._root = Path(folder)
-        if not (self._root / "export.json").is_file():
-            raise InputError(f"{folder} has no export.json; expected a folder that clipref conformance export wrote.")
+        exported(self._root)
         if next(self._root.glob(f"cases/**/{ANSWER}"), None) is None:
             raise InputError(f"{folder} has no answers; expected {ANSWER} beside the case.json of each case answered.")
 
