@@ -74,7 +74,7 @@ def _run(args: argparse.Namespace) -> int:
     chosen, others = _selected(args)
     name = f"results:{args.folder}" if args.action == "check" else args.engine
     engine = open_engine(name, getattr(args, "time_limit", 60.0))
-    reasons = expectations.read(args.expected_failures, {q.id for q in chosen}) if args.expected_failures else {}
+    reasons = expectations.read(args.expected_failures, _all_ids()) if args.expected_failures else {}
     report = suite.run(
         engine, chosen, name=name, precision=args.precision, profile=args.profile, unclaimed=others, progress=_progress
     )
@@ -87,10 +87,26 @@ def _run(args: argparse.Namespace) -> int:
     return 0 if report.passed else 1
 
 
+def _all_ids() -> set[str]:
+    """The ids of all cases, whatever is asked this time."""
+    from clipref.config import PUBLISHED
+
+    from .levels import DEFAULT, questions
+
+    return {question.id for question in questions(DEFAULT, list(PUBLISHED))}
+
+
 def _selected(args: argparse.Namespace) -> tuple[list[Question], list[Question]]:
     """The questions to be asked, and those that the engine doesn't claim to answer."""
     from .levels import DEFAULT, questions
 
+    if args.action == "check" and not (args.levels or args.full or args.only):  # what was exported
+        from clipref.config import PUBLISHED
+
+        from .exchange import exported
+
+        ids = exported(Path(args.folder))
+        return [q for q in questions(DEFAULT, list(PUBLISHED), args.profile) if q.id in ids], []
     claimed = args.levels or list(DEFAULT)
     only = args.only or ""
     chosen = [q for q in questions(claimed, args.full, args.profile) if only in q.id]

@@ -25,7 +25,7 @@ from .case import Array
 from .verdicts import MARGIN, Picture, Report, Result, Tap, Verdict
 
 VERDICTS: tuple[Verdict, ...] = ("PASS", "FAIL", "XFAIL", "SKIP")
-# XML 1.0 has no characters for these, and a program's last words may.
+# XML 1.0, UTF-8 and terminals have no characters for these, and a program's last words may.
 _UNPRINTABLE = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -49,7 +49,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "results": [
             {
                 "case": r.case, "level": r.level, "claims": list(r.claims), "verdict": r.verdict, "grade": r.grade,
-                "error": _finite(r.error), "units": _finite(r.units), "problem": r.problem,
+                "error": _finite(r.error), "units": _finite(r.units), "problem": r.problem and printable(r.problem),
                 "seconds": round(r.seconds, 4), "first_out_of_band": r.first_out_of_band,
                 "taps": [{"name": t.name, "units": _finite(t.units), "grade": t.grade} for t in r.taps],
             }
@@ -72,7 +72,7 @@ def write_junit(report: Report, path: Path) -> None:
     counts = {verdict: report.count(verdict) for verdict in VERDICTS}
     suite = ElementTree.Element(
         "testsuite",
-        name=f"clipref conformance: {_printable(report.engine)}",
+        name=f"clipref conformance: {printable(report.engine)}",
         tests=str(len(report.results)),
         failures=str(counts["FAIL"]),
         errors="0",
@@ -83,22 +83,23 @@ def write_junit(report: Report, path: Path) -> None:
         case = ElementTree.SubElement(suite, "testcase", classname=r.level, name=r.case, time=f"{r.seconds:.3f}")
         if r.verdict == "FAIL":
             said = [d.says for d in report.diagnoses if r.case in d.cases]
-            failure = ElementTree.SubElement(case, "failure", message=_printable(told(r)))
-            failure.text = _printable("\n".join([told(r), *said, f"claims: {', '.join(r.claims)}"]))
+            failure = ElementTree.SubElement(case, "failure", message=printable(told(r)))
+            failure.text = printable("\n".join([told(r), *said, f"claims: {', '.join(r.claims)}"]))
         elif r.verdict != "PASS":
-            ElementTree.SubElement(case, "skipped", message=_printable(r.problem or ""))
+            ElementTree.SubElement(case, "skipped", message=printable(r.problem or ""))
     root = ElementTree.Element("testsuites")
     root.append(suite)
     ElementTree.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """Without what a file of text can't hold, or a terminal obeys."""
     return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def told(result: Result) -> str:
     """What there is to say of a result in a line."""
-    parts = [result.problem] if result.problem else []
+    parts = [printable(result.problem)] if result.problem else []
     if math.isfinite(result.units):
         parts.append(f"{number(result.units)} units ({result.grade or 'no precision explains it'})")
     if result.verdict == "FAIL" and result.first_out_of_band:
@@ -124,7 +125,7 @@ _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 def write_html(report: Report, path: Path) -> None:
     """One page."""
-    path.write_text(as_html(report), encoding="utf-8")
+    path.write_text(printable(as_html(report)), encoding="utf-8")
 
 
 def as_html(report: Report) -> str:
