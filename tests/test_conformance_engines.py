@@ -162,7 +162,7 @@ def program(path: Path, body: str) -> str:
         ("print('weights: bad magic'); sys.exit(1)", Crashed, "exit code 1; its last words: weights: bad magic"),
         ("raise RuntimeError('shape mismatch')", Crashed, "RuntimeError: shape mismatch"),
         ("os.abort()", Crashed, "ended by SIGABRT"),
-        ("print('loading'); sys.stdout.flush(); time.sleep(60)", Hung, "stopped after 1 s; its last words: loading"),
+        ("print('loading'); sys.stdout.flush(); time.sleep(60)", Hung, "stopped after 0.5 s; its last words: loading"),
         ("pass", Garbage, "nothing was written"),
         ("open(out, 'wb').write(b'1.0 2.0 3.0')", Garbage, "not a safetensors file"),
         ("open(out, 'wb').write(b'')", Garbage, "not a safetensors file"),
@@ -173,19 +173,19 @@ def program(path: Path, body: str) -> str:
 def test_a_program_that_fails_has_its_verdict(
     body: str, problem: type[Exception], says: str, tmp_path: Path, image_case: Case
 ) -> None:
-    engine = open_engine(program(tmp_path / "engine.py", body), time_limit=1.0 if problem is Hung else 30.0)
+    engine = open_engine(program(tmp_path / "engine.py", body), time_limit=0.5 if problem is Hung else 30.0)
     with pytest.raises(problem, match=says):
         engine.answer(image_case)
 
 
 def test_a_program_that_hangs_is_stopped_with_all_that_it_started(tmp_path: Path, image_case: Case) -> None:
-    child = f"import time; time.sleep(2); open({str(tmp_path / 'late')!r}, 'w')"
+    child = f"import time; time.sleep(1.2); open({str(tmp_path / 'late')!r}, 'w')"
     body = f"import subprocess; subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(60)"
     started = time.monotonic()
     with pytest.raises(Hung):
-        open_engine(program(tmp_path / "engine.py", body), time_limit=1.0).answer(image_case)
+        open_engine(program(tmp_path / "engine.py", body), time_limit=0.5).answer(image_case)
     assert time.monotonic() - started < 10
-    time.sleep(2.5)
+    time.sleep(1.2)
     assert not (tmp_path / "late").exists()
 
 
