@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from clipref.cli.common import add_json_argument, print_json, print_table
 from clipref.errors import InputError
 
+from .engines import KINDS, TIME_LIMIT
+
 if TYPE_CHECKING:
     from .case import Question
     from .verdicts import Report, Result
@@ -25,9 +27,14 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own arguments."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="run|export|check|list|explain")
-    runner = actions.add_parser("run", help="ask an engine, grade its answers, and say what is wrong")
-    runner.add_argument("engine", metavar="ENGINE", help="what to test, as KIND:NAME; `run help:` lists the kinds")
-    runner.add_argument("--time-limit", type=float, default=60.0, metavar="S", help="seconds for an answer (60)")
+    runner = actions.add_parser(
+        "run",
+        help="ask an engine, grade its answers, and say what is wrong",
+        epilog=f"ENGINE is one of\n{KINDS}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    runner.add_argument("engine", metavar="ENGINE", help="what to test; see below")
+    runner.add_argument("--time-limit", type=float, default=TIME_LIMIT, metavar="S", help="seconds for an answer (60)")
     runner.add_argument("--released", nargs="+", default=[], metavar="MODEL", help="released weights on this machine")
     runner.add_argument("--images", type=Path, metavar="DIR", help="images that values are published of")
     checker = actions.add_parser("check", help="grade the answers beside exported cases")
@@ -73,7 +80,7 @@ def _run(args: argparse.Namespace) -> int:
         raise InputError(f"No precision {args.precision!r}; there are: {', '.join(PRECISIONS)}.")
     chosen, others = _selected(args)
     name = f"results:{args.folder}" if args.action == "check" else args.engine
-    engine = open_engine(name, getattr(args, "time_limit", 60.0))
+    engine = open_engine(name, getattr(args, "time_limit", TIME_LIMIT))
     reasons = expectations.read(args.expected_failures, _all_ids()) if args.expected_failures else {}
     report = suite.run(
         engine, chosen, name=name, precision=args.precision, profile=args.profile, unclaimed=others, progress=_progress
