@@ -250,7 +250,7 @@ def _cases(report: Report) -> str:
         rows = "".join(
             f"<tr><td class={verdict}>{verdict.lower()}</td><td class=id>{escape(r.case)}</td>"
             f"<td>{escape(r.grade or '-')}</td><td class=n>{number(r.error)}</td><td class=n>{number(r.units)}</td>"
-            f"<td>{escape(_remark(r))}</td><td class=soft>{escape(', '.join(r.claims))}</td></tr>"
+            f"<td>{escape(_remark(r))}</td><td class='soft id'>{escape(ranges(r.claims))}</td></tr>"
             for r in results
         )
         head = "<tr><th></th><th>case</th><th>grade</th><th class=n>error</th><th class=n>units</th><th></th>"
@@ -258,6 +258,18 @@ def _cases(report: Report) -> str:
         is_open = " open" if verdict == "FAIL" else ""
         parts.append(f"<details{is_open}><summary>{len(results)} {verdict.lower()}</summary>{table}</details>")
     return _section("Cases", "".join(parts))
+
+
+def ranges(claims: Sequence[str]) -> str:
+    """Claims of one kind together: "BLK-1..5, OUT-1, OUT-3"."""
+    runs: list[list[tuple[str, int]]] = []
+    for claim in claims:
+        kind, _, count = claim.rpartition("-")
+        if runs and runs[-1][-1] == (kind, int(count) - 1):
+            runs[-1].append((kind, int(count)))
+        else:
+            runs.append([(kind, int(count))])
+    return ", ".join(f"{run[0][0]}-{run[0][1]}{f'..{run[-1][1]}' if len(run) > 1 else ''}" for run in runs)
 
 
 def _remark(r: Result) -> str:

@@ -146,6 +146,11 @@ def test_numbers_as_people_write_them() -> None:
     ]  # fmt: skip
 
 
+def test_claims_of_a_kind_are_written_together() -> None:
+    assert reports.ranges(["BLK-1", "BLK-2", "BLK-3", "OUT-1", "OUT-3", "TXT-4"]) == "BLK-1..3, OUT-1, OUT-3, TXT-4"
+    assert reports.ranges([]) == ""
+
+
 # --- expected failures ------------------------------------------------------------------------------------------------
 
 
