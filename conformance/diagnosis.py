@@ -1,7 +1,7 @@
 """What is wrong with an engine: which known fault, or which two, give its wrong answers.
 
 The reference with a fault is compared with the engine as the right answers were, in the same units. Every fault is
-tried; where none explains the failures, and no lower precision does, every pair that can be together.
+tried; where none explains the failures, every pair that can be together.
 """
 
 from __future__ import annotations
@@ -35,12 +35,11 @@ _SUBJECT = {
 
 @dataclass(frozen=True)
 class Answered:
-    """What an engine answered to a case, and what the answer is compared with. `graded`: a precision explains it."""
+    """What an engine answered to a case, and what the answer is compared with."""
 
     case: Case
     exact: Exact
     outputs: Outputs
-    graded: bool
 
 
 def diagnosed(
@@ -105,7 +104,7 @@ class _Evidence:
     def explained(self, pairs: bool) -> tuple[float, tuple[Fault, ...]] | None:
         """The best of the faults that explain all, or of the pairs, and how far off it is in units."""
         known = faults.of(faults.place(self.failed[0].case))
-        for size in (1, 2) if pairs and not all(answer.graded for answer in self.failed) else (1,):
+        for size in (1, 2) if pairs else (1,):
             found = [(self.distance(several), several) for several in itertools.combinations(known, size)]
             explaining = [(units, several) for units, several in found if units is not None]
             explaining.sort(key=lambda pair: pair[0])

@@ -9,7 +9,7 @@ engine that is right errs by about one unit.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,15 +20,18 @@ from clipref.engine import NumpyEngine, overlay
 from clipref.weights import Checkpoint
 
 from .case import Array, Outputs
-from .cases import sample
 
 # From the finest to the coarsest, and the relative distance between neighbours in each; int8's is of the largest value.
+# TF32 has float16's digits, but only factors of products are rounded to it: an engine that uses it passes as float16.
 EPSILON = {
-    "float64": 2.0**-52, "float32": 2.0**-23, "tf32": 2.0**-10, "float16": 2.0**-10, "bfloat16": 2.0**-7,
+    "float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "tf32": 2.0**-10, "bfloat16": 2.0**-7,
     "int8": 1 / 127,
 }  # fmt: skip
 PRECISIONS = tuple(EPSILON)
-_ORDERS = 3
+# In how many orders sums are taken: where errors are small, which it is matters most. A large model has so many values
+# that one order shows what others do.
+ORDERS = {"float64": 3, "float32": 6}
+FEW_ORDERS = {"float64": 1, "float32": 2}
 
 
 def _keep(x: Array) -> Array:
@@ -86,14 +89,18 @@ def operations(precision: str, order: int = 0) -> tuple[Any, Callable[[Array], A
     return overlay(SimpleNamespace(**rest, **products)), everything
 
 
-def emulated(checkpoint: Checkpoint, verb: str, x: Array, precision: str, order: int = 0) -> dict[str, Array]:
-    """The activations, and the embeddings, that a correct engine of this precision might have."""
+def emulated(
+    checkpoint: Checkpoint, verb: str, x: Array, precision: str, order: int = 0, kept: Collection[str] = ()
+) -> dict[str, Array]:
+    """The embeddings, and the activations that are to be kept, that a correct engine of this precision might have."""
     engine = NumpyEngine(checkpoint, "float64" if precision == "float64" else "float32")
     engine.ops, rounded = operations(precision, order)
     taps: dict[str, Array] = {}
 
     def tap(name: str, y: Array) -> Array:  # also where the towers add without an operation: the residual stream
-        taps[name] = y = rounded(y)
+        y = rounded(y)
+        if name in kept:
+            taps[name] = y
         return y
 
     if verb.endswith("image"):
@@ -146,15 +153,22 @@ def _reordered(
     return {"linear": linear, "conv2d": conv2d, "attention": attention}
 
 
-def units(checkpoint: Checkpoint, verb: str, x: Array, exact: Outputs) -> dict[str, dict[str, float]]:
-    """For each output of an encoder, embeddings or activations as `sample` keeps them: the units of every precision."""
+def units(
+    checkpoint: Checkpoint, verb: str, x: Array, exact: Outputs, orders: Mapping[str, int] = ORDERS
+) -> dict[str, dict[str, float]]:
+    """For each output of an encoder, embeddings or activations by name: the units of every precision.
+
+    Those of activations are of the whole ones, compared with the reference's, because `exact` has samples of them.
+    """
+    taps = exact.keys() - {"embeddings"}
+    whole = emulated(checkpoint, verb, x, "float64", -1, taps) if taps else {}
     found: dict[str, dict[str, float]] = {name: dict.fromkeys(PRECISIONS, 0.0) for name in exact}
     for precision in PRECISIONS:
-        for order in range(_ORDERS if precision in ("float64", "float32") else 1):
-            run = emulated(checkpoint, verb, x, precision, order)
+        for order in range(orders.get(precision, 1)):
+            run = emulated(checkpoint, verb, x, precision, order, taps)
             for name, truth in exact.items():
-                y = run[name] if name == "embeddings" else sample(run[name])
-                found[name][precision] = max(found[name][precision], error(y, truth))
+                off = error(run[name], truth if name == "embeddings" else whole[name])
+                found[name][precision] = max(found[name][precision], off)
     return {name: {p: max(u, _one_rounding(exact[name], p)) for p, u in by.items()} for name, by in found.items()}
 
 
@@ -162,7 +176,7 @@ def units_of(function: Callable[[str, int], Outputs], exact: Outputs) -> dict[st
     """The same of anything else: `function` computes the outputs in a precision and an order of its sums."""
     found: dict[str, dict[str, float]] = {name: {} for name in exact}
     for precision in PRECISIONS:
-        runs = [function(precision, order) for order in range(_ORDERS)]
+        runs = [function(precision, order) for order in range(ORDERS["float32"])]
         for name, truth in exact.items():
             worst = max(error(run[name], truth) for run in runs)
             found[name][precision] = max(worst, _one_rounding(truth, precision))

@@ -122,15 +122,18 @@ _towers: dict[tuple[str, str, str], tuple[Exact, Exact]] = {}
 def _tower(name: str, style: str, tower: str, folder: Path) -> tuple[Exact, Exact]:
     """The right embeddings and the right activations of a tower on its inputs, with their units."""
     if (name, style, tower) not in _towers:
-        golden = goldens("tiny" if name in TINY else "full")[0][f"{name} {style}"]
+        tiny = name in TINY
+        golden = goldens("tiny" if tiny else "full")[0][f"{name} {style}"]
         taps = {
             key: x for key, x in golden.items()
-            if key not in ("image", "text", "logits") and key.startswith("visual") == (tower == "image")
+            if tiny and key not in ("image", "text", "logits") and key.startswith("visual") == (tower == "image")
         }  # fmt: skip
-        taps["visual" if tower == "image" else "text_projection"] = sample(golden[tower])
+        if tiny:
+            taps["visual" if tower == "image" else "text_projection"] = sample(golden[tower])
         exact = {"embeddings": golden[tower], **taps}
         (x,) = _inputs(name, tower).values()
-        units = emulation.units(Checkpoint(folder), f"encode_{tower}", x, exact)
+        orders = emulation.ORDERS if tiny else emulation.FEW_ORDERS
+        units = emulation.units(Checkpoint(folder), f"encode_{tower}", x, exact, orders)
         _towers[name, style, tower] = (
             Exact({"embeddings": exact["embeddings"]}, {"embeddings": units["embeddings"]}),
             Exact(taps, {tap: units[tap] for tap in taps}),

@@ -59,6 +59,8 @@ def results(engine: EngineUnderTest, name: str, images: Path | None) -> Iterator
     model = CLIP(checkpoint, "reference")
     model.engine = _Towers(engine, folder)
     known = [published for published in PUBLISHED_VALUES if PUBLISHED[published.model] == checkpoint.config]
+    if not known:
+        raise ModelNotFound(f"{name} has not the shape of a model that values are published of; see clipref models.")
     for published in known:
         yield _result(model, published, images)
 

@@ -1,19 +1,20 @@
 """Ask an engine, judge its answers, and report.
 
-The error of an answer is stated as a multiple of what a correct engine of each precision would err (emulation.py). The
-finest precision of which it is at most MARGIN units away is its grade; it passes if that is at least as fine as what
-the engine claims. What an engine doesn't do, or doesn't claim, is skipped, and never passes.
+The error of an answer is stated as a multiple of what a correct engine of each precision would err (emulation.py). It
+passes if it is at most MARGIN units of the precision that the engine claims; its grade is the precision whose unit it
+is nearest to. What an engine doesn't do, or doesn't claim, is skipped, and never passes.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from .diagnosis import Answered, diagnosed
 from .emulation import PRECISIONS, error
 from .levels import tap_shapes
 from .recipe import Recipe
-from .verdicts import MARGIN, Diagnosis, Picture, Report, Result, Tap, Verdict
+from .verdicts import GRADES, MARGIN, Diagnosis, Picture, Report, Result, Tap, Verdict, nearest
 
 
 class Misbehaved(Exception):
@@ -75,11 +76,8 @@ def run(
                 progress(results[case.id])
                 if diagnose and not explained:
                     diagnoses += diagnosed(session.failed, (), precision, profile, pairs=False)
-    for question in unclaimed:
-        results[question.id] = Result(question.id, question.level, question.claims, "SKIP", problem="not claimed")
-    ordered = [results[question.id] for question in questions] + [
-        result for result in results.values() if result.problem == "not claimed"
-    ]
+    ordered = [results[question.id] for question in questions]
+    ordered += [Result(q.id, q.level, q.claims, "SKIP", problem="not claimed") for q in unclaimed]
     return Report(name, precision, profile, ordered, diagnoses, time.perf_counter() - started)
 
 
@@ -93,16 +91,17 @@ class Session:
         self._answers: dict[str, Outputs] = {}
 
     def ask(self, case: Case, question: Question) -> Result:
+        """Ask, judge, and remember."""
         started = time.perf_counter()
         answer = answered(self.engine, case)
         seconds = time.perf_counter() - started
         exact = question.exact(case)
         earlier = self._answers.get(case.attributes.get("repeats", ""))
         result = judged(case, exact, answer, self.precision, earlier, seconds)
-        if isinstance(answer, Mapping) and case.level == "properties":
-            self._answers[case.id] = answer
         if isinstance(answer, Mapping):
-            known = Answered(case, exact, answer, result.grade is not None)
+            if case.level == "properties":  # copied, because an engine may use its memory again
+                self._answers[case.id] = {name: np.array(x) for name, x in answer.items()}
+            known = Answered(case, exact, answer)
             if result.verdict == "PASS":
                 self.passed.append(known)
             elif result.problem is None or _of_other_shape(exact, answer):
@@ -170,9 +169,13 @@ def judged(
     ]  # fmt: skip
     if exact.bits and all(np.array_equal(found[name], x) for name, x in exact.bits.items()):
         graded = [dataclasses.replace(output, grade="exact") for output in graded]
-    worst = max(graded, key=lambda output: (output.rank, output.units))
-    passed = worst.rank <= PRECISIONS.index(precision)
-    known: dict[str, Any] = {"grade": worst.grade, "error": worst.error, "units": worst.units}
+    if not graded:
+        return result("SKIP", f"there are no golden values of {', '.join(found)}")
+    worst = max(graded, key=lambda output: (not output.passed, output.rank, output.units))
+    passed = worst.passed
+    known: dict[str, Any] = {
+        "grade": worst.grade, "error": worst.error, "units": worst.units, "units_of": worst.units_of,
+    }  # fmt: skip
     if trace:
         order = list(tap_shapes(case))
         graded.sort(key=lambda output: order.index(output.name))
@@ -191,27 +194,29 @@ _LAST = {"trace_image": "visual", "trace_text": "text_projection"}
 
 @dataclass(frozen=True)
 class _Graded:
-    """One output: its error, in units of what is claimed, and the finest precision that explains it."""
+    """One output: its error, in units of what is claimed, the precision it looks like, and whether that will do."""
 
     name: str
     error: float
     units: float
     grade: str | None
+    passed: bool
+    units_of: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def rank(self) -> int:
-        if self.grade is None:
-            return len(PRECISIONS)
-        return -1 if self.grade == "exact" else PRECISIONS.index(self.grade)
+        return len(GRADES) if self.grade is None else GRADES.index(self.grade)
 
 
 def _graded(name: str, found: Array, exact: Array, units: Mapping[str, float] | None, precision: str) -> _Graded:
     if units is None:
         same = np.array_equal(found, exact)
-        return _Graded(name, 0.0 if same else float("inf"), 0.0 if same else float("inf"), "exact" if same else None)
+        off = 0.0 if same else math.inf
+        return _Graded(name, off, off, "exact" if same else None, same)
     off = error(found, exact)
-    grade = next((p for p in PRECISIONS if off <= MARGIN * units[p]), None)
-    return _Graded(name, off, off / units[precision] if off else 0.0, grade)
+    by = {p: off / unit if off else 0.0 for p, unit in units.items()}
+    passed = any(by[p] <= MARGIN for p in PRECISIONS[: PRECISIONS.index(precision) + 1])
+    return _Graded(name, off, by[precision], nearest([by]), passed, by)
 
 
 def _wrong_names(exact: Exact, answer: Outputs) -> str | None:

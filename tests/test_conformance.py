@@ -3,9 +3,10 @@
 Figures measured are beside the tests that hold them.
 """
 
-import ast
 import hashlib
+import importlib.metadata
 import json
+import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+from clipref import AutoModel
 from clipref.cli import main
 from clipref.config import PUBLISHED
-from clipref.conformance import emulation, faults, levels, recipe, suite, tokens
+from clipref.conformance import emulation, faults, levels, recipe, released, suite, tokens
 from clipref.conformance.case import Case, Outputs, Unsupported
 from clipref.conformance.cases import GOLDEN
 from clipref.conformance.engines import open_engine
 from clipref.conformance.faults import FAULTS, FaultyEngine
 from clipref.conformance.spec import claims
-from clipref.conformance.verdicts import Report
+from clipref.conformance.verdicts import MARGIN, Report
+from clipref.errors import ModelNotFound
 from clipref.weights import Checkpoint
+from clipref.weights_tools.export_onnx import export_onnx
+from clipref.weights_tools.published import Published
 
 LEVEL = {"vit": "towers", "resnet": "towers", "text": "towers"}
 TOWER_FAULTS = [fault for fault in FAULTS if fault.places[0] in LEVEL]
@@ -67,16 +72,6 @@ def test_golden_values_are_as_they_were_made() -> None:
     assert "OpenAI" in json.loads((GOLDEN / "tokens.json").read_text())["provenance"]["oracle"]
 
 
-def test_nothing_below_knows_the_suite() -> None:
-    root = Path(__file__).parent.parent
-    for folder in ("clipref", "kernels", "weights_tools"):
-        for path in (root / folder).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-                names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-                assert not any("conformance" in name for name in names), path
-
-
 def test_a_second_statement_of_the_tokenizer_gives_the_golden_ids() -> None:
     for group in levels.golden_tokens()["groups"].values():
         rows = tokens.tokenized(group["texts"])
@@ -107,6 +102,65 @@ def failing(report: Report) -> list[tuple[str, Any, Any]]:
     return [(r.case, r.units, r.problem) for r in report.results if r.verdict == "FAIL"]
 
 
+class Quantised:
+    """ONNX files in which ONNX Runtime rounds both factors of matrix products to 8 bits."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def answer(self, case: Case) -> Outputs:
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+
+        assert case.checkpoint is not None
+        out = self.folder / case.checkpoint.name
+        if not out.exists():
+            whole = self.folder.parent / f"whole-{case.checkpoint.name}"
+            list(export_onnx(case.checkpoint, whole, "int64"))
+            out.mkdir()
+            for name in ("visual.onnx", "textual.onnx"):
+                quantize_dynamic(
+                    whole / name, out / name, ["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8
+                )
+        return open_engine(f"onnx:{self.folder}").answer(case)
+
+
+@pytest.mark.slow
+def test_int8_is_graded_as_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "int8").mkdir()
+    asked = [q for q in levels.questions(["towers"]) if not q.id.endswith("image") or "/vit" in q.id]  # no convolutions
+    report = suite.run(Quantised(tmp_path / "int8"), asked, precision="int8", diagnose=False)
+    assert report.grade == "int8", [(r.case, r.grade, r.units, r.problem) for r in report.results]
+
+
+@pytest.mark.extra
+def test_openvino_passes() -> None:
+    report = ran(open_engine("backend:openvino"), name="openvino")
+    assert report.passed and report.grade == "float32", failing(report)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
+def test_openais_code_is_graded_as_what_it_is(precision: str) -> None:
+    engine = open_engine(f"openai:{precision}")
+    report = ran(engine, precision=precision)
+    assert report.passed and report.grade == precision, failing(report)
+    if precision != "float32":
+        assert not ran(engine, "towers", diagnose=False).passed
+
+
+@pytest.mark.oracle
+def test_transformers_passes_in_its_own_profile_and_the_report_says_which() -> None:
+    engine = open_engine("transformers:float32")
+    version = importlib.metadata.version("transformers").partition(".")[0]
+    report = ran(engine, profile=f"transformers-{version}")
+    assert report.passed and report.grade == "float32", failing(report)
+    claimed = ran(engine)
+    assert {r.level for r in claimed.results if r.verdict == "FAIL"} == {"preprocess"}
+    assert [d.says for d in claimed.diagnoses] == [
+        f"your pixels are those of the profile 'transformers-{version}'; claim it with --profile transformers-{version}"
+    ]
+
+
 class Emulated:
     """An engine of a precision, whose sums are in an order that no unit was measured with."""
 
@@ -123,9 +177,8 @@ class Emulated:
 @pytest.mark.parametrize("precision", ["float32", "tf32", "float16", "bfloat16", "int8"])
 def test_a_precision_is_graded_as_what_it_is(precision: str) -> None:
     report = ran(Emulated(precision), "towers", precision=precision)
-    # TF32 and float16 have the same number of digits, rounded in different places: errors hardly tell.
-    same = ("tf32", "float16")
-    assert report.passed and report.grade in (same if precision in same else (precision,)), failing(report)
+    # TF32 has float16's digits, rounded in fewer places.
+    assert report.passed and report.grade == {"tf32": "float16"}.get(precision, precision), failing(report)
     if precision != "float32":
         claimed = ran(Emulated(precision), "towers", diagnose=False)
         assert not claimed.passed and claimed.grade == report.grade
@@ -161,6 +214,58 @@ def test_a_fault_is_caught_in_both_styles_and_named(fault: faults.Fault) -> None
         assert len(report.diagnoses) == len(fault.places)
     assert report.diagnoses and all(diagnosis.faults == (fault.id,) for diagnosis in report.diagnoses)
     assert all(fault.claim in diagnosis.says and fault.title in diagnosis.says for diagnosis in report.diagnoses)
+
+
+PAIRS = 40  # of each place, from a seed; figures below
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["vit", "resnet", "text", "preprocess", "tokenize", "similarity"])
+def test_pairs_of_faults_are_caught_and_most_are_named(place: str) -> None:
+    """Measured, of 93 pairs in all: every one caught, 87 % named; the fewest, 10 of 16, in a ViT."""
+    pool = [fault for fault in FAULTS if place in fault.places]
+    rng = random.Random(f"pairs {place}")
+    caught_pairs, named = 0, 0
+    while caught_pairs < min(PAIRS, len(pool) * 2):
+        pair = rng.sample(pool, 2)
+        asked = [q for q in levels.questions([LEVEL.get(place, place)]) if shows(q.id, place)]
+        report = suite.run(FaultyEngine(*pair), asked)
+        if all((result.problem or "").startswith("raised ValueError") for result in report.results):
+            continue  # both change the same step
+        assert not report.passed, [fault.id for fault in pair]
+        caught_pairs += 1
+        named += [set(d.faults) for d in report.diagnoses] == [{fault.id for fault in pair}]
+    print(f"{place}: {named} of {caught_pairs}")
+    assert named >= 0.7 * caught_pairs
+
+
+def shows(case: str, place: str) -> bool:
+    """Whether a case of the towers is about a place."""
+    if place not in LEVEL:
+        return True
+    return (
+        case.endswith("text") if place == "text" else case.endswith("image") and ("/rn" in case) == (place == "resnet")
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("style", ["plain", "trained"])
+@pytest.mark.parametrize("name", ["clip/ViT-B-32", "clip/RN50"])
+def test_every_fault_is_caught_in_full_size(name: str, style: str, tmp_path: Path) -> None:
+    missed = []
+    for question in levels.questions((), full=[name]):
+        if f" {style}/" not in question.id:
+            continue
+        case = question.make(tmp_path)
+        exact = question.exact(case)
+        right = suite.judged(case, exact, suite.answered(FaultyEngine(), case))
+        assert right.verdict == "PASS" and right.grade == "float32", (question.id, right.units)
+        for fault in faults.of(faults.place(case)):
+            if fault.id != "gelu-quick":  # the published models have no exact GELU to be wrong about
+                result = suite.judged(case, exact, suite.answered(FaultyEngine(fault), case))
+                print(question.id, fault.id, result.verdict, result.grade, f"{result.units:.3g}", result.problem or "")
+                missed += [(question.id, fault.id, result.units)] if result.verdict != "FAIL" else []
+    assert not missed
 
 
 # --- engines that misbehave -------------------------------------------------------------------------------------------
@@ -254,7 +359,7 @@ def test_the_activation_that_is_off_first_is_told() -> None:
     assert found["taps/rn-a plain/image"] is None
     result = next(r for r in report.results if r.case == "taps/vit-c plain/image")
     assert result.verdict == "FAIL" and [tap.name for tap in result.taps][:2] == ["visual.conv1", "visual.ln_pre"]
-    assert all(tap.units <= 4 for tap in result.taps[:3]) and result.taps[-1].name == "visual"
+    assert all(tap.units <= MARGIN for tap in result.taps[:3]) and result.taps[-1].name == "visual"
 
 
 def test_activations_that_there_are_not_are_refused() -> None:
@@ -280,6 +385,30 @@ def test_another_profile_is_told_apart_from_a_fault() -> None:
         "your pixels are those of the profile 'transformers-4'; claim it with --profile transformers-4"
     ]
     assert ran(FaultyEngine(*both), "preprocess", profile="transformers-4").passed
+
+
+def test_published_values_are_computed_with_the_engines_towers(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = AutoModel.from_pretrained("clipref/shapes-vit", backend="reference")
+    right = tuple(model.embed_text("a red circle")[0, :3].tolist())
+
+    def compute(model: Any, image: Any) -> Any:
+        return model.embed_text("a red circle")[0, :3]
+
+    monkeypatch.setattr(released, "PUBLISHED", {"shapes": model.config})
+    values = [
+        Published("shapes", "here", "right", right, 1e-4, compute),
+        Published("shapes", "here", "wrong", (right[0] + 1, *right[1:]), 1e-4, compute),
+        Published("shapes", "here", "of an image", right, 1e-4, compute, "nowhere.png"),
+    ]
+    monkeypatch.setattr(released, "PUBLISHED_VALUES", values)
+    found = list(released.results(open_engine("backend:onnx"), "clipref/shapes-vit", None))
+    assert [result.verdict for result in found] == ["PASS", "FAIL", "SKIP"]
+    assert "needs nowhere.png" in str(found[2].problem) and found[0].claims == ("REL-1",)
+    spoilt = list(released.results(FaultyEngine(faults.BY_ID["normalised"]), "clipref/shapes-vit", None))
+    assert [result.verdict for result in spoilt] == ["FAIL", "FAIL", "SKIP"]
+    monkeypatch.undo()
+    with pytest.raises(ModelNotFound, match="not the shape of a model that values are published of"):
+        list(released.results(open_engine("backend:onnx"), "clipref/shapes-vit", None))
 
 
 # --- the command line -------------------------------------------------------------------------------------------------
