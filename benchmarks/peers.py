@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import io
 import warnings
 from typing import Any
@@ -28,6 +27,8 @@ class TorchEager:
 
     def __init__(self, checkpoint: Checkpoint, threads: int) -> None:
         import torch
+
+        from clipref.conformance.engines.torch_models import openai_code
 
         torch.set_num_threads(threads)
         self.torch = torch
@@ -190,17 +191,6 @@ class Transformers:
 def _tensor(output: Any) -> Any:
     """Newer versions give the features inside of an output object."""
     return getattr(output, "pooler_output", output)
-
-
-def openai_code(module_name: str) -> Any:
-    """clip/model.py or another module of the clip-anytorch wheel, without its package, which would need torchvision."""
-    files = importlib.metadata.files("clip-anytorch") or []
-    path = next(file.locate() for file in files if str(file).endswith(f"clip/{module_name}.py"))
-    spec = importlib.util.spec_from_file_location(f"openai_clip_{module_name}", str(path))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 PEERS: tuple[type[Any], ...] = (TorchEager, TorchCompiled, OnnxRuntimeAlone, Transformers)

@@ -1,4 +1,4 @@
-"""Make the golden values: `python -m tests.make_goldens [tokens|torch|tiny|full ...]`, with the oracles installed.
+"""Make the golden values: `python -m tests.make_goldens [tokens|texts|pixels|torch|tiny|full ...]`, with the oracles.
 
 Embeddings, logits and samples of activations, computed in float64 by implementations that share no code with clipref,
 on synthetic weights; beside them the error of the same code in float32. Logits are computed here, from the definition.
@@ -19,12 +19,13 @@ import torch
 from safetensors.numpy import save_file
 
 from clipref.config import ClipConfig
+from clipref.conformance import cases as conformance
 from clipref.engine import NumpyEngine
 from clipref.weights import Checkpoint
 
 from . import cases, oracles, texts
 
-MADE = ("tokens", "torch", "tiny", "full")
+MADE = ("tokens", "texts", "pixels", "torch", "tiny", "full")
 
 
 def golden(checkpoint: Checkpoint, which: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -58,7 +59,7 @@ def shapes(checkpoint: Checkpoint, pixels: np.ndarray, ids: np.ndarray) -> dict[
 
 
 def make(which: str, configs: dict[str, ClipConfig]) -> None:
-    """Write golden/<which>.safetensors with its provenance."""
+    """Write <which>.safetensors with its provenance into conformance/golden."""
     arrays: dict[str, np.ndarray] = {}
     notes: dict[str, Any] = {}
     for name, config, style in cases.cases(configs):
@@ -77,7 +78,7 @@ def make(which: str, configs: dict[str, ClipConfig]) -> None:
         "versions": {p: importlib.metadata.version(p) for p in ("torch", "transformers", "clip-anytorch", "numpy")},
         "cases": notes,
     }
-    path = cases.GOLDEN / f"{which}.safetensors"
+    path = conformance.GOLDEN / f"{which}.safetensors"
     save_file(arrays, path, metadata={"provenance": json.dumps(provenance)})
     print(f"{path}: {path.stat().st_size / 1e3:.0f} kB")
 
@@ -96,6 +97,102 @@ def tokens() -> None:
         "versions": {p: importlib.metadata.version(p) for p in ("clip-anytorch", "ftfy", "regex")},
     }
     save_file(arrays, cases.GOLDEN / "tokens.safetensors", metadata={"provenance": json.dumps(provenance)})
+
+
+def grouped_texts() -> None:
+    """Write tokens.json of the conformance suite: texts by what they show, and OpenAI's ids of them."""
+    original = oracles.openai_tokenizer()
+    start, end = 49406, 49407
+    every = list(texts.texts(texts.GOLDEN))
+    fitting = [text for text in every if len(original.encode(text)) <= 75]
+    groups = {
+        "words": [
+            "",
+            "Hello World!",
+            "a photo of a cat",
+            *texts.WORDS,
+            "we've they'll he'd I'm it's isn't rock'n'roll",
+        ],
+        "numbers": ["1", "12", "2023", "3.14159", "1,234.56", "a1b22c333", "٣٤", "Ⅷ ½ ²", "0x7f", "50%"],
+        "scripts": [*texts.SCRIPTS, *texts.EMOJI, *texts.PUNCTUATION],
+        "repaired": [*texts.MOJIBAKE, *texts.SCRIPTS, "\x1b[31mred", "schÃ¶n cafÃ©"],
+        "unescaped": [*texts.ENTITIES, "&amp;lt;b&amp;gt;", "a &amp;amp; b", "&amp;#39;", "fish &amp; chips"],
+        "spaces": [f"a{space}photo{space}{space}of" for space in texts.SPACES] + ["  both ends \t"],
+        "upper case": ["A PHOTO", "İstanbul", "Straße ẞ", "GPU iPhone", "ΩMEGA Σ", "DON'T IT'S"],
+        "special": [*texts.SPECIAL, "before<|endoftext|>behind", "<|startoftext|> twice"],
+        "mixed": fitting[150:350],
+        "too long": ["word " * 90, "1" * 200, *[t for t in every if len(original.encode(t)) > 75][:12]],
+    }
+    found = {}
+    for group, members in groups.items():
+        rows = [[start, *original.encode(text), end] for text in members]
+        assert (group == "too long") == any(len(row) > 77 for row in rows), group
+        rows = [row if len(row) <= 77 else [*row[:76], end] for row in rows]
+        found[group] = {"texts": members, "ids": rows}
+    provenance = {
+        "made by": "python -m tests.make_goldens texts",
+        "oracle": "OpenAI's clip/simple_tokenizer.py (clip-anytorch); start, end, truncation as in clip/clip.py",
+        "versions": {p: importlib.metadata.version(p) for p in ("clip-anytorch", "ftfy", "regex")},
+    }
+    path = conformance.GOLDEN / "tokens.json"
+    path.write_text(json.dumps({"provenance": provenance, "groups": found}) + "\n", encoding="ascii")
+    print(f"{path}: {path.stat().st_size / 1e3:.0f} kB")
+
+
+def pixels() -> None:
+    """Write pixels.safetensors of the conformance suite: Pillow's, called once as the original calls it.
+
+    Of the profile transformers, its own image processor must give the same.
+    """
+    from transformers import CLIPImageProcessor
+
+    from clipref.conformance import recipe
+    from clipref.conformance.levels import PICTURES
+
+    arrays = {}
+    version = importlib.metadata.version("transformers").partition(".")[0]
+    for mode, width, height, side in PICTURES:
+        for profile, steps in recipe.PROFILES.items():
+            if profile != "openai" and mode == "I;16":
+                continue
+            image = recipe.picture(mode, width, height)
+            levels = recipe.levels(image, side, steps)
+            assert np.array_equal(levels, once(image, side, steps)), (mode, width, height, profile)
+            if profile == f"transformers-{version}":
+                processor = CLIPImageProcessor(size={"shortest_edge": side}, crop_size=side)
+                theirs = processor(image, return_tensors="np", do_convert_rgb=True)["pixel_values"][0]
+                assert np.abs(theirs - recipe.normalised(levels)).max() < 1e-5, (mode, width, height)
+            arrays[f"{mode} {width}x{height} to {side} {profile}"] = np.ascontiguousarray(levels)
+    provenance = {
+        "made by": "python -m tests.make_goldens pixels",
+        "oracle": "Pillow, as torchvision calls it for clip/clip.py; transformers' CLIPImageProcessor gives the same",
+        "versions": {p: importlib.metadata.version(p) for p in ("pillow", "transformers")},
+    }
+    path = conformance.GOLDEN / "pixels.safetensors"
+    save_file(arrays, path, metadata={"provenance": json.dumps(provenance)})
+    print(f"{path}: {path.stat().st_size / 1e3:.0f} kB")
+
+
+def once(image: Any, side: int, steps: Any) -> np.ndarray:
+    """The levels with a single call of Pillow's resize, as torchvision's Resize, CenterCrop and convert("RGB")."""
+    from PIL import Image
+
+    if steps.rgb == "first, on white" and "A" in image.getbands():
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    image = image if steps.rgb == "last" else image.convert("RGB")
+    width, height = image.size
+    if min(width, height) != side:
+        long = int(side * max(width, height) / min(width, height))
+        image = image.resize((side, long) if width <= height else (long, side), Image.Resampling.BICUBIC)
+    left, top = (steps.offset(s - side) for s in image.size)
+    return np.asarray(image.crop((left, top, left + side, top + side)).convert("RGB"))
+
+
+def sums() -> None:
+    """Write SHA256SUMS, so that an edit by hand shows."""
+    files = sorted(path for path in conformance.GOLDEN.iterdir() if path.name != "SHA256SUMS")
+    lines = [f"{cases.digest(path)}  {path.name}\n" for path in files]
+    (conformance.GOLDEN / "SHA256SUMS").write_text("".join(lines), encoding="ascii")
 
 
 def torch_files() -> None:
@@ -127,10 +224,15 @@ def main() -> None:
     for which in args.which:
         if which == "tokens":
             tokens()
+        elif which == "texts":
+            grouped_texts()
+        elif which == "pixels":
+            pixels()
         elif which == "torch":
             torch_files()
         else:
             make(which, {"tiny": cases.TINY, "full": cases.FULL}[which])
+    sums()
 
 
 if __name__ == "__main__":

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipref.config import PUBLISHED, ClipConfig, ViTConfig
+from clipref.conformance.cases import goldens
 from clipref.tokenizer import Tokenizer
 from clipref.weights_tools import synthetic
 
 from . import cases, texts
-from .test_towers import goldens
 from .tolerances import assert_close
 
 pytestmark = pytest.mark.oracle

@@ -1,0 +1,231 @@
+"""Is an engine CLIP, how exactly, and if not, what is wrong with it.
+
+`run ENGINE` asks an engine what the suite knows the answers of, grades each answer by what a correct engine of each
+precision would err, and looks for the cause of what is wrong among the known faults. It exits with 0 if all that the
+engine claims and does is right, else with 1. `export` writes the questions as files, for an engine that runs elsewhere,
+and `check` grades its answers. `list` shows the cases, the claims and the known faults; `explain ID` one of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipref.cli.common import add_json_argument, print_json, print_table
+from clipref.errors import InputError
+
+from .engines import KINDS, TIME_LIMIT
+
+if TYPE_CHECKING:
+    from .case import Question
+    from .verdicts import Report, Result
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own arguments."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="run|export|check|list|explain")
+    runner = actions.add_parser(
+        "run",
+        help="ask an engine, grade its answers, and say what is wrong",
+        epilog=f"ENGINE is one of\n{KINDS}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    runner.add_argument("engine", metavar="ENGINE", help="what to test; see below")
+    runner.add_argument("--time-limit", type=float, default=TIME_LIMIT, metavar="S", help="seconds for an answer (60)")
+    runner.add_argument("--released", nargs="+", default=[], metavar="MODEL", help="released weights on this machine")
+    runner.add_argument("--images", type=Path, metavar="DIR", help="images that values are published of")
+    checker = actions.add_parser("check", help="grade the answers beside exported cases")
+    checker.add_argument("folder", metavar="DIR")
+    for action in (runner, checker):
+        action.add_argument("--precision", default="float32", help="what the engine claims (float32)")
+        action.add_argument("--expected-failures", type=Path, metavar="FILE", help="cases that fail, with reasons")
+        action.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML")
+        action.add_argument("--html", type=Path, metavar="FILE", help="write one page that shows everything")
+        action.add_argument("--verbose", action="store_true", help="show also what passes")
+        add_json_argument(action)
+    exporter = actions.add_parser("export", help="write the cases as files")
+    exporter.add_argument("folder", metavar="DIR")
+    exporter.add_argument("--onnx", action="store_true", help="those of the towers also as ONNX backend tests")
+    for action in (runner, checker, exporter):
+        action.add_argument("--levels", nargs="+", metavar="LEVEL", help="what the engine claims (most)")
+        action.add_argument("--full", nargs="+", default=[], metavar="MODEL", help="published sizes: clip/ViT-B-32 ...")
+        action.add_argument("--only", metavar="TEXT", help="cases whose id has this in it")
+        action.add_argument("--profile", default="openai", help="of preprocessing: openai, transformers-4 or -5")
+    add_json_argument(actions.add_parser("list", help="the cases, the claims and the known faults"))
+    explainer = actions.add_parser("explain", help="what a case, a claim or a fault means")
+    explainer.add_argument("id", metavar="ID")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what was asked for; the exit code of `run` and `check` is the verdict."""
+    if args.action == "list":
+        return _list(args.json)
+    if args.action == "explain":
+        print(explained(args.id))
+        return 0
+    if args.action == "export":
+        return _export(args)
+    return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from . import expectations, suite
+    from .emulation import PRECISIONS
+    from .engines import open_engine
+
+    if args.precision not in PRECISIONS:
+        raise InputError(f"No precision {args.precision!r}; there are: {', '.join(PRECISIONS)}.")
+    chosen, others = _selected(args)
+    name = f"results:{args.folder}" if args.action == "check" else args.engine
+    engine = open_engine(name, getattr(args, "time_limit", TIME_LIMIT))
+    reasons = expectations.read(args.expected_failures, _all_ids()) if args.expected_failures else {}
+    report = suite.run(
+        engine, chosen, name=name, precision=args.precision, profile=args.profile, unclaimed=others, progress=_progress
+    )
+    if getattr(args, "released", []):
+        from . import released
+
+        report = released.added(report, engine, args.released, args.images)
+    report = expectations.expected(report, reasons)
+    _write(report, args)
+    return 0 if report.passed else 1
+
+
+def _all_ids() -> set[str]:
+    """The ids of all cases, whatever is asked this time."""
+    from clipref.config import PUBLISHED
+
+    from .levels import DEFAULT, questions
+
+    return {question.id for question in questions(DEFAULT, list(PUBLISHED))}
+
+
+def _selected(args: argparse.Namespace) -> tuple[list[Question], list[Question]]:
+    """The questions to be asked, and those that the engine doesn't claim to answer."""
+    from .levels import DEFAULT, questions
+
+    if args.action == "check" and not (args.levels or args.full or args.only):  # what was exported
+        from clipref.config import PUBLISHED
+
+        from .exchange import exported
+
+        ids = exported(Path(args.folder))
+        return [q for q in questions(DEFAULT, list(PUBLISHED), args.profile) if q.id in ids], []
+    claimed = args.levels or list(DEFAULT)
+    only = args.only or ""
+    chosen = [q for q in questions(claimed, args.full, args.profile) if only in q.id]
+    others = [q for q in questions([level for level in DEFAULT if level not in claimed]) if only in q.id]
+    if not chosen and not getattr(args, "released", []):
+        raise InputError(f"No case has {only!r} in its id; see clipref conformance list.")
+    return chosen, others
+
+
+def _progress(result: Result) -> None:
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{result.verdict:5} {result.case}", end="", file=sys.stderr, flush=True)
+
+
+def _write(report: Report, args: argparse.Namespace) -> None:
+    from . import reports
+
+    if sys.stderr.isatty():
+        print("\r\x1b[K", end="", file=sys.stderr)
+    if args.junit:
+        reports.write_junit(report, args.junit)
+    if args.html:
+        reports.write_html(report, args.html)
+    if args.json:
+        print_json(reports.as_json(report))
+        return
+    rows = [
+        (result.verdict, result.case, result.grade or "-", reports.told(result))
+        for result in report.results
+        if args.verbose or result.verdict in ("FAIL", "XFAIL")
+    ]
+    if rows:
+        print_table([("", "case", "grade", ""), *rows])
+        print()
+    print_table([("level", "pass", "fail", "xfail", "skip", "grade", "worst, in units"), *_by_level(report)])
+    print()
+    for diagnosis in report.diagnoses:
+        print(f"{diagnosis.says[0].upper()}{diagnosis.says[1:]}.")
+    print(f"{report.engine}: {reports.summary(report)}.")
+
+
+def _by_level(report: Report) -> list[tuple[str, ...]]:
+    from .reports import number
+    from .verdicts import Report
+
+    rows = []
+    for level in dict.fromkeys(result.level for result in report.results):
+        part = Report("", "", "", [result for result in report.results if result.level == level])
+        counts = (str(part.count(verdict)) for verdict in ("PASS", "FAIL", "XFAIL", "SKIP"))
+        units = max((result.units for result in part.results if result.units == result.units), default=float("nan"))
+        rows.append((level, *counts, part.grade or "-", number(units)))
+    return rows
+
+
+def _export(args: argparse.Namespace) -> int:
+    from .exchange import export
+
+    chosen, _ = _selected(args)
+    with tempfile.TemporaryDirectory() as scratch:
+        count = export((question.make(Path(scratch)) for question in chosen), args.folder, args.onnx)
+    print(
+        f"{count} cases in {args.folder}. Put answer.safetensors beside each case.json, then: clipref conformance check"
+    )
+    return 0
+
+
+def explained(identity: str) -> str:
+    """A fault's title and claim, a claim's text, or what a case asks. Raises InputError."""
+    from .faults import BY_ID
+    from .levels import LEVELS, questions
+    from .spec import claims
+
+    known = claims()
+    if identity in BY_ID:
+        fault = BY_ID[identity]
+        return f"{fault.id}: the reference with {fault.title}. It breaks {explained(fault.claim)}"
+    if identity in known:
+        return f"{identity}: {known[identity]}"
+    if identity in LEVELS:
+        return f"{identity}: {LEVELS[identity]}"
+    from clipref.config import PUBLISHED
+
+    for question in questions(full=list(PUBLISHED)):
+        if question.id == identity:
+            return "\n".join(
+                [f"{identity}: {question.verb}", *(f"- {claim}: {known[claim]}" for claim in question.claims)]
+            )
+    raise InputError(f"No fault, claim, level or case is called {identity!r}; see clipref conformance list.")
+
+
+def _list(json: bool) -> int:
+    from clipref.config import PUBLISHED
+
+    from .faults import FAULTS
+    from .levels import DEFAULT, LEVELS, questions
+    from .spec import claims
+
+    cases = list(questions(DEFAULT, list(PUBLISHED)))
+    if json:
+        faults: list[dict[str, Any]] = [
+            {"id": f.id, "claim": f.claim, "title": f.title, "places": f.places} for f in FAULTS
+        ]
+        asked = [{"id": q.id, "level": q.level, "verb": q.verb, "claims": q.claims} for q in cases]
+        print_json({"levels": LEVELS, "cases": asked, "claims": claims(), "faults": faults})
+        return 0
+    print_table([("level", "cases", "what it asks"), *(
+        (level, str(sum(q.level == level for q in cases)), what) for level, what in LEVELS.items()
+    )])  # fmt: skip
+    print()
+    print_table([("case", "claims"), *((q.id, " ".join(q.claims)) for q in cases)])
+    print()
+    print_table([("claim", "what it says"), *claims().items()])
+    print()
+    print_table([("fault", "claim", "the reference with"), *((f.id, f.claim, f.title) for f in FAULTS)])
+    return 0

@@ -1,0 +1,174 @@
+"""What is wrong with an engine: which known fault, or which two, give its wrong answers.
+
+The reference with a fault is compared with the engine as the right answers were, in the same units. Every fault is
+tried; where none explains the failures, every pair that can be together.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from clipref.weights import Checkpoint
+
+from . import faults
+from .case import Array, Case, Exact, Outputs
+from .emulation import error
+from .faults import Fault
+from .levels import goldens_pixels, pixels_of
+from .recipe import PROFILES
+from .verdicts import MARGIN, Diagnosis
+
+# Failing cases that are looked at for each place; the others would only repeat it.
+_CASES = 3
+# How near a result has to be, relative to its root mean square, for a fault's own rounding to be looked at.
+_NEAR = 0.05
+
+_SUBJECT = {
+    "vit": "image embeddings of a ViT", "resnet": "image embeddings of a ResNet", "text": "text embeddings",
+    "preprocess": "pixels", "tokenize": "ids", "similarity": "similarities",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What an engine answered to a case, and what the answer is compared with."""
+
+    case: Case
+    exact: Exact
+    outputs: Outputs
+
+
+def diagnosed(
+    failed: Sequence[Answered],
+    passed: Sequence[Answered],
+    precision: str,
+    profile: str = "openai",
+    pairs: bool = True,
+) -> Iterator[Diagnosis]:
+    """For each place, the fault that explains its failures that are looked at, or the pair that does.
+
+    What explains the failures but would have spoilt what passed is not it.
+    """
+    failures, witnesses = _by_place(failed), _by_place(passed)
+    for where, found in failures.items():
+        if where == "preprocess" and (other := _other_profile(found)) is not None:
+            yield other
+            continue
+        evidence = _Evidence(_chosen(found, where), _chosen(witnesses.get(where, []), where), precision, profile)
+        if (explained := evidence.explained(pairs)) is not None:
+            units, known = explained
+            subject = f"your {_SUBJECT.get(where, f'results of {where}')} equal the reference"
+            yield Diagnosis(
+                tuple(fault.id for fault in known),
+                tuple(fault.claim for fault in known),
+                f"{subject} with {' and '.join(f'{fault.title} ({fault.claim})' for fault in known)}",
+                units,
+                tuple(failure.case.id for failure in evidence.failed),
+            )
+
+
+def _by_place(answers: Sequence[Answered]) -> dict[str, list[Answered]]:
+    found: dict[str, list[Answered]] = {}
+    for answer in answers:
+        where = faults.place(answer.case)
+        if where == "operation":
+            found.setdefault(answer.case.attributes["name"], []).append(answer)
+        elif where is not None and not answer.case.verb.startswith("trace"):
+            found.setdefault(where, []).append(answer)
+    return found
+
+
+def _chosen(answers: Sequence[Answered], where: str) -> Sequence[Answered]:
+    """In the towers, the cheapest to recompute; elsewhere all, because each shows something else."""
+
+    def cost(answer: Answered) -> int:
+        assert answer.case.checkpoint is not None
+        return Checkpoint(answer.case.checkpoint).file.path.stat().st_size
+
+    return sorted(answers, key=cost)[:_CASES] if where in ("vit", "resnet", "text") else answers
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """The answers that a cause has to give: those that are wrong and those that are right."""
+
+    failed: Sequence[Answered]
+    passed: Sequence[Answered]
+    precision: str
+    profile: str
+
+    def explained(self, pairs: bool) -> tuple[float, tuple[Fault, ...]] | None:
+        """The best of the faults that explain all, or of the pairs, and how far off it is in units."""
+        known = faults.of(faults.place(self.failed[0].case))
+        for size in (1, 2) if pairs else (1,):
+            found = [(self.distance(several), several) for several in itertools.combinations(known, size)]
+            explaining = [(units, several) for units, several in found if units is not None]
+            explaining.sort(key=lambda pair: pair[0])
+            for units, several in explaining:
+                if all(self.compatible(answer, several) for answer in self.passed):
+                    return units, several
+        return None
+
+    def distance(self, several: Sequence[Fault]) -> float | None:
+        """How far the reference with these faults is from what was wrong, in units; None if it explains nothing."""
+        worst = 0.0
+        for answer in self.failed:
+            units = self.off(answer, several)
+            if units is None:
+                return None
+            worst = max(worst, units)
+        return worst
+
+    def compatible(self, answer: Answered, several: Sequence[Fault]) -> bool:
+        """Whether what passed could have been answered with these faults."""
+        return self.off(answer, several) is not None
+
+    def off(self, answer: Answered, several: Sequence[Fault]) -> float | None:
+        """The same of one answer."""
+        try:
+            faulty = faults.answer(answer.case, several, profile=self.profile)
+        except (ValueError, KeyError, IndexError):  # they can't be together, or not in this case
+            return None
+        worst = 0.0
+        for name, exact in answer.exact.outputs.items():
+            found = answer.outputs[name]
+            if name not in answer.exact.units:
+                if not np.array_equal(found, faulty[name]):
+                    return None
+                continue
+            # Where a fault makes the result smaller, its error doesn't shrink with it.
+            unit = answer.exact.units[name][self.precision] * max(1.0, _rms(exact) / (_rms(faulty[name]) or 1.0))
+            off, before = error(found, faulty[name]), error(found, exact)
+            allowed = unit
+            if MARGIN * unit < off < _NEAR:  # some faults make the towers err more than right ones do
+                single = faults.answer(answer.case, several, "float32", self.profile)[name]
+                allowed = max(unit, error(single, faulty[name]))
+            if not off <= MARGIN * allowed or (before > MARGIN * unit and off > before / 2):
+                return None
+            worst = max(worst, off / unit)
+        return worst
+
+
+def _rms(x: Array) -> float:
+    return float(np.sqrt(np.square(x, dtype=np.float64).mean()))
+
+
+def _other_profile(failures: Sequence[Answered]) -> Diagnosis | None:
+    """Whether all wrong pixels are those that another way of preprocessing, used on purpose, gives."""
+    for profile in PROFILES:
+        for failure in failures:
+            name = failure.case.id.partition("/")[2]
+            if f"{name} {profile}" not in goldens_pixels():
+                continue
+            exact = pixels_of(name, profile)
+            off = error(np.asarray(failure.outputs["pixels"]), exact.outputs["pixels"])
+            if not off <= MARGIN * exact.units["pixels"]["float32"]:
+                break
+        else:
+            says = f"your pixels are those of the profile {profile!r}; claim it with --profile {profile}"
+            return Diagnosis((), ("IMG-4", "IMG-5"), says, 0.0, tuple(failure.case.id for failure in failures))
+    return None

@@ -1,0 +1,76 @@
+"""Engines under test, of any kind, by what the command line calls them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from clipref.errors import InputError
+
+from ..case import EngineUnderTest
+
+KINDS = """\
+  module:name              a Python function from a checkpoint's folder, or None, to an object with the verbs as methods
+  backend:NAME             one of clipref's own: reference, blas, onnx, ...
+  exec:COMMAND             a program in any language, called with VERB CASE_DIR OUT.safetensors
+  onnx:ROOT                ONNX files, ROOT/CHECKPOINT/visual.onnx and textual.onnx, or as optimum and others name them
+  onnx:VISUAL,TEXTUAL@NAME the ONNX files of one checkpoint
+  results:FOLDER           what `export` wrote, with answers beside the cases
+  http://HOST:PORT         a server with /clip/embed_image, /clip/embed_text and /clip/compare
+  openai:DTYPE             OpenAI's code under torch: float32, float64, float16 or bfloat16
+  transformers:DTYPE       transformers' CLIPModel under torch"""
+TIME_LIMIT = 60.0
+
+
+def open_engine(spec: str, time_limit: float = TIME_LIMIT) -> EngineUnderTest:
+    """The engine of a name as KINDS has them. `time_limit`: seconds for one answer of a program or a server.
+
+    Raises InputError.
+    """
+    kind, colon, rest = spec.partition(":")
+    if not colon or not rest:
+        raise InputError(f"The engine is {spec!r}; expected one of these:\n{KINDS}")
+    if kind == "backend":
+        from .python import backend
+
+        return backend(rest)
+    if kind == "exec":
+        from .executable import Executable
+
+        return Executable(rest, time_limit)
+    if kind == "onnx":
+        from .onnx import OnnxPair
+
+        return OnnxPair(rest)
+    if kind == "results":
+        from .results import Results
+
+        return Results(rest)
+    if kind in ("http", "https"):
+        from .server import Server
+
+        return Server(spec, time_limit)
+    if kind in ("openai", "transformers"):
+        return _under_torch(kind, rest)
+    from .python import imported
+
+    return imported(kind, rest)
+
+
+def _under_torch(kind: str, dtype: str) -> EngineUnderTest:
+    from .python import PythonEngine
+
+    try:
+        from . import torch_models
+    except ImportError as problem:
+        raise InputError(f"The engine {kind}:{dtype} needs torch: {problem}.") from problem
+    if dtype not in torch_models.DTYPES:
+        raise InputError(
+            f"The engine is {kind}:{dtype}; expected one of {', '.join(torch_models.DTYPES)} after {kind}:."
+        )
+    make = torch_models.openai if kind == "openai" else torch_models.transformers
+
+    def factory(folder: Path | None) -> object:
+        made: object = make(folder, dtype)
+        return made
+
+    return PythonEngine(factory)

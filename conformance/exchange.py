@@ -1,0 +1,158 @@
+"""Cases and answers as files, for engines that run elsewhere or are written in another language.
+
+A case is a folder with `case.json` (id, verb, attributes, the checkpoint's folder) and `inputs.safetensors` (the arrays
+by the names that case.py lists). An answer is a safetensors file with the outputs by name. `export` writes all cases
+and the checkpoints that they need; whoever answers puts `answer.safetensors` beside each `case.json`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipref import __version__
+from clipref.errors import InputError
+from clipref.weights_tools.folder import new_folder, write_json
+
+from .case import Array, Case
+from .engines.failures import Garbage
+
+ANSWER = "answer.safetensors"
+# Of a checkpoint, what an engine may need.
+_CHECKPOINT_FILES = ("model.safetensors", "config.json", "merges.txt")
+
+
+def folder_name(case: Case) -> str:
+    """Where a case lies in an exported folder: its id, without the spaces that shells stumble over."""
+    return f"cases/{case.id.replace(' ', '-')}"
+
+
+def write_case(folder: Path, case: Case, checkpoint: str | None) -> None:
+    """`case.json` and `inputs.safetensors` in a folder that exists; `checkpoint` is absolute, or relative to it."""
+    from safetensors.numpy import save_file
+
+    save_file({name: np.ascontiguousarray(array) for name, array in case.inputs.items()}, folder / "inputs.safetensors")
+    write_json(
+        folder / "case.json",
+        {
+            "id": case.id,
+            "verb": case.verb,
+            "attributes": dict(case.attributes),
+            "checkpoint": checkpoint,
+            "claims": list(case.claims),
+            "inputs_sha256": digest(case.inputs),
+        },
+    )
+
+
+def digest(arrays: Mapping[str, Array]) -> str:
+    """sha256 of arrays: their names, dtypes, shapes and bytes."""
+    total = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        total.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        total.update(array.tobytes())
+    return total.hexdigest()
+
+
+def read_answer(path: Path) -> dict[str, Array]:
+    """The outputs by name. Raises Garbage if the file is not what it should be."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        outputs: dict[str, Array] = load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
+        raise Garbage(f"{path.name} is not a safetensors file that numpy can read: {problem}") from problem
+    if not outputs:
+        raise Garbage(f"{path.name} has no tensors in it")
+    return outputs
+
+
+def export(cases: Iterable[Case], out: str | os.PathLike[str], onnx: bool = False) -> int:
+    """Write cases, and the checkpoints that they need, to a new folder; returns how many cases.
+
+    With `onnx`, those of the towers are also written in the layout of ONNX's backend tests (write_backend_test). Raises
+    InputError if `out` exists.
+    """
+    count = 0
+    with new_folder(out) as root:
+        for case in cases:
+            count += 1
+            folder = root / folder_name(case)
+            folder.mkdir(parents=True)
+            checkpoint = None
+            if case.checkpoint is not None:
+                copy = root / "checkpoints" / case.checkpoint.name
+                if not copy.exists():
+                    _copy_checkpoint(case.checkpoint, copy)
+                checkpoint = Path(os.path.relpath(copy, folder)).as_posix()
+            write_case(folder, case, checkpoint)
+            if onnx and case.verb in ("encode_image", "encode_text"):
+                write_backend_test(root / "onnx" / case.id.replace(" ", "-"), case)
+        if not count:
+            raise InputError("There are no cases to export; name a level or a case that there is.")
+        write_json(root / "export.json", {"clipref": __version__, "cases": count})
+    return count
+
+
+def _copy_checkpoint(source: Path, copy: Path) -> None:
+    copy.mkdir(parents=True)
+    for name in _CHECKPOINT_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, copy / name)
+
+
+def write_backend_test(folder: Path, case: Case) -> None:
+    """One case as ONNX's backend tests have theirs: model.onnx, test_data_set_0/input_0.pb and output_0.pb.
+
+    The model is complete, with standard operators, recorded from the reference; the output is the reference's in
+    float64, rounded to float32. See https://github.com/onnx/onnx/tree/main/onnx/backend/test.
+    """
+    from onnx import numpy_helper
+
+    from clipref.engine import ReferenceEngine
+    from clipref.kernels.onnx import complete, record_image, record_text
+    from clipref.weights import Checkpoint
+
+    assert case.checkpoint is not None
+    checkpoint = Checkpoint(case.checkpoint)
+    reference = ReferenceEngine(checkpoint, "float64")
+    if case.verb == "encode_image":
+        name, given = "pixels", case.inputs["pixels"]
+        model = complete(record_image(checkpoint.config, checkpoint.visual("float32")), "visual")
+        right = reference.encode_image(given)
+    else:
+        name, given = "ids", case.inputs["ids"].astype(np.int64)
+        model = complete(record_text(checkpoint.config, checkpoint.text("float32"), "int64"), "textual")
+        right = reference.encode_text(given)
+    data = folder / "test_data_set_0"
+    data.mkdir(parents=True)
+    (folder / "model.onnx").write_bytes(model)
+    proto: Any = numpy_helper.from_array(np.ascontiguousarray(given), name)
+    (data / "input_0.pb").write_bytes(proto.SerializeToString())
+    proto = numpy_helper.from_array(right.astype(np.float32), "embeddings")
+    (data / "output_0.pb").write_bytes(proto.SerializeToString())
+
+
+def exported(folder: Path) -> set[str]:
+    """The ids of the cases in an exported folder. Raises InputError if it isn't one."""
+    if not (folder / "export.json").is_file():
+        raise InputError(f"{folder} has no export.json; expected a folder that clipref conformance export wrote.")
+    files = folder.glob("cases/**/case.json")
+    return {json.loads(file.read_text(encoding="utf-8"))["id"] for file in files}
+
+
+def recorded_digest(folder: Path) -> str | None:
+    """The digest of the inputs that an exported case was written with; None if there is no such case."""
+    try:
+        return str(json.loads((folder / "case.json").read_text(encoding="utf-8"))["inputs_sha256"])
+    except FileNotFoundError:
+        return None

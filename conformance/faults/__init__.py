@@ -1,0 +1,122 @@
+"""Known ways to get CLIP wrong, each a small change to the reference, and what the reference answers with them.
+
+An answer that is not CLIP's is compared with what each of these gives; the one that gives the same is what is wrong.
+Sources: the issues of the projects that port CLIP, and what its code does differently from what one expects.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from clipref.config import ResNetConfig
+from clipref.engine import NumpyEngine
+from clipref.weights import Checkpoint
+
+from .. import comparison, recipe, tokens
+from ..case import Array, Case, Outputs, Unsupported
+from . import steps, towers
+from .fault import Fault as Fault
+from .fault import Place
+
+FAULTS: tuple[Fault, ...] = (*towers.FAULTS, *steps.PREPROCESS, *steps.TOKENIZE, *steps.SIMILARITY)
+BY_ID = {fault.id: fault for fault in FAULTS}
+
+
+def place(case: Case) -> Place | Literal["operation"] | None:
+    """Where the faults are that a case can show; None if there are none."""
+    if case.verb in ("encode_image", "trace_image"):
+        assert case.checkpoint is not None
+        return "resnet" if isinstance(Checkpoint(case.checkpoint).config.vision, ResNetConfig) else "vit"
+    places: dict[str, Place | Literal["operation"]] = {
+        "encode_text": "text", "trace_text": "text", "preprocess": "preprocess", "tokenize": "tokenize",
+        "similarity": "similarity", "operation": "operation",
+    }  # fmt: skip
+    return places.get(case.verb)
+
+
+def of(where: Place | Literal["operation"] | None) -> tuple[Fault, ...]:
+    """The faults that can be there."""
+    if where == "operation":
+        return towers.FAULTS
+    return tuple(fault for fault in FAULTS if where in fault.places)
+
+
+def answer(
+    case: Case,
+    faults: Sequence[Fault] = (),
+    dtype: Literal["float32", "float64"] = "float64",
+    profile: str = "openai",
+) -> Outputs:
+    """What the reference with these faults answers. Raises ValueError if they can't be together, or not in this case.
+
+    `profile` is that of preprocessing which the faults change.
+    """
+    with np.errstate(all="ignore"):
+        if case.verb in ("encode_image", "encode_text", "trace_image", "trace_text"):
+            return _encoded(case, faults, dtype)
+        if case.verb == "operation":
+            arguments = {name: _cast(x, dtype) for name, x in case.inputs.items()}
+            settings = {name: value for name, value in case.attributes.items() if name != "name"}
+            return {"y": towers.operation(case.attributes["name"], faults)(**arguments, **settings)}
+        changed = _merged(faults)
+        if case.verb == "preprocess":
+            made = dataclasses.replace(recipe.PROFILES[profile], **changed)
+            opened = recipe.opened(case.inputs["image"])
+            return {"pixels": recipe.pixels(opened, case.attributes["resolution"], made, dtype)}
+        if case.verb == "tokenize":
+            texts = json.loads(case.inputs["texts"].tobytes())
+            return {"ids": tokens.tokenized(texts, case.attributes["context_length"], tokens.Steps(**changed))}
+        if case.verb == "similarity":
+            image, text, logit_scale = (_cast(case.inputs[name], dtype) for name in ("image", "text", "logit_scale"))
+            return comparison.compared(image, text, logit_scale, comparison.Steps(**changed))
+    raise ValueError(f"no fault concerns {case.verb}")
+
+
+def _cast(x: Array, dtype: str) -> Array:
+    return x.astype(dtype) if x.dtype.kind == "f" else x
+
+
+def _merged(faults: Sequence[Fault]) -> dict[str, Any]:
+    changed: dict[str, Any] = {}
+    for fault in faults:
+        assert isinstance(fault.change, Mapping)
+        if changed.keys() & fault.change.keys():
+            raise ValueError(f"{fault.id} changes a step that another fault changes too")
+        changed |= fault.change
+    return changed
+
+
+def _encoded(case: Case, faults: Sequence[Fault], dtype: Literal["float32", "float64"]) -> Outputs:
+    assert case.checkpoint is not None
+    engine = NumpyEngine(Checkpoint(case.checkpoint), dtype)
+    towers.apply(engine, *faults)
+    taps: dict[str, Array] = {}
+
+    def tap(name: str, x: Array) -> Array:
+        taps[name] = x
+        return x
+
+    if case.verb.endswith("image"):
+        embeddings = engine.encode_image(case.inputs["pixels"], tap)
+    else:
+        embeddings = engine.encode_text(case.inputs["ids"], tap)
+    return taps if case.verb.startswith("trace") else {"embeddings": embeddings}
+
+
+class FaultyEngine:
+    """The reference in float32 with some faults, as an engine under test: the suite must find them."""
+
+    def __init__(self, *faults: Fault) -> None:
+        self.faults = faults
+
+    def answer(self, case: Case) -> Outputs:
+        """What the reference with the faults that concern a case answers."""
+        where = place(case)
+        if where is None or where == "operation":
+            raise Unsupported(f"{case.verb} has no known faults")
+        return answer(case, [fault for fault in self.faults if where in fault.places], "float32")

@@ -1,0 +1,441 @@
+"""All questions, level by level, and their right answers.
+
+An engine may claim some levels and not others. Checkpoints and inputs are made from seeds; the right answers of towers
+and taps are golden values of implementations that share no code with clipref, those of tokens are OpenAI's tokenizer's,
+those of pixels Pillow's; operations and similarity follow their definitions in float64.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipref import ops
+from clipref.config import ClipConfig, ResNetConfig
+from clipref.engine import NumpyEngine
+from clipref.errors import InputError
+from clipref.weights import Checkpoint
+from clipref.weights_tools import synthetic
+
+from . import comparison, emulation, pipeline, recipe
+from .case import Array, Case, Exact, Question
+from .cases import FULL, GOLDEN, SEED, TINY, full_inputs, goldens, sample, tiny_inputs
+
+LEVELS = {
+    "describe": "the numbers of a model",
+    "tokenize": "texts to ids, exactly",
+    "preprocess": "images to pixels, exactly, in one profile or another",
+    "operations": "single operations, against their definitions",
+    "towers": "both towers on tiny models, of pairwise different dimensions",
+    "taps": "the activations inside the tiny towers",
+    "similarity": "cosines and logits of embeddings",
+    "properties": "what doesn't depend on the batch, on the time or on the values",
+    "pipeline": "image files and texts to embeddings, on two small trained models",
+    "full": "both towers in the nine published sizes (--full)",
+    "released": "published values of the released weights (--released)",
+}
+# What is asked of an engine that doesn't say what it claims.
+DEFAULT = tuple(level for level in LEVELS if level not in ("full", "released"))
+
+_BLOCK = ("BLK-1", "BLK-2", "BLK-3", "BLK-4", "BLK-5")
+_OUTPUT = ("OUT-1", "OUT-2", "OUT-3")
+_TEXT = (*_BLOCK, "TXT-1", "TXT-2", "TXT-3", "TXT-4", *_OUTPUT)
+_VIT = (*_BLOCK, "VIT-1", "VIT-2", "VIT-3", "VIT-4", "VIT-5", "OPS-1", *_OUTPUT)
+_RESNET = ("RN-1", "RN-2", "RN-3", "RN-4", "BLK-3", "OPS-1", *_OUTPUT)
+
+
+def questions(levels: Sequence[str] = DEFAULT, full: Sequence[str] = (), profile: str = "openai") -> Iterator[Question]:
+    """The questions of some levels; those of full sizes for the models named. Raises InputError for unknown names."""
+    for given, known, what in (
+        (levels, LEVELS, "level"), (full, FULL, "model"), ([profile], recipe.PROFILES, "profile"),
+    ):  # fmt: skip
+        if unknown := sorted(set(given) - set(known)):
+            raise InputError(f"No {what} {unknown[0]!r}; there are: {', '.join(known)}.")
+    makers: dict[str, Iterator[Question]] = {
+        "describe": describe(),
+        "tokenize": tokenize(),
+        "preprocess": preprocess(profile),
+        "operations": operations(),
+        "towers": towers("towers", TINY),
+        "taps": towers("taps", TINY),
+        "similarity": similarity(),
+        "properties": properties(),
+        "pipeline": pipeline.questions(profile),
+        "full": towers("full", {name: FULL[name] for name in full}),
+    }
+    for level, maker in makers.items():
+        if level in levels or (level == "full" and full):
+            yield from maker
+
+
+# --- models -----------------------------------------------------------------------------------------------------------
+
+
+def made(name: str, style: str, folder: Path) -> Path:
+    """The folder of a synthetic checkpoint, made if it isn't there."""
+    path = folder / f"{name.removeprefix('clip/')}-{style}"
+    if not path.exists():
+        synthetic.write(path, {**TINY, **FULL}[name], SEED, style)  # type: ignore[arg-type]
+    return path
+
+
+def describe() -> Iterator[Question]:
+    for name, config in TINY.items():
+        numbers = {
+            "embed_dim": config.embed_dim, "resolution": config.vision.resolution,
+            "context_length": config.text.context_length, "vocab_size": config.text.vocab_size,
+        }  # fmt: skip
+        exact = Exact({key: np.asarray(value) for key, value in numbers.items()})
+        yield _question(f"describe/{name}", ("DESC-1",), "describe", (name, "plain"), {}, {}, lambda case, e=exact: e)
+
+
+def towers(level: str, models: Mapping[str, ClipConfig]) -> Iterator[Question]:
+    """Both towers of models in both styles of weights: embeddings, or activations where the level is "taps"."""
+    verb = "trace" if level == "taps" else "encode"
+    for name, config in models.items():
+        for style in synthetic.STYLES:
+            for tower, claims in (("image", _image_claims(config)), ("text", _TEXT)):
+                yield _question(
+                    f"{level}/{name.removeprefix('clip/')} {style}/{tower}", claims, f"{verb}_{tower}", (name, style),
+                    partial(_inputs, name, tower), {}, partial(_encoded, name, style),
+                )  # fmt: skip
+
+
+def _image_claims(config: ClipConfig) -> tuple[str, ...]:
+    return _RESNET if isinstance(config.vision, ResNetConfig) else _VIT
+
+
+def _inputs(name: str, tower: str) -> dict[str, Array]:
+    pixels, ids = tiny_inputs(TINY[name]) if name in TINY else full_inputs(FULL[name])
+    return {"pixels": pixels} if tower == "image" else {"ids": ids}
+
+
+# Of a tower that was asked about once: it takes seconds, and is the same wherever the checkpoint lies.
+_towers: dict[tuple[str, str, str], tuple[Exact, Exact]] = {}
+
+
+def _tower(name: str, style: str, tower: str, folder: Path) -> tuple[Exact, Exact]:
+    """The right embeddings and the right activations of a tower on its inputs, with their units."""
+    if (name, style, tower) not in _towers:
+        tiny = name in TINY
+        golden = goldens("tiny" if tiny else "full")[0][f"{name} {style}"]
+        taps = {
+            key: x for key, x in golden.items()
+            if tiny and key not in ("image", "text", "logits") and key.startswith("visual") == (tower == "image")
+        }  # fmt: skip
+        if tiny:
+            taps["visual" if tower == "image" else "text_projection"] = sample(golden[tower])
+        exact = {"embeddings": golden[tower], **taps}
+        (x,) = _inputs(name, tower).values()
+        orders = emulation.ORDERS if tiny else emulation.FEW_ORDERS
+        units = emulation.units(Checkpoint(folder), f"encode_{tower}", x, exact, orders)
+        _towers[name, style, tower] = (
+            Exact({"embeddings": exact["embeddings"]}, {"embeddings": units["embeddings"]}),
+            Exact(taps, {tap: units[tap] for tap in taps}),
+        )
+    return _towers[name, style, tower]
+
+
+def _encoded(name: str, style: str, case: Case) -> Exact:
+    assert case.checkpoint is not None
+    verb, _, tower = case.verb.partition("_")
+    embeddings, taps = _tower(name, style, tower, case.checkpoint)
+    return embeddings if verb == "encode" else taps
+
+
+def tap_shapes(case: Case) -> dict[str, tuple[int, ...]]:
+    """The activations that the reference has in a case of taps, in order, and their shapes."""
+    assert case.checkpoint is not None
+    key = case.checkpoint.name, case.verb
+    if key not in _shapes:
+        shapes = _shapes.setdefault(key, {})
+
+        def tap(name: str, x: Array) -> Array:
+            shapes[name] = x.shape
+            return x
+
+        (x,) = case.inputs.values()
+        encode = case.verb.replace("trace", "encode")
+        getattr(NumpyEngine(Checkpoint(case.checkpoint), "float32"), encode)(x, tap)
+    return _shapes[key]
+
+
+_shapes: dict[tuple[str, str], dict[str, tuple[int, ...]]] = {}
+
+
+# --- what comes before and behind the towers --------------------------------------------------------------------------
+
+_TOKEN_CLAIMS = {
+    "words": ("TOK-5", "TOK-6", "TOK-7", "TOK-8"),
+    "numbers": ("TOK-5",),
+    "scripts": ("TOK-5", "TOK-6"),
+    "repaired": ("TOK-1",),
+    "unescaped": ("TOK-2",),
+    "spaces": ("TOK-3",),
+    "upper case": ("TOK-4",),
+    "special": ("TOK-10",),
+    "mixed": ("TOK-1", "TOK-2", "TOK-3", "TOK-4", "TOK-5", "TOK-6", "TOK-10"),
+    "too long": ("TOK-9",),
+}
+
+
+@cache
+def golden_tokens() -> Any:
+    """Groups of texts, and the ids that OpenAI's tokenizer gives them."""
+    return json.loads((GOLDEN / "tokens.json").read_text(encoding="utf-8"))
+
+
+def tokenize() -> Iterator[Question]:
+    for group, claims in _TOKEN_CLAIMS.items():
+        found = golden_tokens()["groups"][group]
+        texts = np.frombuffer(json.dumps(found["texts"]).encode(), np.uint8)
+        ids = np.zeros((len(found["ids"]), 77), np.int64)
+        for row, known in zip(ids, found["ids"], strict=True):
+            row[: len(known)] = known
+        attributes = {"truncate": group == "too long", "context_length": 77}
+        exact = Exact({"ids": ids})
+        yield _question(
+            f"tokenize/{group}", claims, "tokenize", None, {"texts": texts}, attributes, lambda case, e=exact: e
+        )
+
+
+# Mode, width, height, side: halves that are rounded to either side, images that grow, stay and shrink, long and thin.
+PICTURES = (
+    ("RGB", 50, 40, 24), ("RGB", 40, 53, 24), ("RGB", 53, 40, 24), ("RGB", 49, 40, 24), ("RGB", 67, 67, 24),
+    ("RGB", 24, 24, 24), ("RGB", 37, 24, 24), ("RGB", 9, 7, 24), ("RGB", 5, 23, 24), ("RGB", 1, 1, 24),
+    ("RGB", 90, 19, 24), ("RGB", 321, 227, 48), ("RGB", 500, 400, 224), ("RGBA", 50, 40, 24), ("RGBA", 41, 53, 24),
+    ("RGBA", 9, 7, 24), ("LA", 50, 40, 24), ("LA", 41, 53, 24), ("P", 50, 40, 24), ("P", 41, 53, 24), ("P", 9, 7, 24),
+    ("L", 50, 40, 24), ("L", 41, 53, 24), ("1", 50, 40, 24), ("I;16", 50, 40, 24),
+)  # fmt: skip
+_MODES = {
+    "RGB": (),
+    "RGBA": ("IMG-4",),
+    "LA": ("IMG-4",),
+    "P": ("IMG-4",),
+    "L": (),
+    "1": ("IMG-4",),
+    "I;16": ("IMG-8",),
+}
+
+
+def preprocess(profile: str) -> Iterator[Question]:
+    for mode, width, height, side in PICTURES:
+        if mode == "I;16" and profile != "openai":
+            continue  # what other profiles make of 16 bits differs from one version of Pillow to the next
+        claims = ("IMG-1", "IMG-2", "IMG-3", *_MODES.get(mode, ()), "IMG-5", "IMG-6", "IMG-7")
+        yield _question(
+            f"preprocess/{mode} {width}x{height} to {side}", claims, "preprocess", None,
+            lambda m=mode, w=width, h=height: {"image": recipe.png(recipe.picture(m, w, h))},
+            {"resolution": side}, partial(_pixels, profile),
+        )  # fmt: skip
+
+
+def _pixels(profile: str, case: Case) -> Exact:
+    return pixels_of(case.id.partition("/")[2], profile)
+
+
+@cache
+def pixels_of(name: str, profile: str) -> Exact:
+    """The golden pixels of a picture; the units are of the arithmetic that makes floats of levels, in any order."""
+    levels = goldens_pixels()[f"{name} {profile}"]
+    exact = recipe.normalised(levels, dtype=np.float64)
+    mean, std = (np.array(x)[:, None, None] for x in (recipe.Recipe.mean, recipe.Recipe.std))
+    x = levels.transpose(2, 0, 1)
+
+    def computed(precision: str, order: int) -> dict[str, Array]:
+        rounded = emulation.rounding(precision)
+        dtype = np.float64 if precision == "float64" else np.float32
+        m, s, u = (rounded(np.asarray(a, dtype)) for a in (mean, std, x))
+        if order == 0:
+            y = rounded(rounded(rounded(u / dtype(255)) - m) / s)
+        elif order == 1:
+            y = rounded(rounded(rounded(u * rounded(dtype(1 / 255))) - m) / s)
+        else:
+            y = rounded(rounded(u * rounded(1 / (255 * s))) - rounded(m / s))
+        return {"pixels": y}
+
+    units = emulation.units_of(computed, {"pixels": exact})
+    return Exact({"pixels": exact}, units, {"pixels": recipe.normalised(levels)})
+
+
+@cache
+def goldens_pixels() -> dict[str, Array]:
+    """The golden pixels before they are normalised, [R, R, 3] uint8, by picture and profile."""
+    from safetensors.numpy import load_file
+
+    return load_file(GOLDEN / "pixels.safetensors")
+
+
+def similarity() -> Iterator[Question]:
+    for images, texts, width, scale in ((3, 5, 11, 100.0), (4, 2, 64, 14.3), (1, 7, 512, 100.0)):
+        key = f"similarity {images} {texts} {width}"
+        image = (synthetic.normal(f"{key} image", images * width) * 3).reshape(images, width).astype(np.float32)
+        text = synthetic.normal(f"{key} text", texts * width).reshape(texts, width).astype(np.float32)
+        text[0] = image[0] * 0.5  # a cosine of 1
+        inputs = {"image": image, "text": text, "logit_scale": np.asarray(np.log(scale), np.float32)}
+        yield _question(
+            f"similarity/{images} images {texts} texts of {width}", ("SIM-1", "SIM-2", "SIM-3"), "similarity", None,
+            inputs, {}, _compared,
+        )  # fmt: skip
+
+
+def _compared(case: Case) -> Exact:
+    image, text, logit_scale = (case.inputs[name].astype(np.float64) for name in ("image", "text", "logit_scale"))
+    exact = comparison.compared(image, text, logit_scale)
+
+    def computed(precision: str, order: int) -> dict[str, Array]:
+        rounded = emulation.rounding(precision)
+        dtype = np.float64 if precision == "float64" else np.float32
+        image, text, logit_scale = (case.inputs[name].astype(dtype) for name in ("image", "text", "logit_scale"))
+        # Another order of float64's sums, always, as in emulation.py.
+        shuffled = emulation.permutation(image.shape[1], order + (precision == "float64"))
+        return comparison.compared(image, text, logit_scale, comparison.Steps(), rounded, shuffled)
+
+    return Exact(exact, emulation.units_of(computed, exact))
+
+
+# --- single operations ------------------------------------------------------------------------------------------------
+
+
+def _operations() -> Iterator[tuple[str, str, tuple[str, ...], dict[str, tuple[int, ...]], dict[str, Any]]]:
+    """Name, what is special, claims, shapes of the arguments, attributes. No two axes of one are equally long."""
+    yield "linear", "", ("BLK-2",), {"x": (2, 5, 12), "weight": (7, 12), "bias": (7,)}, {}
+    yield "linear", "without bias", ("BLK-2",), {"x": (2, 5, 129), "weight": (7, 129)}, {}
+    for special in ("", "nearly constant", "far from zero"):
+        yield "layer_norm", special, ("BLK-1",), {"x": (2, 5, 12), "weight": (12,), "bias": (12,)}, {}
+    for name in ("quick_gelu", "gelu"):
+        for special in ("", "large"):
+            yield name, special, ("BLK-5",), {"x": (2, 5, 12)}, {}
+    yield "softmax", "", ("OPS-2",), {"x": (2, 3, 5, 7)}, {}
+    yield "softmax", "large", ("OPS-2",), {"x": (2, 3, 5, 7)}, {}
+    attention: dict[str, tuple[int, ...]] = {"q": (2, 3, 5, 7), "k": (2, 3, 11, 7), "v": (2, 3, 11, 7)}
+    yield "attention", "", ("BLK-3",), attention, {}
+    causal: dict[str, tuple[int, ...]] = {"q": (2, 3, 5, 7), "k": (2, 3, 5, 7), "v": (2, 3, 5, 7), "visible": (2, 5, 5)}
+    yield "attention", "causal", ("BLK-3", "TXT-2"), causal, {}
+    yield "conv2d", "of patches", ("OPS-1", "VIT-1"), {"x": (2, 3, 20, 20), "weight": (7, 3, 5, 5)}, {"stride": 5}
+    yield "conv2d", "", ("OPS-1",), {"x": (2, 5, 9, 8), "weight": (7, 5, 3, 3)}, {"padding": 1}
+    yield "conv2d", "strided", ("OPS-1", "RN-1"), {"x": (2, 3, 10, 8), "weight": (7, 3, 3, 3)}, {
+        "stride": 2, "padding": 1,
+    }  # fmt: skip
+    norms = {name: (5,) for name in ("weight", "bias", "running_mean", "running_var")}
+    yield "batch_norm", "", ("RN-3",), {"x": (2, 5, 6, 7), **norms}, {}
+    yield "batch_norm", "of little variance", ("RN-3",), {"x": (2, 5, 6, 7), **norms}, {}
+    yield "avg_pool", "", ("RN-2",), {"x": (2, 5, 6, 8)}, {"size": 2}
+
+
+def operations() -> Iterator[Question]:
+    for name, special, claims, shapes, settings in _operations():
+        case = f"operations/{name}{f' {special}' if special else ''}"
+        inputs = {key: _argument(case, key, shape, special) for key, shape in shapes.items()}
+        yield _question(case, claims, "operation", None, inputs, {"name": name, **settings}, _operated)
+
+
+def _argument(case: str, key: str, shape: tuple[int, ...], special: str) -> Array:
+    if key == "visible":
+        return np.array(np.broadcast_to(np.tri(shape[-1], dtype=bool), shape))
+    x: Array = synthetic.normal(f"{case} {key}", int(np.prod(shape))).reshape(shape)
+    if key == "running_var":
+        x = np.abs(x) * (1e-5 if special else 1) + 1e-6
+    if key == "x":
+        x = {"large": x * 90, "nearly constant": x * 2e-3 + 1, "far from zero": x + 50}.get(special, x)
+    return np.asarray(x, np.float32)
+
+
+def _operated(case: Case) -> Exact:
+    name = case.attributes["name"]
+    settings = {key: value for key, value in case.attributes.items() if key != "name"}
+    as_float64 = {key: x.astype(np.float64) if x.dtype != bool else x for key, x in case.inputs.items()}
+    exact = {"y": getattr(ops, name)(**as_float64, **settings)}
+
+    def computed(precision: str, order: int) -> dict[str, Array]:
+        operation = getattr(emulation.operations(precision, order)[0], name)
+        return {"y": operation(**(as_float64 if precision == "float64" else case.inputs), **settings)}
+
+    return Exact(exact, emulation.units_of(computed, exact))
+
+
+# --- properties -------------------------------------------------------------------------------------------------------
+
+
+def properties() -> Iterator[Question]:
+    for name in ("vit-a", "rn-a"):
+        for tower in ("image", "text"):
+            golden = goldens("tiny")[0][f"{name} plain"][tower]
+            pieces = {
+                "alone": ([2], ("PROP-1",)),
+                "in reverse": (list(range(len(golden)))[::-1], ("PROP-1", "OUT-1")),
+                "once": ([0, 1, 3], ("PROP-1", "PROP-3", "OUT-2")),
+                "again": ([0, 1, 3], ("PROP-2",)),
+            }
+            for what, (rows, claims) in pieces.items():
+                repeats = {"repeats": f"properties/{name} once/{tower}"} if what == "again" else {}
+                yield _question(
+                    f"properties/{name} {what}/{tower}", claims, f"encode_{tower}", (name, "plain"),
+                    partial(_some_inputs, name, tower, rows), repeats, partial(_some, name, tower, rows),
+                )  # fmt: skip
+            yield _question(
+                f"properties/{name} extremes/{tower}", ("PROP-4", "OUT-2"), f"encode_{tower}", (name, "plain"),
+                partial(_extreme_inputs, name, tower), {}, _by_the_reference,
+            )  # fmt: skip
+
+
+def _some_inputs(name: str, tower: str, rows: list[int]) -> dict[str, Array]:
+    return {key: x[rows] for key, x in _inputs(name, tower).items()}
+
+
+def _some(name: str, tower: str, rows: list[int], case: Case) -> Exact:
+    assert case.checkpoint is not None
+    whole = _tower(name, "plain", tower, case.checkpoint)[0]
+    return Exact({"embeddings": whole.outputs["embeddings"][rows]}, whole.units)
+
+
+def _extreme_inputs(name: str, tower: str) -> dict[str, Array]:
+    """Black, white, grey, and a checkerboard; or the shortest text, and the longest of one word only."""
+    config = TINY[name]
+    if tower == "text":
+        text = config.text
+        ids = np.zeros((2, text.context_length), np.int64)
+        ids[:, 0], ids[0, 1], ids[1, 1:-1], ids[1, -1] = (
+            text.vocab_size - 2,
+            text.vocab_size - 1,
+            1,
+            text.vocab_size - 1,
+        )
+        return {"ids": ids}
+    side = config.vision.resolution
+    levels = np.zeros((4, side, side, 3))
+    levels[1], levels[2], levels[3] = 255, 128, np.indices((side, side)).sum(0)[..., None] % 2 * 255
+    return {"pixels": np.stack([recipe.normalised(x) for x in levels])}
+
+
+def _by_the_reference(case: Case) -> Exact:
+    """No golden values: the float64 reference, which the towers' golden values hold."""
+    assert case.checkpoint is not None
+    checkpoint = Checkpoint(case.checkpoint)
+    (x,) = case.inputs.values()
+    exact = {"embeddings": getattr(NumpyEngine(checkpoint, "float64"), case.verb)(x)}
+    return Exact(exact, emulation.units(checkpoint, case.verb, x, exact))
+
+
+def _question(
+    id: str,
+    claims: tuple[str, ...],
+    verb: str,
+    model: tuple[str, str] | None,
+    inputs: Any,
+    attributes: Mapping[str, Any],
+    exact: Any,
+) -> Question:
+    """`inputs`: the arrays, or a function that makes them."""
+    level = id.partition("/")[0]
+
+    def make(folder: Path) -> Case:
+        checkpoint = None if model is None else made(*model, folder)
+        return Case(id, level, verb, claims, inputs() if callable(inputs) else inputs, attributes, checkpoint)
+
+    return Question(id, level, verb, claims, make, exact)

@@ -1,0 +1,147 @@
+"""CLIP's preprocessing, stated a second time: Pillow's steps one by one, each of which can be done otherwise.
+
+What torchvision's Resize, CenterCrop, ToTensor and Normalize do, as clip/clip.py of https://github.com/openai/CLIP
+combines them. The golden pixels are made with it (tests/make_goldens.py), and the known faults are its deviations.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from PIL import Image
+
+from .case import Array
+
+Size: TypeAlias = tuple[int, int]
+Offset: TypeAlias = Callable[[int], int]
+Triple: TypeAlias = tuple[float, float, float]
+
+
+def half_to_even(margin: int) -> int:
+    """As torchvision: of what is left over, half; 2.5 is 2 and 3.5 is 4."""
+    return round(margin / 2)
+
+
+def truncated(side: float) -> int:
+    """As torchvision: the long side loses its fraction."""
+    return int(side)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The steps; the defaults are OpenAI's."""
+
+    filter: str = "BICUBIC"
+    antialias: bool = True
+    vertical_first: bool = False
+    floats: Literal["never", "between", "throughout"] = "never"  # where the resize doesn't round to 8 bits
+    squash: bool = False  # both sides become R, instead of a crop
+    long_side: Callable[[float], int] = truncated
+    offset: Offset = half_to_even
+    rgb: Literal["last", "first", "first, on white"] = "last"  # before the resize, or in the image's own mode
+    upright: bool = True  # rows from the top; rows and columns as they are
+    bgr: bool = False
+    scale: float = 255.0
+    mean: Triple = (0.48145466, 0.4578275, 0.40821073)
+    std: Triple = (0.26862954, 0.26130258, 0.27577711)
+
+
+def floored(margin: int) -> int:
+    """As transformers: 2.5 is 2 and 3.5 is 3."""
+    return margin // 2
+
+
+# Preprocessings that people use on purpose. transformers' differs from the original's in two steps, and from version 5
+# on it puts what is transparent on white.
+PROFILES = {
+    "openai": Recipe(),
+    "transformers-4": Recipe(offset=floored, rgb="first"),
+    "transformers-5": Recipe(offset=floored, rgb="first, on white"),
+}
+
+
+def levels(image: Image.Image, side: int, recipe: Recipe = Recipe()) -> Array:
+    """The pixels before they are normalised: [R, R, 3] uint8, or float64 where the recipe doesn't round."""
+    if recipe.rgb == "first, on white" and ("A" in image.getbands()):
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    if recipe.rgb != "last" or recipe.floats != "never":
+        image = image.convert("RGB")
+    width, height = image.size
+    short = min(width, height)
+    size = (side, side)
+    if not recipe.squash:
+        size = tuple(s if s == side else recipe.long_side(side * s / short) for s in (width, height))  # type: ignore
+        size = tuple(side if s == short else t for s, t in zip(image.size, size, strict=True))  # type: ignore
+    left, top = (recipe.offset(s - side) for s in size)
+    if recipe.floats == "throughout":
+        bands = [np.asarray(band.convert("F").resize(size, Image.Resampling[recipe.filter])) for band in image.split()]
+        return np.stack(bands, axis=-1).astype(np.float64)[top : top + side, left : left + side]
+    crop = _resized(image, size, recipe).crop((left, top, left + side, top + side))
+    crop.info.pop("transparency", None)
+    return np.asarray(crop.convert("RGB"))
+
+
+def _resized(image: Image.Image, size: Size, recipe: Recipe) -> Image.Image:
+    if image.size == size:
+        return image
+    kernel = Image.Resampling[recipe.filter]
+    if recipe.floats == "between":
+        bands = [np.asarray(band.convert("F").resize(size, kernel)) for band in image.split()]
+        return Image.merge("RGB", [Image.fromarray(np.clip(np.rint(b), 0, 255).astype(np.uint8)) for b in bands])
+    if not recipe.antialias:
+        steps = (image.width / size[0], 0, 0, 0, image.height / size[1], 0)
+        return image.transform(size, Image.Transform.AFFINE, steps, kernel)
+    mode = image.mode
+    premultiplied = {"LA": "La", "RGBA": "RGBa"}.get(mode)  # as Pillow does, but once for both passes
+    if premultiplied:
+        image = image.convert(premultiplied)
+    first = (image.width, size[1]) if recipe.vertical_first else (size[0], image.height)
+    image = image.resize(first, kernel).resize(size, kernel)
+    return image.convert(mode) if premultiplied else image
+
+
+def normalised(levels: Array, recipe: Recipe = Recipe(), dtype: Any = np.float32) -> Array:
+    """[R, R, 3] -> [3, R, R]: to 0..1, minus the mean, divided by the standard deviation."""
+    mean, std, scale = (np.asarray(x, dtype) for x in (recipe.mean, recipe.std, recipe.scale))
+    x = levels.astype(dtype)[..., :: -1 if recipe.bgr else 1]
+    x = x if recipe.upright else x.swapaxes(0, 1)
+    return np.ascontiguousarray(((x / scale - mean) / std).transpose(2, 0, 1))
+
+
+def pixels(image: Image.Image, side: int, recipe: Recipe = Recipe(), dtype: Any = np.float32) -> Array:
+    """An image as the image tower takes it, [3, R, R]."""
+    return normalised(levels(image, side, recipe), recipe, dtype)
+
+
+def picture(mode: str, width: int, height: int) -> Image.Image:
+    """The same on every machine: whole-number arithmetic, no generator. Sharp edges, the full range of values."""
+    bands = {"L": 1, "P": 1, "LA": 2, "RGB": 3, "RGBA": 4}
+    y, x, band = np.mgrid[:height, :width, : bands.get(mode, 1)].astype(np.int64)
+    mixed = (x * x * 7 + y * y * 13 + x * y * 5 + x // 3 * 91 + y // 4 * 57 + band * 83) * 2654435761 >> 13
+    if mode == "1":
+        return Image.fromarray(mixed[..., 0] % 256 > 100)
+    if mode == "I;16":
+        return Image.fromarray((mixed[..., 0] % 400).astype(np.uint16))
+    image = Image.frombytes(mode, (width, height), (mixed % 256).astype(np.uint8).tobytes())
+    if mode == "P":
+        image.putpalette((np.arange(768) * 37 % 256).astype(np.uint8).tobytes())
+    return image
+
+
+def png(image: Image.Image) -> Array:
+    """The bytes of a PNG file, as uint8."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return np.frombuffer(buffer.getvalue(), np.uint8)
+
+
+def opened(data: Array) -> Image.Image:
+    """The image of `png`."""
+    image = Image.open(io.BytesIO(data.tobytes()))
+    image.load()
+    return image

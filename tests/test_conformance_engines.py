@@ -1,0 +1,507 @@
+"""Engines of every kind, asked from outside: what is right passes, and each way to go wrong has its verdict."""
+
+import dataclasses
+import json
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from clipref import AutoModel, InputError
+from clipref.conformance import levels, suite
+from clipref.conformance.case import Case, EngineUnderTest, Question, Unsupported
+from clipref.conformance.engines import KINDS, open_engine
+from clipref.conformance.engines.failures import Crashed, Garbage, Hung
+from clipref.conformance.engines.onnx import find
+from clipref.conformance.verdicts import Report
+from clipref.weights_tools.export_onnx import export_onnx
+
+EXAMPLE = Path(levels.__file__).parent / "examples" / "engine.py"
+TINY_VIT = "vit-a plain"
+
+
+def questions(*parts: str) -> list[Question]:
+    """The questions with one of these in their id."""
+    chosen = [q for q in levels.questions() if any(part in q.id for part in parts)]
+    assert chosen
+    return chosen
+
+
+def run(engine: EngineUnderTest, *parts: str) -> Report:
+    return suite.run(engine, questions(*parts), diagnose=False)
+
+
+def verdicts(report: Report) -> dict[str, str]:
+    return {result.case: result.verdict for result in report.results}
+
+
+@pytest.fixture
+def image_case(tmp_path: Path) -> Case:
+    """Pixels for a tiny ViT."""
+    return questions(f"towers/{TINY_VIT}/image")[0].make(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def onnx_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ONNX files of one tiny checkpoint, in a folder of its name."""
+    folder = tmp_path_factory.mktemp("onnx")
+    case = questions(f"towers/{TINY_VIT}/image")[0].make(folder)
+    assert case.checkpoint is not None
+    assert len(list(export_onnx(case.checkpoint, folder / "root" / case.checkpoint.name, ids="int64"))) == 2
+    return folder / "root"
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("onnx", "expected one of these"),
+        ("onnx:", "expected one of these"),
+        ("backend:fastest", "No backend 'fastest'"),
+        ("exec:./no-such-program", "can't be run"),
+        ("onnx:no-such-folder", "does not exist"),
+        ("results:no-such-folder", "has no export.json"),
+        ("no_such_module:engine", "can't be imported"),
+        ("json:no_such_name", "can't be imported"),
+        ("json:__name__", "expected a function"),
+    ],
+)
+def test_a_wrong_name_is_explained(spec: str, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        open_engine(spec)
+
+
+def test_every_kind_is_listed() -> None:
+    assert [line.split(":")[0].strip() for line in KINDS.splitlines()] == [
+        "module", "backend", "exec", "onnx", "onnx", "results", "http", "openai", "transformers",
+    ]  # fmt: skip
+
+
+# --- Python objects ---------------------------------------------------------------------------------------------------
+
+
+def test_a_python_engine_is_found_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_clip.py").write_text(
+        "from clipref import AutoModel\n"
+        "class Towers:\n"
+        "    def __init__(self, folder): self.encode_text = AutoModel.from_pretrained(folder).encode_text\n"
+        "def make(folder): return Towers(folder) if folder else object()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    report = run(open_engine("my_clip:make"), TINY_VIT, "tokenize/words")
+    assert verdicts(report) == {
+        "tokenize/words": "SKIP",
+        f"towers/{TINY_VIT}/image": "SKIP",
+        f"towers/{TINY_VIT}/text": "PASS",
+        f"taps/{TINY_VIT}/image": "SKIP",
+        f"taps/{TINY_VIT}/text": "SKIP",
+    }
+
+
+def test_an_object_may_answer_for_itself(monkeypatch: pytest.MonkeyPatch, image_case: Case) -> None:
+    class Answers:
+        def answer(self, case: Case) -> dict[str, np.ndarray]:
+            return {"id": np.array(case.id)}
+
+    for found in (Answers, Answers()):
+        monkeypatch.setattr(sys.modules[__name__], "found", found, raising=False)
+        assert open_engine(f"{__name__}:found").answer(image_case)["id"] == image_case.id
+
+
+@pytest.mark.parametrize("name", [pytest.param("reference", marks=pytest.mark.slow), "onnx"])
+def test_the_backends_are_right_from_files_to_cosines(name: str) -> None:
+    report = run(open_engine(f"backend:{name}"), "pipeline/", "describe/rn", "tokenize/words", "preprocess/LA")
+    assert report.passed and report.count("SKIP") == 0
+
+
+# --- programs ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_example_is_right_as_far_as_it_goes() -> None:
+    engine = open_engine(f"exec:{sys.executable} {EXAMPLE}")
+    report = run(engine, "towers/vit-gelu trained", "describe/rn-a", "similarity/3", "towers/rn-a plain/image")
+    assert verdicts(report).pop("towers/rn-a plain/image") == "SKIP"
+    assert report.count("PASS") == 4 and report.passed and report.grade == "float32"
+
+
+@pytest.mark.slow
+def test_the_example_is_right_in_all_that_it_claims() -> None:
+    report = suite.run(open_engine(f"exec:{sys.executable} {EXAMPLE}"), levels.questions(), diagnose=False)
+    assert report.passed and report.grade == "float32"
+    passed = {result.level for result in report.results if result.verdict == "PASS"}
+    assert passed == {"describe", "towers", "similarity", "properties"}
+
+
+def test_the_example_imports_nothing_of_the_project() -> None:
+    assert not [line for line in EXAMPLE.read_text().splitlines() if "import" in line and "clipref" in line]
+
+
+def program(path: Path, body: str) -> str:
+    """A program, as the name of an engine. `out` is where its answer belongs."""
+    path.write_text(f"import os, struct, sys, time\nverb, case, out = sys.argv[1:]\n{body}\n")
+    return f"exec:{sys.executable} {path}"
+
+
+@pytest.mark.parametrize(
+    ("body", "problem", "says"),
+    [
+        ("sys.exit(3)", Unsupported, "exit code 3"),
+        ("print('no GPU found', file=sys.stderr); sys.exit(7)", Crashed, "exit code 7; its last words: no GPU found"),
+        ("print('weights: bad magic'); sys.exit(1)", Crashed, "exit code 1; its last words: weights: bad magic"),
+        ("raise RuntimeError('shape mismatch')", Crashed, "RuntimeError: shape mismatch"),
+        ("os.abort()", Crashed, "ended by SIGABRT"),
+        ("print('loading'); sys.stdout.flush(); time.sleep(60)", Hung, "stopped after 0.5 s; its last words: loading"),
+        ("pass", Garbage, "nothing was written"),
+        ("open(out, 'wb').write(b'1.0 2.0 3.0')", Garbage, "not a safetensors file"),
+        ("open(out, 'wb').write(b'')", Garbage, "not a safetensors file"),
+        ("open(out, 'wb').write(struct.pack('<Q', 2) + b'{}')", Garbage, "has no tensors"),
+        ("os.mkdir(out)", Garbage, "nothing was written"),
+    ],
+)
+def test_a_program_that_fails_has_its_verdict(
+    body: str, problem: type[Exception], says: str, tmp_path: Path, image_case: Case
+) -> None:
+    engine = open_engine(program(tmp_path / "engine.py", body), time_limit=0.5 if problem is Hung else 30.0)
+    with pytest.raises(problem, match=says):
+        engine.answer(image_case)
+
+
+def test_a_program_that_hangs_is_stopped_with_all_that_it_started(tmp_path: Path, image_case: Case) -> None:
+    child = f"import time; time.sleep(1.2); open({str(tmp_path / 'late')!r}, 'w')"
+    body = f"import subprocess; subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(60)"
+    started = time.monotonic()
+    with pytest.raises(Hung):
+        open_engine(program(tmp_path / "engine.py", body), time_limit=0.5).answer(image_case)
+    assert time.monotonic() - started < 10
+    time.sleep(1.2)
+    assert not (tmp_path / "late").exists()
+
+
+def test_failures_of_a_program_are_verdicts_of_the_suite(tmp_path: Path) -> None:
+    report = run(open_engine(program(tmp_path / "engine.py", "sys.exit(7)")), f"towers/{TINY_VIT}")
+    assert [(r.verdict, r.problem) for r in report.results] == [("FAIL", "raised Crashed: exit code 7")] * 2
+    assert not report.passed and report.grade is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("nan", "finite"), ("float64", "float64"), ("broadcast", "shape"), ("reversed", "order"),
+        ("renamed", "embeddings"),
+    ],
+)  # fmt: skip
+def test_an_answer_of_the_wrong_kind_has_its_verdict(kind: str, says: str, tmp_path: Path) -> None:
+    change = {
+        "nan": "x[0, 0] = np.nan", "float64": "x = x.astype('f8')", "broadcast": "x = x[:1]", "reversed": "x = x[::-1]",
+        "renamed": "name = 'output'",
+    }[kind]  # fmt: skip
+    body = (
+        f"sys.path.insert(0, {str(EXAMPLE.parent)!r})\nimport engine, numpy as np\nfrom pathlib import Path\n"
+        "from safetensors.numpy import save_file\n"
+        "name, x = 'embeddings', engine.answer(verb, Path(case))['embeddings']\n"
+        f"{change}\nsave_file({{name: np.ascontiguousarray(x)}}, out)"
+    )
+    report = run(open_engine(program(tmp_path / "other.py", body)), f"towers/{TINY_VIT}/image")
+    (result,) = report.results
+    assert result.verdict == "FAIL" and says in (result.problem or "")
+
+
+# --- ONNX files -------------------------------------------------------------------------------------------------------
+
+
+def test_onnx_files_answer_for_their_checkpoint_and_for_no_other(onnx_root: Path) -> None:
+    report = run(open_engine(f"onnx:{onnx_root}"), "towers/vit-a", "similarity/3")
+    assert verdicts(report) == {
+        f"towers/{TINY_VIT}/image": "PASS",
+        f"towers/{TINY_VIT}/text": "PASS",
+        "towers/vit-a trained/image": "SKIP",
+        "towers/vit-a trained/text": "SKIP",
+        "similarity/3 images 5 texts of 11": "SKIP",
+    }
+    assert report.passed and report.grade == "float32"
+
+
+def test_onnx_files_are_named_with_their_checkpoint(onnx_root: Path) -> None:
+    folder = onnx_root / "vit-a-plain"
+    pair = f"{folder / 'visual.onnx'},{folder / 'textual.onnx'}"
+    for spec in (f"onnx:{pair}@vit-a-plain", f"onnx:{folder}@vit-a-plain"):
+        report = run(open_engine(spec), "towers/vit-a")
+        assert (report.count("PASS"), report.count("SKIP")) == (2, 2)
+    for spec in (f"onnx:{pair}", f"onnx:{folder}"):
+        with pytest.raises(InputError, match="say which checkpoint"):
+            open_engine(spec)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("clip_image_model_vitb32.onnx", "clip_text_model_vitb32.onnx"),
+        ("vision_model.onnx", "text_model.onnx"),
+        ("onnx/vision_model.onnx", "onnx/text_model.onnx"),
+    ],
+)
+def test_onnx_files_have_the_names_that_others_give_them(
+    names: tuple[str, str], onnx_root: Path, tmp_path: Path
+) -> None:
+    for name, ours in zip(names, ("visual.onnx", "textual.onnx"), strict=True):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(onnx_root / "vit-a-plain" / ours, tmp_path / name)
+        quantized = (tmp_path / name).with_stem(f"{Path(name).stem}_quantized")
+        quantized.write_bytes(b"is not looked at")
+    assert [find(tmp_path, kind) for kind in ("visual", "textual")] == [tmp_path / name for name in names]
+    report = run(open_engine(f"onnx:{tmp_path}@vit-a-plain"), f"towers/{TINY_VIT}")
+    assert report.count("PASS") == 2
+
+
+def test_a_folder_without_files_of_a_tower_is_skipped(onnx_root: Path, tmp_path: Path) -> None:
+    shutil.copyfile(onnx_root / "vit-a-plain" / "textual.onnx", tmp_path / "textual.onnx")
+    report = run(open_engine(f"onnx:{tmp_path}@vit-a-plain"), f"towers/{TINY_VIT}")
+    assert verdicts(report) == {f"towers/{TINY_VIT}/image": "SKIP", f"towers/{TINY_VIT}/text": "PASS"}
+    assert "no file of the usual names for the visual tower" in (report.results[0].problem or "")
+
+
+def fixed_batch(model: Any, columns: int | None = None) -> None:
+    """A graph as tracing leaves it, for one item at a time."""
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    if columns:
+        model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = columns
+
+
+def test_a_fixed_batch_is_fed_item_by_item(onnx_root: Path, tmp_path: Path) -> None:
+    for name, columns in (("visual.onnx", None), ("textual.onnx", 19)):
+        model = onnx.load(onnx_root / "vit-a-plain" / name)
+        fixed_batch(model, columns)
+        onnx.save(model, tmp_path / name)
+    assert run(open_engine(f"onnx:{tmp_path}@vit-a-plain"), f"towers/{TINY_VIT}").count("PASS") == 2
+
+
+def test_optimums_inputs_and_outputs_are_found_in_one_file(onnx_root: Path, tmp_path: Path) -> None:
+    helper, kind = onnx.helper, onnx.TensorProto
+    models = []
+    for name, given, found in (("visual", "pixel_values", "image_embeds"), ("textual", "input_ids", "text_embeds")):
+        model = onnx.compose.add_prefix(onnx.load(onnx_root / "vit-a-plain" / f"{name}.onnx"), f"{name} ")
+        for value, other in ((model.graph.input[0], given), (model.graph.output[0], found)):
+            for node in model.graph.node:
+                for names in (node.input, node.output):
+                    names[:] = [other if name == value.name else name for name in names]
+            value.name = other
+        models.append(model)
+    visual, textual = models
+    mask = helper.make_tensor_value_info("attention_mask", kind.INT64, ["batch", "columns"])
+    logits = helper.make_tensor_value_info("logits_per_image", kind.FLOAT, ["images", "texts"])
+    turned = helper.make_node("Transpose", ["text_embeds"], ["text_embeds_t"])
+    product = helper.make_node("MatMul", ["image_embeds", "text_embeds_t"], ["logits_per_image"])
+    graph = helper.make_graph(
+        [*visual.graph.node, *textual.graph.node, turned, product],
+        "both",
+        [*textual.graph.input, *visual.graph.input, mask],
+        [logits, *textual.graph.output, *visual.graph.output],
+        [*visual.graph.initializer, *textual.graph.initializer],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=visual.opset_import, ir_version=visual.ir_version),
+        tmp_path / "model.onnx",
+    )
+    assert run(open_engine(f"onnx:{tmp_path}@vit-a-plain"), f"towers/{TINY_VIT}").count("PASS") == 2
+
+
+def test_a_graph_of_another_kind_says_what_it_has(tmp_path: Path) -> None:
+    helper, kind = onnx.helper, onnx.TensorProto
+    ends = [helper.make_tensor_value_info(name, kind.FLOAT, ["n", 4]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [ends[0]], [ends[1]])
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), tmp_path / "model.onnx"
+    )
+    report = run(open_engine(f"onnx:{tmp_path / 'model.onnx'}@vit-a-plain"), f"towers/{TINY_VIT}/image")
+    assert "0 could be it, expected one; the graph has x" in (report.results[0].problem or "")
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("batch", ["dynamic", "fixed"])
+@pytest.mark.parametrize("name", ["vit-b trained", "rn-a plain"])
+def test_what_torch_exports_of_openais_code_is_clip(name: str, batch: str, tmp_path: Path) -> None:
+    import torch
+
+    from clipref.weights import Checkpoint
+
+    from .oracles import OpenAI
+
+    asked = questions(f"towers/{name}")
+    case = asked[0].make(tmp_path)
+    assert case.checkpoint is not None
+    oracle = OpenAI(Checkpoint(case.checkpoint), torch.float32)
+    folder = tmp_path / "exported" / case.checkpoint.name
+    folder.mkdir(parents=True)
+    config = oracle.config
+    side = config.vision.resolution
+    examples = {
+        "visual": ("encode_image", torch.zeros(1 if batch == "fixed" else 2, 3, side, side)),
+        "textual": (
+            "encode_text",
+            torch.ones(1 if batch == "fixed" else 2, config.text.context_length, dtype=torch.int64),
+        ),
+    }
+    for file, (method, example) in examples.items():
+        module = torch.nn.Module()
+        module.inner, module.forward = oracle.model, getattr(oracle.model, method)
+        axes = {} if batch == "fixed" else {"input": {0: "batch"}, "output": {0: "batch"}}
+        with torch.inference_mode(), pytest.warns():  # tracing warns of every shape that it takes for a constant
+            torch.onnx.export(
+                module, (example,), str(folder / f"{file}.onnx"), opset_version=18, dynamo=False,
+                input_names=["input"], output_names=["output"], dynamic_axes=axes,
+            )  # fmt: skip
+    report = run(open_engine(f"onnx:{tmp_path / 'exported'}"), f"towers/{name}")
+    assert report.count("PASS") == 2 and report.grade == "float32"
+
+
+# --- servers ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def served(reply: Any) -> Iterator[str]:
+    """A server on this machine; `reply(route, request)` gives a status and a body. Yields its address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            status, body = reply(self.path, request)
+            data = body if isinstance(body, bytes) else json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def clip_server(path: str, request: dict[str, Any]) -> tuple[int, Any]:
+    """roboflow's three routes around clipref's models; no more than eight texts in a request, as there."""
+    import base64
+
+    model = AutoModel.from_pretrained(f"clipref/{request['clip_version_id']}")
+    if path == "/clip/embed_image":
+        assert request["image"]["type"] == "base64"
+        return 200, {"embeddings": model.embed_image(base64.b64decode(request["image"]["value"])).tolist()}
+    if path == "/clip/embed_text":
+        assert len(request["text"]) <= 8
+        return 200, {"embeddings": model.embed_text(request["text"]).tolist(), "time": 0.1}
+    if path == "/clip/compare":
+        subject = base64.b64decode(request["subject"]["value"])
+        kinds = request["subject_type"], request["prompt_type"]
+        return 200, {"similarity": model.compare(subject, request["prompt"], *kinds)}
+    return 404, {"message": "no such route"}
+
+
+def test_a_server_is_right_from_files_to_cosines() -> None:
+    with served(clip_server) as address:
+        report = run(open_engine(address), "pipeline/", f"towers/{TINY_VIT}/image")
+    assert report.count("PASS") == 10 and report.count("SKIP") == 1
+    assert report.passed and report.grade == "float32"
+
+
+@pytest.mark.parametrize(
+    ("reply", "problem", "says"),
+    [
+        ((404, {"message": "no such model"}), Unsupported, "HTTP 404 from /clip/embed_text: .*no such model"),
+        ((500, b"out of memory"), Crashed, "HTTP 500 from /clip/embed_text: out of memory"),
+        ((200, b"<html>"), Garbage, "did not reply with numbers under 'embeddings'"),
+        ((200, {"embedding": [[1.0]]}), Garbage, "did not reply with numbers under 'embeddings'"),
+        ((200, {"embeddings": [[1.0], [1.0, 2.0]]}), Garbage, "did not reply with numbers"),
+        ((200, {"embeddings": [1.0, 2.0]}), Garbage, r"shape \[2\].*expected 2 axes"),
+        ((200, {"embeddings": [["a"]]}), Garbage, "did not reply with numbers"),
+    ],
+)
+def test_a_server_that_fails_has_its_verdict(reply: Any, problem: type[Exception], says: str, tmp_path: Path) -> None:
+    case = questions("pipeline/shapes-vit/texts")[0].make(tmp_path)
+    with served(lambda path, request: reply) as address, pytest.raises(problem, match=says):
+        open_engine(address).answer(case)
+
+
+def test_a_server_that_does_not_reply_is_left(tmp_path: Path) -> None:
+    case = questions("pipeline/shapes-vit/texts")[0].make(tmp_path)
+    done = threading.Event()
+
+    def reply(path: str, request: Any) -> tuple[int, Any]:
+        done.wait(10)
+        return 200, {}
+
+    with served(reply) as address, pytest.raises(Hung, match="no reply from /clip/embed_text in 0.3 s"):
+        try:
+            open_engine(address, time_limit=0.3).answer(case)
+        finally:
+            done.set()
+
+
+def test_a_server_that_is_not_there(tmp_path: Path) -> None:
+    case = questions("pipeline/shapes-vit/texts")[0].make(tmp_path)
+    with served(clip_server) as address:
+        pass
+    with pytest.raises(Crashed, match="can't be reached"):
+        open_engine(address).answer(case)
+
+
+def test_many_texts_go_in_several_requests(tmp_path: Path) -> None:
+    case = questions("pipeline/shapes-vit/texts")[0].make(tmp_path)
+    texts = [f"{i} red circles" for i in range(19)]
+    many = dataclasses.replace(case, inputs={"texts": np.frombuffer(json.dumps(texts).encode(), np.uint8)})
+    with served(clip_server) as address:
+        found = open_engine(address).answer(many)["embeddings"]
+    expected = AutoModel.from_pretrained("clipref/shapes-vit").embed_text(texts)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
+# --- under torch ------------------------------------------------------------------------------------------------------
+
+_TOWERS = ("describe/vit-a", "towers/vit-a", "taps/vit-a", "towers/rn-b", "taps/rn-b")
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("kind", ["openai", "transformers"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_originals_are_graded_as_what_they_are(kind: str, dtype: str) -> None:
+    engine = open_engine(f"{kind}:{dtype}")
+    report = suite.run(engine, questions(*_TOWERS), precision=dtype, diagnose=False)
+    assert report.passed, [r for r in report.results if r.verdict == "FAIL"]
+    resnets = {r.verdict for r in report.results if "/rn-" in r.case}
+    assert resnets == {"SKIP" if kind == "transformers" else "PASS"}
+    assert report.grade == dtype
+
+
+@pytest.mark.oracle
+def test_openais_tokenizer_and_transformers_processor() -> None:
+    report = run(open_engine("openai:float32"), "tokenize/", "preprocess/LA")
+    assert report.count("PASS") == len(questions("tokenize/")) and report.count("SKIP") == 2
+    chosen = [q for q in levels.questions(["preprocess"], profile="transformers-5") if "RGB " in q.id]
+    report = suite.run(open_engine("transformers:float32"), chosen, profile="transformers-5", diagnose=False)
+    assert report.passed and report.count("PASS") == len(chosen)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("spec", ["openai:float8", "transformers:fp16"])
+def test_an_unknown_precision_is_refused(spec: str) -> None:
+    with pytest.raises(InputError, match="expected one of float32, float64, float16, bfloat16"):
+        open_engine(spec)

@@ -1,0 +1,59 @@
+"""`pytest --pyargs clipref.conformance --engine=...`, in a process and a folder of its own."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+WRONG = """
+from clipref.conformance.faults import BY_ID, FaultyEngine
+class Engine(FaultyEngine):
+    def __init__(self): super().__init__(BY_ID["scale-not-exponentiated"])
+"""
+
+
+def run(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+def test_each_case_is_a_test(tmp_path: Path) -> None:
+    done = run(
+        tmp_path, "--pyargs", "clipref.conformance", "--engine=backend:onnx", "--levels", "similarity", "describe"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "8 passed, 3 skipped" in done.stdout and "has no similarity" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_failure_is_explained_and_may_be_expected(tmp_path: Path) -> None:
+    (tmp_path / "wrong.py").write_text(WRONG)
+    asked = ("--pyargs", "clipref.conformance", "--engine=wrong:Engine", "--levels", "similarity")
+    done = run(tmp_path, *asked)
+    assert done.returncode == 1 and "3 failed" in done.stdout
+    assert "what explains the failures" in done.stdout and "(SIM-" in done.stdout.partition("what explains")[2]
+    names = ("3 images 5 texts of 11", "4 images 2 texts of 64", "1 images 7 texts of 512")
+    (tmp_path / "expected.txt").write_text("".join(f"similarity/{name}  # not yet\n" for name in names))
+    done = run(tmp_path, *asked, "--expected-failures", "expected.txt")
+    assert done.returncode == 0 and "3 xfailed" in done.stdout, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "--engine=SPEC is missing"),
+        (("--engine=backend:none",), "No backend 'none'"),
+        (("--engine=backend:onnx", "--levels", "every"), "invalid choice"),
+    ],
+)
+def test_wrong_usage_is_explained(arguments: tuple[str, ...], says: str, tmp_path: Path) -> None:
+    done = run(tmp_path, "--pyargs", "clipref.conformance", *arguments)
+    assert done.returncode == 4 and says in done.stderr
+
+
+def test_other_runs_of_pytest_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "test_other.py").write_text(
+        "import sys\ndef test(): assert 'clipref.conformance.pytest_plugin' not in sys.modules\n"
+    )
+    assert run(tmp_path).returncode == 0

@@ -1,0 +1,189 @@
+"""Reports say what was found, are sound, and need nothing else; expected failures are strict."""
+
+import base64
+import dataclasses
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipref import InputError
+from clipref.conformance import expectations, levels, reports, suite
+from clipref.conformance.case import Case, Outputs, Unsupported
+from clipref.conformance.faults import BY_ID, FaultyEngine
+from clipref.conformance.verdicts import Report
+
+ASKED = ("preprocess/", "taps/vit-a plain", "towers/vit-a plain", "operations/gelu", "similarity/3")
+
+
+class Wrong:
+    """The exact GELU and a floored crop; and one answer that fails with what no report can print."""
+
+    def __init__(self) -> None:
+        self._faulty = FaultyEngine(BY_ID["gelu-exact"], BY_ID["crop-floor"])
+
+    def answer(self, case: Case) -> Outputs:
+        if case.verb == "similarity":
+            raise RuntimeError("\x00\x1b[31m<b>&\ud800 no device")
+        if case.verb == "operation":
+            raise Unsupported("has <no> operations")
+        return self._faulty.answer(case)
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    asked = [q for q in levels.questions() if any(part in q.id for part in ASKED)]
+    return suite.run(Wrong(), asked, name='a "wrong" <engine>')
+
+
+def test_the_report_is_what_the_others_show(report: Report) -> None:
+    assert not report.passed and report.diagnoses
+    assert min(report.count("PASS"), report.count("FAIL"), report.count("SKIP")) > 0
+    assert any(result.picture for result in report.results) and any(result.taps for result in report.results)
+
+
+def test_json(report: Report, tmp_path: Path) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    reports.write_json(dataclasses.replace(report, engine="an engine"), tmp_path / "report.json")
+    read = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"), parse_constant=refuse)
+    assert read["passed"] is False and read["engine"] == "an engine"
+    assert len(read["results"]) == len(report.results) == sum(read["counts"].values())
+    assert {d["faults"][0] for d in read["diagnoses"]} == {"gelu-exact", "crop-floor"}
+    traced = next(r for r in read["results"] if r["case"] == "taps/vit-a plain/image")
+    assert traced["first_out_of_band"] == "visual.transformer.resblocks.0.mlp"
+    assert next(t for t in traced["taps"] if t["name"] == "visual.conv1")["grade"] == "float32"
+
+
+def test_junit(report: Report, tmp_path: Path) -> None:
+    reports.write_junit(report, tmp_path / "junit.xml")
+    suite_ = ElementTree.parse(tmp_path / "junit.xml").getroot().find("testsuite")
+    assert suite_ is not None
+    cases = {case.get("name"): case for case in suite_.iter("testcase")}
+    assert int(suite_.get("tests", "")) == len(cases) == len(report.results)
+    failed = {name for name, case in cases.items() if case.find("failure") is not None}
+    skipped = {name for name, case in cases.items() if case.find("skipped") is not None}
+    assert failed == {r.case for r in report.results if r.verdict == "FAIL"}
+    assert skipped == {r.case for r in report.results if r.verdict == "SKIP"}
+    assert (len(failed), len(skipped)) == (int(suite_.get("failures", "")), int(suite_.get("skipped", "")))
+    failure = cases["taps/vit-a plain/image"].find("failure")
+    assert failure is not None and "first off at visual.transformer.resblocks.0.mlp" in (failure.get("message") or "")
+
+
+class Page(HTMLParser):
+    """Raises where tags don't match; collects text, pictures and what is referred to."""
+
+    VOID = frozenset({"meta", "img", "br", "link"})
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text: list[str] = []
+        self.pictures: list[str] = []
+        self.shapes: dict[str, int] = {}
+        self.feed(page)
+        self.close()
+        assert not self.open, f"left open: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = dict(attrs)
+        assert not named.keys() & {"href", "onclick", "action"} and tag not in ("script", "link", "iframe")
+        self.pictures += [named["src"] or ""] if "src" in named else []
+        self.shapes[tag] = self.shapes.get(tag, 0) + 1
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open.pop() == tag, f"</{tag}> closes what isn't open"
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def test_html_is_one_sound_page(report: Report, tmp_path: Path) -> None:
+    reports.write_html(report, tmp_path / "report.html")
+    source = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"https?://|@import|url\(", source)
+    page = Page(source)
+    text = "".join(page.text)
+    for said in (
+        'a "wrong" <engine>',
+        "the crop offset floored (IMG-5)",
+        "first off at visual.transformer.resblocks.0.mlp",
+    ):
+        assert said in text, said
+    assert all(result.case in text for result in report.results)
+    # Two traces in the overview, and each of them by itself.
+    assert (page.shapes["svg"], page.shapes["polyline"]) == (3, 4)
+    assert len(page.pictures) == 9
+    pictures = [np.asarray(Image.open(io.BytesIO(base64.b64decode(p.partition(",")[2])))) for p in page.pictures]
+    for found, right, difference in zip(*[iter(pictures)] * 3, strict=True):
+        assert found.shape == right.shape == difference.shape and (found != right).any()
+        assert ((found != right) == (difference > 0)).all()
+
+
+def test_what_is_right_needs_no_pictures(tmp_path: Path) -> None:
+    asked = [q for q in levels.questions() if q.id.startswith(("taps/vit-a plain", "similarity/3"))]
+    right = suite.run(FaultyEngine(), asked, name="right")
+    page = Page(reports.as_html(right))
+    assert "CLIP, float32-conformant" in "".join(page.text) and not page.pictures and page.shapes["svg"] == 1
+
+
+def test_numbers_as_people_write_them() -> None:
+    assert [reports.number(x) for x in (0.0, 1.0, 0.4567, 12345.6, 31000.0, 1e-7, float("nan"), float("inf"))] == [
+        "0", "1", "0.457", "1.2·10⁴", "3.1·10⁴", "1.0·10⁻⁷", "-", "-",
+    ]  # fmt: skip
+
+
+def test_claims_of_a_kind_are_written_together() -> None:
+    assert reports.ranges(["BLK-1", "BLK-2", "BLK-3", "OUT-1", "OUT-3", "TXT-4"]) == "BLK-1..3, OUT-1, OUT-3, TXT-4"
+    assert reports.ranges([]) == ""
+
+
+# --- expected failures ------------------------------------------------------------------------------------------------
+
+
+def test_expected_failures_are_strict(report: Report) -> None:
+    passes = next(r.case for r in report.results if r.verdict == "PASS")
+    skipped = next(r.case for r in report.results if r.verdict == "SKIP")
+    reasons = {r.case: "known" for r in report.results if r.verdict == "FAIL"}
+    known = expectations.expected(report, reasons)
+    assert known.passed and known.count("XFAIL") == report.count("FAIL")
+    strict = expectations.expected(report, {**reasons, passes: "was wrong once", skipped: "isn't asked"})
+    assert not strict.passed and strict.count("FAIL") == 1 and strict.count("SKIP") == report.count("SKIP")
+    (failed,) = (r for r in strict.results if r.verdict == "FAIL")
+    assert failed.case == passes and "is expected to fail (was wrong once)" in (failed.problem or "")
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("taps/vit-b plain/imag  # why", "line 2: no case 'taps/vit-b plain/imag'; did you mean 'taps/vit-b plain/im"),
+        ("towers/vit-a plain/image", "line 2: no reason"),
+        ("towers/vit-a plain/image #", "line 2: no reason"),
+        ("taps/vit-a plain/image  # again", "line 2: 'taps/vit-a plain/image' is there twice"),
+    ],
+)  # fmt: skip
+def test_a_wrong_line_is_explained(line: str, says: str, tmp_path: Path) -> None:
+    file = tmp_path / "expected.txt"
+    file.write_text(f"taps/vit-a plain/image  # a reason\n{line}\n\n# a remark\n")
+    with pytest.raises(InputError, match=re.escape(says)):
+        expectations.read(file, {q.id for q in levels.questions()})
+
+
+def test_reasons_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "expected.txt"
+    file.write_text("# of our engine\n\npreprocess/LA 50x40 to 24   # RGB first (#12)\n")
+    found = expectations.read(file, {q.id for q in levels.questions()})
+    assert found == {"preprocess/LA 50x40 to 24": "RGB first (#12)"}
