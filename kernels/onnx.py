@@ -412,7 +412,7 @@ class OnnxEngine:
         self._traced_text = lazily(text, "textual, traced", taps=True)
         shared_out = isinstance(checkpoint.config.vision, ViTConfig) and list(settings.providers) == [CPU]
         self._parts = settings.threads if shared_out else 1
-        self._pool = once(lambda: ThreadPoolExecutor(self._parts, thread_name_prefix="clipref"))
+        self._pool = once(lambda: ThreadPoolExecutor(self._parts, thread_name_prefix="onnx"))
 
     def encode_image(self, pixels: Array) -> Array:
         """Preprocessed pixels [N, 3, R, R] float32 -> embeddings [N, E] float32."""

@@ -174,7 +174,10 @@ class Emulated:
         return {"embeddings": found["embeddings"].astype(np.float32)}
 
 
-@pytest.mark.parametrize("precision", ["float32", "tf32", "float16", "bfloat16", "int8"])
+@pytest.mark.parametrize(
+    "precision",
+    ["float32", "bfloat16", "int8", *(pytest.param(p, marks=pytest.mark.slow) for p in ("tf32", "float16"))],
+)
 def test_a_precision_is_graded_as_what_it_is(precision: str) -> None:
     report = ran(Emulated(precision), "towers", precision=precision)
     # TF32 has float16's digits, rounded in fewer places.
@@ -315,7 +318,13 @@ MISBEHAVED: dict[str, tuple[Callable[[Case, Outputs], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("how", MISBEHAVED)
+# Their causes are looked for among all pairs of faults.
+LONG_SOUGHT = ("one row for all", "transposed")
+
+
+@pytest.mark.parametrize(
+    "how", [pytest.param(how, marks=pytest.mark.slow) if how in LONG_SOUGHT else how for how in MISBEHAVED]
+)
 def test_what_is_wrong_beside_the_values_is_told(how: str) -> None:
     spoil, told = MISBEHAVED[how]
     question = next(q for q in levels.questions(["towers"]) if q.id == "towers/vit-a plain/image")

@@ -108,7 +108,7 @@ def server() -> Iterator[Hub]:
     state = Hub("")
     with ThreadingHTTPServer(("127.0.0.1", 0), handler(state)) as http:
         http.handle_error = lambda request, address: None  # type: ignore[method-assign, assignment]
-        thread = threading.Thread(target=http.serve_forever)
+        thread = threading.Thread(target=http.serve_forever, args=(0.02,))
         thread.start()
         state.url = f"http://127.0.0.1:{http.server_address[1]}"
         yield state

@@ -108,9 +108,9 @@ def check_float32(actual: Case, golden: Case, notes: dict[str, Any]) -> dict[str
 FULL = """
 import resource, sys
 from clipref.engine import NumpyEngine, ReferenceEngine
-from clipref.kernels import blas, onnx
+from clipref.kernels import blas, onnx, onnx_int8
 from clipref.weights import Checkpoint
-from tests import cases, test_towers
+from tests import cases, test_towers, tolerances
 name, style, folder = sys.argv[1:]
 golden, notes = (part[f"{name} {style}"] for part in test_towers.goldens("full"))
 checkpoint = Checkpoint(folder)
@@ -132,6 +132,13 @@ assert len(taps) >= 5, taps
 print(name, style, "float64", peak())
 for kernels in (onnx, blas):
     float32(kernels.engine(checkpoint, "float32"))
+engine = onnx_int8.engine(checkpoint, "float32")
+near = {
+    "image": tolerances.cosines(engine.encode_image(pixels), golden["image"]).min(),
+    "text": tolerances.cosines(engine.encode_text(ids), golden["text"]).min(),
+}
+print(name, style, "onnx-int8, cosines", near, peak())
+assert min(near.values()) >= tolerances.INT8_COSINE, near
 """
 
 
