@@ -33,6 +33,9 @@ Dim: TypeAlias = "int | str"  # a length, or the name of one that is known only 
 OPSET = 18
 CPU = "CPUExecutionProvider"
 
+# Of a thread's items at a time: enough for the weights to be worth fetching, few enough for the cache.
+POSITIONS = 512
+
 
 @dataclass
 class Graph:
@@ -383,8 +386,9 @@ class OnnxEngine:
     """ONNX Runtime sessions, made when they are first used: one a tower, and one for batches of images.
 
     A batch is shared out to as many threads as there are, each with whole items of its own: that needs no waiting for
-    each other at every operation, and leaves none of them to one thread. Measured, ViTs gain 5 % by it, ResNets
-    nothing; so only ViTs are given the second session, which has weights of its own.
+    each other at every operation, and leaves none of them to one thread. Few items go through at a time, so that their
+    activations stay in the cache. Measured, ViT-B-32 gains 5 % by it, ViT-L-14 9 %, ResNets nothing; so only ViTs are
+    given the second session, which has weights of its own.
     """
 
     def __init__(
@@ -410,15 +414,18 @@ class OnnxEngine:
         self._visual_of_one_thread = lazily(visual, "visual, of one thread", replace(settings, threads=1))
         self._traced_visual = lazily(visual, "visual, traced", taps=True)
         self._traced_text = lazily(text, "textual, traced", taps=True)
-        shared_out = isinstance(checkpoint.config.vision, ViTConfig) and list(settings.providers) == [CPU]
-        self._parts = settings.threads if shared_out else 1
-        self._pool = once(lambda: ThreadPoolExecutor(self._parts, thread_name_prefix="onnx"))
+        vision = checkpoint.config.vision
+        shared_out = isinstance(vision, ViTConfig) and list(settings.providers) == [CPU]
+        self._threads = settings.threads if shared_out else 1
+        self._at_a_time = max(1, POSITIONS // (vision.grid**2 + 1))
+        self._pool = once(lambda: ThreadPoolExecutor(self._threads, thread_name_prefix="onnx"))
 
     def encode_image(self, pixels: Array) -> Array:
         """Preprocessed pixels [N, 3, R, R] float32 -> embeddings [N, E] float32."""
-        if self._parts == 1 or len(pixels) < self._parts:
+        if self._threads == 1 or len(pixels) < self._threads:
             return run(self._visual(), {"pixels": pixels})["embeddings"]
-        made, parts = self._visual_of_one_thread(), np.array_split(pixels, self._parts)
+        turns = -(-len(pixels) // (self._threads * self._at_a_time))
+        made, parts = self._visual_of_one_thread(), np.array_split(pixels, turns * self._threads)
         return np.concatenate(list(self._pool().map(lambda part: run(made, {"pixels": part})["embeddings"], parts)))
 
     def encode_text(self, ids: Array) -> Array:
