@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clipref import AutoModel
+from clipref import AutoModel, hub
 from clipref.cli import main
 from clipref.config import PUBLISHED
 from clipref.conformance import emulation, faults, levels, recipe, released, suite, tokens
@@ -24,10 +24,12 @@ from clipref.conformance.engines import open_engine
 from clipref.conformance.faults import FAULTS, FaultyEngine
 from clipref.conformance.spec import claims
 from clipref.conformance.verdicts import MARGIN, Report
-from clipref.errors import ModelNotFound
-from clipref.weights import Checkpoint
+from clipref.errors import ModelNotFound, WeightsError
+from clipref.weights import Checkpoint, read_config
+from clipref.weights_tools.convert import convert
 from clipref.weights_tools.export_onnx import export_onnx
-from clipref.weights_tools.published import Published
+from clipref.weights_tools.published import Published, _grey_pooled
+from clipref.weights_tools.sources import OPENAI_FILES
 
 LEVEL = {"vit": "towers", "resnet": "towers", "text": "towers"}
 TOWER_FAULTS = [fault for fault in FAULTS if fault.places[0] in LEVEL]
@@ -399,28 +401,90 @@ def test_another_profile_is_told_apart_from_a_fault() -> None:
     assert ran(FaultyEngine(*both), "preprocess", profile="transformers-4").passed
 
 
-def test_published_values_are_computed_with_the_engines_towers(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def as_released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of an embedded model that counts as ViT-B-32's released weights, by the sha256 of its file."""
+    monkeypatch.setenv("CLIPREF_HOME", str(tmp_path))
+    model = hub.present("clipref/shapes-vit")
+    weights = (model / "model.safetensors").read_bytes()
+    monkeypatch.setitem(OPENAI_FILES, "clip/ViT-B-32", hashlib.sha256(weights).hexdigest())
+    monkeypatch.setitem(PUBLISHED, "clip/ViT-B-32", read_config(model / "config.json"))  # type: ignore[misc]
+    return convert(model, tmp_path / "clip" / "ViT-B-32")
+
+
+def test_published_values_are_computed_with_the_engines_towers(
+    as_released: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = AutoModel.from_pretrained("clipref/shapes-vit", backend="reference")
     right = tuple(model.embed_text("a red circle")[0, :3].tolist())
+    pixels = np.full((1, 3, 48, 48), 0.5, np.float32)
+    traced: dict[str, Any] = {}
+    model._reference.encode_image(pixels, traced.setdefault)
+    grey = tuple(traced["visual.ln_post"][0, 1:4].tolist())
 
     def compute(model: Any, image: Any) -> Any:
         return model.embed_text("a red circle")[0, :3]
 
-    monkeypatch.setattr(released, "PUBLISHED", {"shapes": model.config})
     values = [
-        Published("shapes", "here", "right", right, 1e-4, compute),
-        Published("shapes", "here", "wrong", (right[0] + 1, *right[1:]), 1e-4, compute),
-        Published("shapes", "here", "of an image", right, 1e-4, compute, "nowhere.png"),
+        Published("clip/ViT-B-32", "here", "right", right, 1e-4, compute),
+        Published("clip/ViT-B-32", "here", "wrong", (right[0] + 1, *right[1:]), 1e-4, compute),
+        Published("clip/ViT-B-32", "here", "of an image", right, 1e-4, compute, "nowhere.png"),
+        Published("clip/ViT-B-32", "here", "an activation", grey, 1e-4, _grey_pooled),
     ]
     monkeypatch.setattr(released, "PUBLISHED_VALUES", values)
-    found = list(released.results(open_engine("backend:onnx"), "clipref/shapes-vit", None))
-    assert [result.verdict for result in found] == ["PASS", "FAIL", "SKIP"]
-    assert "needs nowhere.png" in str(found[2].problem) and found[0].claims == ("REL-1",)
-    spoilt = list(released.results(FaultyEngine(faults.BY_ID["normalised"]), "clipref/shapes-vit", None))
-    assert [result.verdict for result in spoilt] == ["FAIL", "FAIL", "SKIP"]
-    monkeypatch.undo()
-    with pytest.raises(ModelNotFound, match="not the shape of a model that values are published of"):
-        list(released.results(open_engine("backend:onnx"), "clipref/shapes-vit", None))
+
+    def verdicts(engine: Any, name: str = "clip/ViT-B-32") -> list[str]:
+        return [result.verdict for result in released.results(engine, name, None)]
+
+    class Untraced(FaultyEngine):
+        def answer(self, case: Case) -> Outputs:
+            if case.verb.startswith("trace"):
+                raise Unsupported("no taps")
+            return super().answer(case)
+
+    class Narrow(FaultyEngine):
+        def answer(self, case: Case) -> Outputs:
+            if case.verb.startswith("trace"):
+                return {"visual.ln_pre": np.zeros((1, 3, 5), np.float32)}
+            return {name: x[:, :4] for name, x in super().answer(case).items()}
+
+    assert verdicts(FaultyEngine()) == ["PASS", "FAIL", "SKIP", "PASS"]
+    assert verdicts(FaultyEngine(), str(as_released)) == ["PASS", "FAIL", "SKIP", "PASS"]
+    assert verdicts(open_engine("backend:onnx")) == ["PASS", "FAIL", "SKIP", "PASS"]
+    assert verdicts(Untraced()) == ["PASS", "FAIL", "SKIP", "SKIP"]
+    assert verdicts(FaultyEngine(faults.BY_ID["normalised"])) == ["FAIL", "FAIL", "SKIP", "PASS"]
+    found = list(released.results(Narrow(), "clip/ViT-B-32", None))
+    assert [result.verdict for result in found] == ["FAIL", "FAIL", "SKIP", "SKIP"]
+    assert "gave 'embeddings' of shape [1, 4], expected [1, 96]" in str(found[0].problem)
+    assert "needs nowhere.png" in str(found[2].problem) and "no activation 'visual.ln_post'" in str(found[3].problem)
+    assert found[0].claims == ("REL-1",)
+    monkeypatch.setattr(released, "PUBLISHED_VALUES", [])
+    assert verdicts(FaultyEngine()) == ["SKIP"]
+
+
+def test_released_weights_are_known_by_their_sha256(as_released: Path, tmp_path: Path) -> None:
+    assert released.released_model(as_released) == "clip/ViT-B-32"
+    with pytest.raises(WeightsError, match="not known to be weights that .*: it comes from nowhere, without"):
+        released.released_model(hub.present("clipref/shapes-rn"))
+    provenance = as_released / "provenance.json"
+    said = json.loads(provenance.read_text())
+    fetched = {**said, "source": {"repository": "openai/clip-vit-base-patch32", "files": {"x": "00"}}}
+    provenance.write_text(json.dumps(fetched))
+    assert released.released_model(as_released) == "clip/ViT-B-32"
+    cases = {
+        "comes from x with sha256 00": {**said, "source": {"repository": "somebody/else", "files": {"x": "00"}}},
+        "was cast to float16": {**said, "cast to": "float16"},
+        "has no digests": {**said, "tensors": None},
+        "logit_scale has sha256 .*, expected sha256 00": {
+            **said, "tensors": {**said["tensors"], "logit_scale": {**said["tensors"]["logit_scale"], "sha256": "00"}},
+        },
+    }  # fmt: skip
+    for message, changed in cases.items():
+        provenance.write_text(json.dumps(changed))
+        with pytest.raises(WeightsError, match=message):
+            released.released_model(as_released)
+    with pytest.raises(ModelNotFound, match="fetch it with: clipref download clip/RN50"):
+        list(released.results(FaultyEngine(), "clip/RN50", None))
 
 
 # --- the command line -------------------------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from clipref.engine import ReferenceEngine
 from clipref.model import CLIP
 
 Compute = Callable[[CLIP, Any], Any]
@@ -74,9 +73,9 @@ def _grey_embedding(model: CLIP, _: Any) -> Any:
 
 
 def _grey_pooled(model: CLIP, _: Any) -> Any:
-    assert isinstance(model.engine, ReferenceEngine)  # which has taps; `verify` opens it so
+    encode: Any = model.engine.encode_image  # of an engine that has taps
     seen: dict[str, Any] = {}
-    model.engine.encode_image(_constant(0.5)(model), seen.setdefault)
+    encode(_constant(0.5)(model), seen.setdefault)
     return seen["visual.ln_post"][0, 1:4]
 
 

@@ -44,7 +44,7 @@ class Finding:
 def verify(path: Path, *, model: str | None = None, images: Path | None = None) -> Iterator[Finding]:
     """Findings on a folder, one after another. Raises ModelNotFound, ConfigError or WeightsError if it doesn't open."""
     checkpoint = Checkpoint(path, PUBLISHED.get(model or ""))
-    provenance = _provenance(path)
+    provenance = provenance_of(path)
     count = len(tensor_shapes(checkpoint.config))
     yield Finding("ok", "names, shapes and dtypes of the tensors", f"{count} that fit config.json", f"{count}")
     yield from _tensors(checkpoint, provenance)
@@ -74,16 +74,33 @@ def _tensors(checkpoint: Checkpoint, provenance: Mapping[str, Any] | None) -> It
         if recorded is None:
             well += not infinite
             continue
-        entry = recorded.get(name)
-        found = {"dtype": dtype, "shape": list(stored.shape), "sha256": tensor_digest(stored)}
-        expected = {key: entry.get(key) for key in found} if isinstance(entry, Mapping) else dict.fromkeys(found)
-        for key, value in found.items():
-            if expected[key] != value:
-                yield Finding("FAILED", name, f"{key} {expected[key]}", f"{key} {value}")
-        well += not infinite and found == expected
+        changed = list(_changes(checkpoint, name, recorded))
+        yield from changed
+        well += not infinite and not changed
     what = "finite tensors" if recorded is None else "finite tensors that are as provenance.json says"
     count = len(tensor_shapes(checkpoint.config))
     yield Finding("ok" if well == count else "FAILED", what, str(count), str(well))
+
+
+def changed(checkpoint: Checkpoint, provenance: Mapping[str, Any]) -> Iterator[Finding]:
+    """What of the tensors is not as a provenance says. Raises WeightsError if it says nothing of them."""
+    recorded = provenance.get("tensors")
+    if not isinstance(recorded, Mapping):
+        raise WeightsError(f"{checkpoint.file.path}: provenance.json has no digests. Convert the checkpoint again.")
+    for name in tensor_shapes(checkpoint.config):
+        yield from _changes(checkpoint, name, recorded)
+
+
+def _changes(checkpoint: Checkpoint, name: str, recorded: Mapping[str, Any]) -> Iterator[Finding]:
+    """In what a tensor differs from its entry: dtype, shape, sha256."""
+    stored, entry = checkpoint.file.stored(name), recorded.get(name)
+    found = {
+        "dtype": checkpoint.file.dtypes[name], "shape": list(stored.shape), "sha256": tensor_digest(stored),
+    }  # fmt: skip
+    expected = {key: entry.get(key) for key in found} if isinstance(entry, Mapping) else dict.fromkeys(found)
+    for key, value in found.items():
+        if expected[key] != value:
+            yield Finding("FAILED", name, f"{key} {expected[key]}", f"{key} {value}")
 
 
 def _value(clip: CLIP, published: Published, images: Path | None) -> Finding:
@@ -101,7 +118,8 @@ def _value(clip: CLIP, published: Published, images: Path | None) -> Finding:
     return Finding("ok" if close else "FAILED", what, expected, " ".join(f"{value:.6g}" for value in computed))
 
 
-def _provenance(path: Path) -> dict[str, Any] | None:
+def provenance_of(path: Path) -> dict[str, Any] | None:
+    """What provenance.json beside a checkpoint says; None without one. Raises WeightsError if it isn't readable."""
     file = (path if path.is_dir() else path.parent) / "provenance.json"
     if not file.is_file():
         return None
