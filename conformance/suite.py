@@ -28,6 +28,9 @@ from .levels import tap_shapes
 from .recipe import Recipe
 from .verdicts import GRADES, MARGIN, Diagnosis, Picture, Report, Result, Tap, Verdict, nearest
 
+# Of how many faults pairs are made in a full size, where every trial takes a second and more.
+_PROMISING = 2
+
 
 class Misbehaved(Exception):
     """What an engine did wrong beside its values."""
@@ -75,7 +78,7 @@ def run(
                 results[case.id] = session.ask(case, question)
                 progress(results[case.id])
                 if diagnose and not explained:
-                    diagnoses += diagnosed(session.failed, (), precision, profile, pairs=False)
+                    diagnoses += diagnosed(session.failed, (), precision, profile, _PROMISING)
     ordered = [results[question.id] for question in questions]
     ordered += [Result(q.id, q.level, q.claims, "SKIP", problem="not claimed") for q in unclaimed]
     return Report(name, precision, profile, ordered, diagnoses, time.perf_counter() - started)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -146,6 +147,29 @@ def test_the_example_is_right_in_all_that_it_claims() -> None:
 
 def test_the_example_imports_nothing_of_the_project() -> None:
     assert not [line for line in EXAMPLE.read_text().splitlines() if "import" in line and "clipref" in line]
+
+
+CXX = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CXX is None, reason="no C++ compiler")
+def test_the_example_in_cpp_is_clip_and_its_faults_are_named(tmp_path: Path) -> None:
+    """Measured: the worst of its answers is 1.8 units off."""
+    source = EXAMPLE.with_suffix(".cpp").read_text()
+    asked = questions("describe/", "towers/", "similarity/")
+
+    def built(code: str, name: str) -> EngineUnderTest:
+        (tmp_path / f"{name}.cpp").write_text(code)
+        flags = ["-O2", "-std=c++17", "-Wall", "-Wextra", "-Werror"]
+        subprocess.run([str(CXX), *flags, f"{name}.cpp", "-o", name], cwd=tmp_path, check=True)
+        return open_engine(f"exec:{tmp_path / name}")
+
+    report = suite.run(built(source, "right"), asked)
+    assert report.passed and report.grade == "float32", report.results
+    assert report.count("SKIP") == 6 and all("/rn-" in r.case for r in report.results if r.verdict == "SKIP")
+    named = suite.run(built(source.replace('kind == "quick_gelu"', "kind.empty()"), "wrong"), asked).diagnoses
+    assert [diagnosis.faults for diagnosis in named] == [("gelu-exact",)] * 2
 
 
 def program(path: Path, body: str) -> str:
