@@ -221,13 +221,15 @@ def test_a_fault_is_caught_in_both_styles_and_named(fault: faults.Fault) -> None
     assert all(fault.claim in diagnosis.says and fault.title in diagnosis.says for diagnosis in report.diagnoses)
 
 
-PAIRS = 40  # of each place, from a seed; figures below
+PAIRS = 40  # of each place, from a seed
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["vit", "resnet", "text", "preprocess", "tokenize", "similarity"])
 def test_pairs_of_faults_are_caught_and_most_are_named(place: str) -> None:
-    """Measured of 30 pairs: all caught, 29 named. In the one that is not, a fault hides the other."""
+    """Measured: all caught, named 39 of 40 in ViTs, 34 of 34 in ResNets, 37 of 40 in texts, 39 of 40 in pixels, 34 of 36
+    in tokens, 14 of 16 in similarities. In those that are not, one fault hides the other.
+    """
     pool = [fault for fault in FAULTS if place in fault.places]
     rng = random.Random(f"pairs {place}")
     caught_pairs, named = 0, 0
