@@ -7,6 +7,7 @@ makes it); their provenance is in the files' metadata.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from clipref.config import PUBLISHED, ClipConfig, ResNetConfig, TextConfig, ViTConfig
+from clipref.errors import InputError
 from clipref.weights_tools import synthetic
 
 Array = NDArray[Any]
@@ -38,11 +40,21 @@ TINY = {
 FULL = dict(PUBLISHED)
 
 
+def golden_file(name: str) -> Path:
+    """A file of golden values, which is as it was made. Raises InputError if it isn't."""
+    sums = (line.split("  ") for line in (GOLDEN / "SHA256SUMS").read_text(encoding="ascii").splitlines())
+    expected = {file: digest for digest, file in sums}[name]
+    found = hashlib.sha256((GOLDEN / name).read_bytes()).hexdigest()
+    if found != expected:
+        raise InputError(f"{GOLDEN / name} has sha256 {found}, expected {expected}. Install clipref anew.")
+    return GOLDEN / name
+
+
 @cache
 def goldens(which: str) -> tuple[dict[str, dict[str, Array]], dict[str, Any]]:
     """The right answers for the "tiny" or "full" cases, by "NAME STYLE", and what was noted of how they were made."""
     arrays: dict[str, dict[str, Array]] = {}
-    with safe_open(GOLDEN / f"{which}.safetensors", framework="numpy") as file:
+    with safe_open(golden_file(f"{which}.safetensors"), framework="numpy") as file:
         notes: dict[str, Any] = json.loads(file.metadata()["provenance"])["cases"]
         for key in file.keys():  # noqa: SIM118 (not a dict)
             name, style, array = key.split(" ")
@@ -62,7 +74,10 @@ def pixels(config: ClipConfig, n: int) -> Array:
 
 
 def ids(config: ClipConfig, n: int) -> Array:
-    """Token ids [n, T] int64: short, long to the brim, two end-of-text tokens, and in between; padded with 0."""
+    """Token ids [n, T] int64: short, long to the brim, two end-of-text tokens, and in between; padded with 0.
+
+    The long one has a 0 among its words, because that is a token too ("!" before another letter).
+    """
     text = config.text
     end, length = text.vocab_size - 1, text.context_length
     words = synthetic.raw(f"ids {SEED}", n * length).reshape(n, length) % np.uint64(text.vocab_size - 2)
@@ -71,6 +86,7 @@ def ids(config: ClipConfig, n: int) -> Array:
     for row, stop in zip(rows, (2, length - 1, length // 2, length // 3), strict=False):
         row[stop:] = 0
         row[stop] = end
+    rows[1:2, 3] = 0
     if n > 2:
         rows[2, length // 2 + 2] = end
     return rows

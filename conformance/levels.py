@@ -369,6 +369,7 @@ def properties() -> Iterator[Question]:
             pieces = {
                 "alone": ([2], ("PROP-1",)),
                 "in reverse": (list(range(len(golden)))[::-1], ("PROP-1", "OUT-1")),
+                "many": ([i % len(golden) for i in range(33)], ("PROP-1", "OUT-1")),
                 "once": ([0, 1, 3], ("PROP-1", "PROP-3", "OUT-2")),
                 "again": ([0, 1, 3], ("PROP-2",)),
             }

@@ -67,7 +67,7 @@ class _Towers:
 
     def _asked(self, verb: str, **inputs: Array) -> Outputs:
         answer = answered(self._engine, Case(f"released/{verb}", "released", verb, _CLAIMS, inputs, {}, self._folder))
-        if isinstance(answer, Exception):
+        if isinstance(answer, BaseException):
             raise _Refused(f"raised {type(answer).__name__}: {answer}") from answer
         return answer
 

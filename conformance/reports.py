@@ -22,7 +22,7 @@ import numpy as np
 from clipref.config import OPENAI_MEAN, OPENAI_STD
 
 from .case import Array
-from .verdicts import MARGIN, Picture, Report, Result, Tap, Verdict
+from .verdicts import GRADES, MARGIN, Picture, Report, Result, Tap, Verdict
 
 VERDICTS: tuple[Verdict, ...] = ("PASS", "FAIL", "XFAIL", "SKIP")
 # XML 1.0, UTF-8 and terminals have no characters for these, and a program's last words may.
@@ -99,7 +99,7 @@ def printable(text: str) -> str:
 
 def told(result: Result) -> str:
     """What there is to say of a result in a line."""
-    parts = [printable(result.problem)] if result.problem else []
+    parts = [printable(text) for text in (result.problem, result.instead) if text]
     if math.isfinite(result.units):
         parts.append(f"{number(result.units)} units ({result.grade or 'no precision explains it'})")
     if result.verdict == "FAIL" and result.first_out_of_band:
@@ -181,11 +181,17 @@ img { width: 240px; height: 240px; image-rendering: pixelated; border: 1px solid
 def summary(report: Report) -> str:
     """The verdict of the whole in a sentence."""
     if report.passed:
-        return f"CLIP, {report.grade}-conformant: every answer is within {MARGIN:g} units of {report.precision}"
+        right = f"every answer is within {MARGIN:g} units of {report.precision}"
+        answered = f"{report.count('PASS')} of {len(report.results)} questions answered"
+        missing = " or ".join(sorted({"images", "texts"} - report.embedded))
+        if missing:
+            return f"Not known to be CLIP, for no {missing} were embedded; {right}; {answered}"
+        return f"CLIP, {report.grade}-conformant: {right}; {answered}"
     failed, answers = report.count("FAIL"), len(report.results) - report.count("SKIP")
     if not answers:
         return "No verdict: nothing was answered"
-    as_it_is = f"; as it is, {report.grade}-conformant" if report.grade else ""
+    coarser = report.grade is not None and GRADES.index(report.grade) > GRADES.index(report.precision)
+    as_it_is = f"; as it is, {report.grade}-conformant" if coarser and not report.diagnoses else ""
     return f"Not {report.precision}-conformant: {failed} of {answers} answers fail{as_it_is}"
 
 

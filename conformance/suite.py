@@ -10,9 +10,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import os
 import shutil
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +24,7 @@ import numpy as np
 
 from .case import Array, Case, EngineUnderTest, Exact, Outputs, Question, Unsupported
 from .cases import sample
-from .diagnosis import Answered, diagnosed
+from .diagnosis import Answered, diagnosed, leaning
 from .emulation import PRECISIONS, error
 from .levels import tap_shapes
 from .recipe import Recipe
@@ -34,6 +36,10 @@ _PROMISING = 2
 
 class Misbehaved(Exception):
     """What an engine did wrong beside its values."""
+
+
+class CheckpointChanged(Misbehaved):
+    """The files of the checkpoint are not as they were; the next question needs them made again."""
 
 
 def run(
@@ -66,6 +72,11 @@ def run(
             progress(results[case.id])
         if diagnose:
             diagnoses += diagnosed(session.failed, session.passed, precision, profile)
+        if diagnose and PRECISIONS.index(precision) > PRECISIONS.index("float32"):
+            for lean in leaning(session.failed, session.passed, profile):
+                diagnoses.append(lean)
+                for id in lean.cases:
+                    results[id] = dataclasses.replace(results[id], verdict="FAIL", problem=lean.says)
         explained = bool(session.failed)
         last: Path | None = None
         for question in questions:
@@ -98,12 +109,15 @@ class Session:
         started = time.perf_counter()
         answer = answered(self.engine, case)
         seconds = time.perf_counter() - started
+        if isinstance(answer, CheckpointChanged) and case.checkpoint is not None:
+            shutil.rmtree(case.checkpoint)
+            question.make(case.checkpoint.parent)
         exact = question.exact(case)
         earlier = self._answers.get(case.attributes.get("repeats", ""))
         result = judged(case, exact, answer, self.precision, earlier, seconds)
         if isinstance(answer, Mapping):
-            if case.level == "properties":  # copied, because an engine may use its memory again
-                self._answers[case.id] = {name: np.array(x) for name, x in answer.items()}
+            if case.level == "properties":
+                self._answers[case.id] = answer
             known = Answered(case, exact, answer)
             if result.verdict == "PASS":
                 self.passed.append(known)
@@ -112,33 +126,62 @@ class Session:
         return result
 
 
-def answered(engine: EngineUnderTest, case: Case) -> Outputs | Exception:
-    """What an engine answers, or what it raised; a change of what it was given counts as that."""
-    kept = {name: x.copy() for name, x in case.inputs.items()}
+def answered(engine: EngineUnderTest, case: Case) -> Outputs | BaseException:
+    """What an engine answers, as plain arrays, or what it raised; what else it did wrong counts as that.
+
+    It is given copies, and whatever it does to the settings of numpy, of warnings or of the process is undone.
+    """
+    given = dataclasses.replace(
+        case, inputs={name: x.copy() for name, x in case.inputs.items()}, attributes=dict(case.attributes)
+    )
+    files, here = _files(case.checkpoint), os.getcwd()
     try:
-        outputs = engine.answer(case)
+        with np.errstate(), warnings.catch_warnings():
+            outputs = _plain(engine.answer(given))
         for name, x in case.inputs.items():
-            if not np.array_equal(x, kept[name]):
-                x[...] = kept[name]
+            if name not in given.inputs or not np.array_equal(given.inputs[name], x):
                 raise Misbehaved(f"changed its input {name!r}")
-        if wrong := _not_arrays(outputs):
-            raise Misbehaved(f"gave {wrong}, expected arrays by name")
-    except Exception as problem:  # whatever somebody's engine raises is the verdict
+        if files != _files(case.checkpoint):
+            raise CheckpointChanged("changed the files of the checkpoint")
+    except KeyboardInterrupt:
+        raise
+    except BaseException as problem:  # whatever somebody's engine raises is the verdict, SystemExit too
         return problem
+    finally:
+        os.chdir(here)
     return outputs
 
 
-def _not_arrays(outputs: Any) -> str:
+def _plain(outputs: Any) -> Outputs:
+    """Copies of what an engine gave, without its classes: an engine may use its memory again."""
     if not isinstance(outputs, Mapping):
-        return f"a {type(outputs).__name__}"
-    others = {name: x for name, x in outputs.items() if not isinstance(x, np.ndarray | np.generic)}
-    return ", ".join(f"a {type(x).__name__} as {name!r}" for name, x in others.items())
+        raise Misbehaved(f"gave a {type(outputs).__name__}, expected arrays by name")
+    plain = {}
+    for name, x in outputs.items():
+        if not isinstance(name, str):
+            raise Misbehaved(f"gave an output by the name of {name!r}, expected a string")
+        if isinstance(x, np.ma.MaskedArray) or not isinstance(x, np.ndarray | np.generic):
+            raise Misbehaved(f"gave a {type(x).__name__} as {name!r}, expected arrays by name")
+        array = np.array(x, subok=False)
+        if array.dtype.kind not in "biufc":
+            raise Misbehaved(f"gave {name!r} in {array.dtype}, expected numbers")
+        plain[name] = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return plain
+
+
+def _files(checkpoint: Path | None) -> dict[str, tuple[int, int]]:
+    """Size and time of a checkpoint's files, by which a change shows; what an engine puts beside them is its own."""
+    files = {} if checkpoint is None else {name: checkpoint / name for name in ("model.safetensors", "config.json")}
+    return {
+        name: (file.stat().st_size, file.stat().st_mtime_ns) if file.is_file() else (0, 0)
+        for name, file in files.items()
+    }
 
 
 def judged(
     case: Case,
     exact: Exact,
-    answer: Outputs | Exception,
+    answer: Outputs | BaseException,
     precision: str = "float32",
     earlier: Outputs | None = None,
     seconds: float = 0.0,
@@ -152,8 +195,8 @@ def judged(
         return result("SKIP", str(answer) or "not supported")
     if isinstance(answer, Misbehaved):
         return result("FAIL", str(answer))
-    if isinstance(answer, Exception):
-        return result("FAIL", f"raised {type(answer).__name__}: {' '.join(str(answer).split())[:300]}")
+    if isinstance(answer, BaseException):
+        return result("FAIL", f"raised {type(answer).__name__}: {_said(answer)}")
     trace = case.verb.startswith("trace")
     if trace:
         answer = {_LAST[case.verb] if name == "embeddings" else name: x for name, x in answer.items()}
@@ -163,7 +206,7 @@ def judged(
             problem = problem or _wrong_kind(case, name, answer[name], exact, precision)
     if problem is not None:
         return result("FAIL", problem)
-    if earlier is not None and not all(np.array_equal(answer[name], earlier[name]) for name in exact.outputs):
+    if earlier is not None and not all(np.array_equal(answer[name], earlier.get(name, [])) for name in exact.outputs):
         return result("FAIL", "gave other bits than to the same question before")
     found = {name: _sampled(case, name, x) if trace else x for name, x in answer.items()}
     graded = [
@@ -185,6 +228,8 @@ def judged(
         known["taps"] = tuple(Tap(output.name, output.units, output.grade) for output in graded)
     if case.verb == "preprocess" and not passed:
         known["picture"] = _picture(answer["pixels"], exact.outputs["pixels"])
+    if not passed and not exact.units:
+        known["instead"] = _other_numbers(answer, exact)
     if not passed and "embeddings" in exact.outputs:
         allowed = MARGIN * exact.units["embeddings"][precision]
         problem = _out_of_order(answer["embeddings"], exact.outputs["embeddings"], allowed)
@@ -220,6 +265,13 @@ def _graded(name: str, found: Array, exact: Array, units: Mapping[str, float] | 
     by = {p: off / unit if off else 0.0 for p, unit in units.items()}
     passed = any(by[p] <= MARGIN for p in PRECISIONS[: PRECISIONS.index(precision) + 1])
     return _Graded(name, off, by[precision], nearest([by]), passed, by)
+
+
+def _said(problem: BaseException) -> str:
+    try:
+        return " ".join(str(problem).split())[:300]
+    except Exception:  # of an exception that can't even be shown
+        return "(which can't be shown)"
 
 
 def _wrong_names(exact: Exact, answer: Outputs) -> str | None:
@@ -259,6 +311,8 @@ def _wrong_kind(case: Case, name: str, found: Any, exact: Exact, precision: str)
 def _cut(case: Case, name: str, found: Array) -> Array:
     """An activation cut to the positions that the reference has: no padding, one position behind the last block."""
     shape = tap_shapes(case)[name]
+    if len(shape) == 3 and shape[1] == 1 and found.shape == (shape[0], shape[2]):  # pooled already
+        return found[:, None]
     if found.shape == shape or found.ndim != 3 or len(found) != shape[0]:
         return found
     ends = case.inputs["ids"].argmax(1) if case.verb == "trace_text" else np.zeros(shape[0], int)
@@ -278,6 +332,17 @@ def _of_other_shape(exact: Exact, answer: Outputs) -> bool:
     """Whether all is there and finite, but not in the right shape: that, too, a known fault may explain."""
     there = all(name in answer and np.isfinite(answer[name]).all() for name in exact.outputs)
     return there and any(answer[name].shape != x.shape for name, x in exact.outputs.items())
+
+
+def _other_numbers(answer: Outputs, exact: Exact) -> str:
+    """The first output that isn't equal to what is right, and where."""
+    name = next(name for name, x in exact.outputs.items() if not np.array_equal(answer[name], x))
+    found, right = answer[name], exact.outputs[name]
+    if not right.ndim:
+        return f"gave {name!r} {found}, expected {right}"
+    row = int(np.argwhere((found != right).any(axis=-1))[0, 0])
+    used = int(max(np.flatnonzero(np.atleast_1d(x[row])).max(initial=0) for x in (found, right))) + 1
+    return f"gave {name!r} {found[row, :used].tolist()} of item {row}, expected {right[row, :used].tolist()}"
 
 
 def _picture(found: Array, exact: Array) -> Picture:

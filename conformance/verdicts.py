@@ -40,7 +40,8 @@ class Result:
 
     `units` is the error as a multiple of what a correct engine of the precision claimed errs, `units_of` the same of
     every precision; `grade` is the precision that it looks like, None where it looks like none. `problem` says what is
-    wrong beside the values, or why there are none; of a SKIP and an XFAIL, why.
+    wrong beside the values, or why there are none; of a SKIP and an XFAIL, why. `instead` says what was found, and what
+    was expected, of whole numbers.
     """
 
     case: str
@@ -51,6 +52,7 @@ class Result:
     error: float = math.nan  # the largest difference, relative to the root mean square of what is right
     units: float = math.nan
     problem: str | None = None
+    instead: str | None = None
     seconds: float = 0.0
     units_of: Mapping[str, float] = field(default_factory=dict)
     taps: tuple[Tap, ...] = ()
@@ -89,6 +91,13 @@ class Report:
         """Whether there is something that passed, and nothing that failed."""
         verdicts = {result.verdict for result in self.results}
         return "FAIL" not in verdicts and "PASS" in verdicts
+
+    @property
+    def embedded(self) -> set[str]:
+        """Of what there are right embeddings: "images", "texts", or both."""
+        claims = [set(r.claims) for r in self.results if r.verdict == "PASS" and "OUT-1" in r.claims]
+        towers = {"images": {"VIT-5", "RN-4", "IMG-5"}, "texts": {"TXT-3"}}
+        return {what for what, own in towers.items() if any(own & known for known in claims)}
 
     @property
     def grade(self) -> str | None:

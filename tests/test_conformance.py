@@ -6,7 +6,11 @@ Figures measured are beside the tests that hold them.
 import hashlib
 import importlib.metadata
 import json
+import os
 import random
+import re
+import sys
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -189,6 +193,28 @@ def test_a_precision_is_graded_as_what_it_is(precision: str) -> None:
         assert not claimed.passed and claimed.grade == report.grade
 
 
+@pytest.mark.parametrize("precision", ["float16", "bfloat16", "int8"])
+def test_a_fault_within_a_coarse_precision_is_told(precision: str) -> None:
+    """Each of its answers would pass: it is what they have in common that is not rounding."""
+    fault = faults.BY_ID["patches-columns-first" if precision == "int8" else "gelu-exact"]
+
+    class Wrong(Emulated):
+        def answer(self, case: Case) -> Outputs:
+            if faults.place(case) not in fault.places:
+                raise Unsupported
+            right, wrong = faults.answer(case), faults.answer(case, (fault,))
+            found = super().answer(case)
+            return {name: (x + wrong[name] - right[name]).astype(np.float32) for name, x in found.items()}
+
+    report = ran(Wrong(precision), "towers", precision=precision)
+    assert not report.passed and {fault.id, "gelu-tanh"} >= {f for d in report.diagnoses for f in d.faults}
+    if precision != "float16":  # in which most of it is outside anyway
+        assert {d.says.partition(",")[0].rpartition(" ")[2] for d in report.diagnoses} == {"lean"}
+        shown = "text" if precision == "bfloat16" else "image"
+        found = [r for r in report.results if (r.case.endswith(shown) and "/rn" not in r.case) or r.verdict == "FAIL"]
+        assert len(found) >= 10 and all(r.verdict == "FAIL" and "lean" in str(r.problem) for r in found)
+
+
 # --- no miss ----------------------------------------------------------------------------------------------------------
 
 
@@ -307,6 +333,44 @@ def not_a_number(x: np.ndarray) -> np.ndarray:
     return x
 
 
+def leave(case: Case, outputs: Outputs) -> Outputs:
+    sys.exit(0)
+
+
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def unprintable(case: Case, outputs: Outputs) -> Outputs:
+    raise Unprintable
+
+
+def reshaped(case: Case, outputs: Outputs) -> Outputs:
+    case.inputs["pixels"].shape = (-1,)
+    return outputs
+
+
+def emptied(case: Case, outputs: Outputs) -> Outputs:
+    case.inputs.clear()  # type: ignore[attr-defined]
+    return outputs
+
+
+def zeroed(case: Case, outputs: Outputs) -> Outputs:
+    """The checkpoint's own weights become the engine's, which gives 0 whatever it is asked."""
+    assert case.checkpoint is not None
+    file = case.checkpoint / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1000:] = bytes(1000)
+    file.write_bytes(data)
+    return outputs
+
+
+class Lazy(dict[str, Any]):
+    def items(self) -> Any:
+        raise OSError("the server is gone")
+
+
 MISBEHAVED: dict[str, tuple[Callable[[Case, Outputs], Any], str]] = {
     "NaN": (embeddings(not_a_number), "1 values that are not finite"),
     "one row for all": (embeddings(lambda x: x[:1]), "of shape [1, 22], expected [7, 22]"),
@@ -319,7 +383,59 @@ MISBEHAVED: dict[str, tuple[Callable[[Case, Outputs], Any], str]] = {
     "another name": (lambda case, outputs: {"y": outputs["embeddings"]}, "gave no 'embeddings', but ['y']"),
     "a crash": (crash, "raised RuntimeError: no memory"),
     "an input overwritten": (overwrite, "changed its input 'pixels'"),
+    "an input of another shape": (reshaped, "changed its input 'pixels'"),
+    "an input removed": (emptied, "changed its input 'pixels'"),
+    "other weights": (zeroed, "changed the files of the checkpoint"),
+    "an exit": (leave, "raised SystemExit: 0"),
+    "an exception without words": (unprintable, "raised Unprintable: (which can't be shown)"),
+    "arrays that come later": (lambda case, outputs: Lazy(outputs), "raised OSError: the server is gone"),
+    "masked": (embeddings(lambda x: np.ma.masked_array(x, x > 0)), "a MaskedArray as 'embeddings'"),
+    "objects": (embeddings(lambda x: x.astype(object)), "'embeddings' in object, expected numbers"),
+    "strings": (embeddings(lambda x: x.astype(str)), "expected numbers"),
+    "complex": (embeddings(lambda x: x.astype(np.complex64)), "in complex64, expected float32"),
+    "a number as a name": (lambda case, outputs: {0: outputs["embeddings"]}, "by the name of 0"),
 }
+
+
+class Careless(FaultyEngine):
+    """Right, but it changes the settings of the process that it is in, and gives views of odd strides."""
+
+    def answer(self, case: Case) -> Outputs:
+        outputs = super().answer(case)
+        np.seterr(all="raise")
+        warnings.simplefilter("error")
+        os.chdir("/")
+        return {name: np.asfortranarray(x.astype(">f4"))[::-1][::-1] for name, x in outputs.items()}
+
+
+def test_what_an_engine_does_to_the_process_is_undone() -> None:
+    before = np.geterr(), os.getcwd()
+    asked = [q for q in levels.questions(["towers", "properties"]) if "vit-a plain" in q.id or "vit-a extremes" in q.id]
+    assert suite.run(Careless(), asked).passed
+    assert (np.geterr(), os.getcwd()) == before
+
+
+def test_a_spoilt_checkpoint_is_made_again_for_the_next_question() -> None:
+    asked = [q for q in levels.questions(["towers"]) if "vit-a plain" in q.id]
+    spoilt = iter([zeroed, lambda case, outputs: outputs])
+    first, second = suite.run(Spoilt(lambda case, outputs: next(spoilt)(case, outputs)), asked).results
+    assert first.verdict == "FAIL" and second.verdict == "PASS"
+
+
+def test_wrong_numbers_are_shown_beside_the_right_ones() -> None:
+    question = next(iter(levels.questions(["describe"])))
+
+    class Told:
+        def answer(self, case: Case) -> Outputs:
+            return {**question.exact(case).outputs, "vocab_size": np.array(9)}
+
+    (result,) = suite.run(Told(), [question]).results
+    assert result.verdict == "FAIL" and result.instead == "gave 'vocab_size' 9, expected 521"
+    report = ran(FaultyEngine(faults.BY_ID["no-lower"]), "tokenize")
+    found = [r.instead for r in report.results if r.verdict == "FAIL"]
+    assert found and all(
+        re.fullmatch(r"gave 'ids' \[.*\] of item \d+, expected \[49406, .*\]", str(x)) for x in found
+    )
 
 
 # Their causes are looked for among all pairs of faults.
@@ -373,6 +489,16 @@ def test_the_activation_that_is_off_first_is_told() -> None:
     result = next(r for r in report.results if r.case == "taps/vit-c plain/image")
     assert result.verdict == "FAIL" and [tap.name for tap in result.taps][:2] == ["visual.conv1", "visual.ln_pre"]
     assert all(tap.units <= MARGIN for tap in result.taps[:3]) and result.taps[-1].name == "visual"
+
+
+def test_the_last_activations_may_be_pooled_already() -> None:
+    def pooled(case: Case, taps: Outputs) -> Outputs:
+        tower, norm = ("visual", "visual.ln_post") if "image" in case.verb else ("text_projection", "ln_final")
+        return {"embeddings": taps[tower].reshape(len(taps[tower]), -1), norm: taps[norm].reshape(len(taps[norm]), -1)}
+
+    asked = [q for q in levels.questions(["taps"]) if "vit-a plain" in q.id]
+    report = suite.run(Spoilt(pooled), asked)
+    assert report.passed and report.count("PASS") == 2, failing(report)
 
 
 def test_activations_that_there_are_not_are_refused() -> None:

@@ -53,7 +53,10 @@ def test_each_command_does_what_the_guide_says(command: str, tmp_path: Path) -> 
     if "--html" in command:
         assert "exec:./my_clip" in (tmp_path / "report.html").read_text(encoding="utf-8")
     if command.startswith("clipref conformance run"):
-        last = r"exec:\./my_clip: CLIP, float32-conformant: every answer is within [\d.]+ units of float32\.\n"
+        last = (
+            r"exec:\./my_clip: CLIP, float32-conformant: every answer is within [\d.]+ units of float32; "
+            r"\d+ of \d+ questions answered\.\n"
+        )
         assert re.search(last, GUIDE) and re.search(f"{last}$", done.stdout), done.stdout
 
 

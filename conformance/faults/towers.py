@@ -220,9 +220,33 @@ def _first_padding(ids: Array, end: Array) -> Array:
     return np.asarray(np.minimum(end + 1, ids.shape[1] - 1))
 
 
+def _before_the_first_0(ids: Array, end: Array) -> Array:
+    zeros = ids == 0
+    return np.where(zeros.any(1), zeros.argmax(1), ids.shape[1]) - 1
+
+
 def _last_of_the_largest(ids: Array, end: Array) -> Array:
     last: Array = ids.shape[1] - 1 - ids[:, ::-1].argmax(1)
     return last
+
+
+def _same_padding(x: Array, weight: Array, stride: int = 1, padding: int = 0) -> Array:
+    """TensorFlow's SAME: where the stride is 2, an even side gets its row of zeros behind, and none before."""
+    if stride == 2 and padding:
+        return ops.conv2d(np.pad(x, ((0, 0), (0, 0), (0, 1), (0, 1))), weight, stride, 0)
+    return ops.conv2d(x, weight, stride, padding)
+
+
+def _edge_padding(x: Array, weight: Array, stride: int = 1, padding: int = 0) -> Array:
+    sides = (padding, padding)
+    return ops.conv2d(np.pad(x, ((0, 0), (0, 0), sides, sides), mode="edge"), weight, stride, 0)
+
+
+def _without_mlp_bias(engine: NumpyEngine) -> Overrides:
+    for block in _blocks(engine):
+        c_proj = block["mlp"]["c_proj"]
+        block["mlp"] = {**block["mlp"], "c_proj": {**c_proj, "bias": np.zeros_like(c_proj["bias"])}}
+    return {}
 
 
 def _batch_norm(eps: float) -> Callable[..., Array]:
@@ -388,6 +412,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("qkv-by-head", "BLK-2", "in_proj read head by head", _TRANSFORMERS, _interleaved_stack),
     Fault("qkv-no-bias", "BLK-2", "in_proj without its bias", _TRANSFORMERS, _without_bias("in_proj_bias")),
     Fault("out-no-bias", "BLK-2", "out_proj without its bias", _TRANSFORMERS, _without_bias("out_proj")),
+    Fault("mlp-no-bias", "BLK-5", "c_proj of the MLP without its bias", _TRANSFORMERS, _without_mlp_bias),
     # The text tower.
     Fault(
         "mask-missing",
@@ -437,6 +462,20 @@ FAULTS: tuple[Fault, ...] = (
         "pooled at the first padding",
         ("text",),
         _Operation(find_end_of_text=_pooled_at(_first_padding)),
+    ),
+    Fault(
+        "mask-id-0",
+        "TXT-2",
+        "the token of id 0 hidden as if it were padding",
+        ("text",),
+        _Operation(causal=lambda ids: ops.causal(ids) & (ids != 0)[:, None, :]),
+    ),
+    Fault(
+        "pool-before-id-0",
+        "TXT-3",
+        "pooled before the first id 0 as if it were padding",
+        ("text",),
+        _Operation(find_end_of_text=_pooled_at(_before_the_first_0)),
     ),
     Fault(
         "pool-last-end",
@@ -492,6 +531,13 @@ FAULTS: tuple[Fault, ...] = (
         _projection("image", "positional_embedding", lambda table: np.roll(table, 1, axis=0)),
     ),
     Fault(
+        "vit-positions-reversed",
+        "VIT-3",
+        "the patches' positions from the last to the first",
+        ("vit",),
+        _projection("image", "positional_embedding", lambda table: np.concatenate([table[:1], table[:0:-1]])),
+    ),
+    Fault(
         "patches-columns-first", "VIT-1", "patches read column by column", ("vit",), _Operation(conv2d=_columns_first)
     ),
     Fault(
@@ -517,6 +563,9 @@ FAULTS: tuple[Fault, ...] = (
         _Operation(conv2d=_flipped),
     ),
     # The ResNet.
+    Fault("padding-same", "OPS-1", "TensorFlow's SAME padding", ("resnet",), _Operation(conv2d=_same_padding)),
+    Fault("padding-edge", "OPS-1", "borders repeated instead of zeros", ("resnet",), _Operation(conv2d=_edge_padding)),
+    Fault("relu6", "RN-1", "ReLU6 instead of ReLU", ("resnet",), _Operation(relu=lambda x: np.clip(x, 0, 6))),
     Fault("bn-eps-1e-3", "RN-3", "BatchNorm eps 1e-3", ("resnet",), _Operation(batch_norm=_batch_norm(1e-3))),
     Fault("bn-eps-1e-6", "RN-3", "BatchNorm eps 1e-6", ("resnet",), _Operation(batch_norm=_batch_norm(1e-6))),
     Fault(
