@@ -51,12 +51,15 @@ class Exact:
     """The right outputs of a case, and for each by how much a correct engine errs, by precision (emulation.py).
 
     Errors are the largest difference relative to the root mean square of what is right. An output that has no units is
-    compared for equality. `bits`: what the original itself gives in float32; who gives the same is exact.
+    compared for equality. `bits`: what the original itself gives in float32; who gives the same is exact. `refused`:
+    what the original refuses to answer; an engine passes if it raises anything but Unsupported, or, where it is a
+    program, ends with another code than 0 and 3, and fails if it answers or hangs.
     """
 
     outputs: Outputs
     units: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     bits: Outputs = field(default_factory=dict)
+    refused: str = ""  # "a text of 76 tokens"
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ class Steps:
 
     image_normalised: bool = True
     text_normalised: bool = True
-    scale: Literal["exp", "logarithm", "none", "divided"] = "exp"
+    epsilon: float = 0.0  # added to lengths
+    scale: Literal["exp", "logarithm", "none", "divided", "at most 100"] = "exp"
     transposed: bool = False
     softmax: bool = False
 
@@ -42,10 +43,15 @@ def compared(
     sides = []
     for x, wanted in ((image, steps.image_normalised), (text, steps.text_normalised)):
         x = x[:, order]
-        sides.append(rounded(x / np.sqrt((x * x).sum(axis=1, keepdims=True)) if wanted else x))
+        length = np.sqrt((x * x).sum(axis=1, keepdims=True)) + steps.epsilon
+        sides.append(rounded(x / length if wanted else x))
     cosines = rounded(sides[0] @ sides[1].T)
     scale = np.exp(logit_scale)
-    factor = {"exp": scale, "logarithm": logit_scale, "none": scale * 0 + 1, "divided": 1 / scale}[steps.scale]
+    factors = {
+        "exp": scale, "logarithm": logit_scale, "none": scale * 0 + 1, "divided": 1 / scale,
+        "at most 100": np.minimum(scale, 100),
+    }  # fmt: skip
+    factor = factors[steps.scale]
     logits = rounded(factor * cosines)
     if steps.softmax:
         logits = ops.softmax(logits)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from .case import Array
 
@@ -26,21 +26,25 @@ def half_to_even(margin: int) -> int:
     return round(margin / 2)
 
 
-def truncated(side: float) -> int:
-    """As torchvision: the long side loses its fraction."""
-    return int(side)
+def truncated(side: int, long: int, short: int) -> int:
+    """As torchvision: the long side loses its fraction, and is multiplied first. 24 / 44 * 55 is below 30 in floats."""
+    return int(side * long / short)
 
 
 @dataclass(frozen=True)
 class Recipe:
     """The steps; the defaults are OpenAI's."""
 
+    turned: bool = False  # upright, as EXIF's orientation says
+    alpha: bool = False  # a transparent colour (tRNS) becomes an alpha channel
+    thumbnail: int | None = None  # a side that the image is shrunk to before all else
+    reducing_gap: float | None = None  # Pillow's shortcut: boxes first, the filter only at the end
     filter: str = "BICUBIC"
     antialias: bool = True
     vertical_first: bool = False
     floats: Literal["never", "between", "throughout"] = "never"  # where the resize doesn't round to 8 bits
     squash: bool = False  # both sides become R, instead of a crop
-    long_side: Callable[[float], int] = truncated
+    long_side: Callable[[int, int, int], int] = truncated  # of R, and of the sides as they were
     offset: Offset = half_to_even
     rgb: Literal["last", "first", "first, on white"] = "last"  # before the resize, or in the image's own mode
     upright: bool = True  # rows from the top; rows and columns as they are
@@ -66,23 +70,32 @@ PROFILES = {
 
 def levels(image: Image.Image, side: int, recipe: Recipe = Recipe()) -> Array:
     """The pixels before they are normalised: [R, R, 3] uint8, or float64 where the recipe doesn't round."""
-    if recipe.rgb == "first, on white" and ("A" in image.getbands()):
+    if recipe.turned:
+        image = ImageOps.exif_transpose(image)
+    keyed = "transparency" in image.info
+    if keyed and recipe.alpha:
+        image = image.convert("RGBA")
+    if recipe.rgb == "first, on white" and (keyed or "A" in image.getbands()):
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image.convert("RGBA"))
+    if keyed:
+        image = image.copy()
+        image.info.pop("transparency", None)  # no conversion to RGB heeds it; of some, Pillow warns that it is lost
     if recipe.rgb != "last" or recipe.floats != "never":
         image = image.convert("RGB")
+    if recipe.thumbnail is not None and max(image.size) > recipe.thumbnail:
+        image = image.copy()
+        image.thumbnail((recipe.thumbnail, recipe.thumbnail))
     width, height = image.size
     short = min(width, height)
     size = (side, side)
     if not recipe.squash:
-        size = tuple(s if s == side else recipe.long_side(side * s / short) for s in (width, height))  # type: ignore
-        size = tuple(side if s == short else t for s, t in zip(image.size, size, strict=True))  # type: ignore
+        size = tuple(side if s == short else recipe.long_side(side, s, short) for s in (width, height))  # type: ignore
     left, top = (recipe.offset(s - side) for s in size)
     if recipe.floats == "throughout":
         bands = [np.asarray(band.convert("F").resize(size, Image.Resampling[recipe.filter])) for band in image.split()]
         return np.stack(bands, axis=-1).astype(np.float64)[top : top + side, left : left + side]
     crop = _resized(image, size, recipe).crop((left, top, left + side, top + side))
-    crop.info.pop("transparency", None)
     return np.asarray(crop.convert("RGB"))
 
 
@@ -96,6 +109,8 @@ def _resized(image: Image.Image, size: Size, recipe: Recipe) -> Image.Image:
     if not recipe.antialias:
         steps = (image.width / size[0], 0, 0, 0, image.height / size[1], 0)
         return image.transform(size, Image.Transform.AFFINE, steps, kernel)
+    if recipe.reducing_gap is not None:
+        return image.resize(size, kernel, reducing_gap=recipe.reducing_gap)
     mode = image.mode
     premultiplied = {"LA": "La", "RGBA": "RGBa"}.get(mode)  # as Pillow does, but once for both passes
     if premultiplied:
@@ -119,7 +134,11 @@ def pixels(image: Image.Image, side: int, recipe: Recipe = Recipe(), dtype: Any 
 
 
 def picture(mode: str, width: int, height: int) -> Image.Image:
-    """The same on every machine: whole-number arithmetic, no generator. Sharp edges, the full range of values."""
+    """The same on every machine: whole-number arithmetic, no generator. Sharp edges, the full range of values.
+
+    "RGB with EXIF" has to be turned by a quarter to stand upright; in modes "with tRNS" half of it is transparent.
+    """
+    mode, _, extra = mode.partition(" with ")
     bands = {"L": 1, "P": 1, "LA": 2, "RGB": 3, "RGBA": 4}
     y, x, band = np.mgrid[:height, :width, : bands.get(mode, 1)].astype(np.int64)
     mixed = (x * x * 7 + y * y * 13 + x * y * 5 + x // 3 * 91 + y // 4 * 57 + band * 83) * 2654435761 >> 13
@@ -130,13 +149,28 @@ def picture(mode: str, width: int, height: int) -> Image.Image:
     image = Image.frombytes(mode, (width, height), (mixed % 256).astype(np.uint8).tobytes())
     if mode == "P":
         image.putpalette((np.arange(768) * 37 % 256).astype(np.uint8).tobytes())
+    if extra == "EXIF":
+        exif = Image.Exif()
+        exif[_ORIENTATION] = 6
+        image.info["exif"] = exif.tobytes()
+    if extra == "tRNS" and mode == "P":
+        image.info["transparency"] = bytes(i % 2 * 255 for i in range(256))
+    elif extra == "tRNS":
+        image.paste(_KEY, mask=Image.fromarray(mixed[..., 0] % 256 < 128))
+        image.info["transparency"] = _KEY
     return image
+
+
+_ORIENTATION = 0x0112  # EXIF's tag
+_KEY = (17, 130, 240)  # the colour that is transparent
 
 
 def png(image: Image.Image) -> Array:
     """The bytes of a PNG file, as uint8."""
     buffer = io.BytesIO()
-    image.save(buffer, "PNG")
+    # Given by name, because not every version of Pillow takes both from `info`.
+    metadata = {key: image.info[key] for key in ("exif", "transparency") if key in image.info}
+    image.save(buffer, "PNG", **metadata)
     return np.frombuffer(buffer.getvalue(), np.uint8)
 
 

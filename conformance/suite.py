@@ -26,6 +26,7 @@ from .case import Array, Case, EngineUnderTest, Exact, Outputs, Question, Unsupp
 from .cases import sample
 from .diagnosis import Answered, diagnosed, leaning
 from .emulation import PRECISIONS, error
+from .engines.failures import Garbage, Hung
 from .levels import tap_shapes
 from .recipe import Recipe
 from .verdicts import GRADES, MARGIN, Diagnosis, Picture, Report, Result, Tap, Verdict, nearest
@@ -195,6 +196,10 @@ def judged(
         return result("SKIP", str(answer) or "not supported")
     if isinstance(answer, Misbehaved):
         return result("FAIL", str(answer))
+    if exact.refused and not isinstance(answer, Hung | Garbage):
+        if isinstance(answer, Exception):
+            return result("PASS", grade="exact", error=0.0, units=0.0)
+        return result("FAIL", f"answered {exact.refused}; expected a refusal")
     if isinstance(answer, BaseException):
         return result("FAIL", f"raised {type(answer).__name__}: {_said(answer)}")
     trace = case.verb.startswith("trace")

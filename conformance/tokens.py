@@ -37,19 +37,24 @@ class Steps:
     specials: bool = True  # names of special tokens in a text become their ids
     ends_of_words: bool = True  # </w>
     merges: Literal["by rank", "from the left", "none"] = "by rank"
+    left_out: int = 0  # of the merges, the last
     start: bool = True
     end: bool = True
     padding: int = 0
+    length: int | None = None  # in place of the context length that is asked for
     cut: Literal["keep the end", "drop the end", "from the left"] = "keep the end"
 
 
-def tokenized(texts: Sequence[str], length: int = 77, steps: Steps = Steps()) -> Array:
-    """Ids [N, length] int64; what is too long is truncated."""
+def tokenized(texts: Sequence[str], length: int, truncate: bool, steps: Steps = Steps()) -> Array:
+    """Ids [N, length] int64. Raises ValueError if a text is too long, and not to be truncated."""
+    length = steps.length or length
     start, end = (Tokenizer.default()._ids[special] for special in (START, END))
     rows = np.full((len(texts), length), steps.padding, np.int64)
     for row, text in zip(rows, texts, strict=True):
         ids = [*[start] * steps.start, *encoded(text, steps), *[end] * steps.end]
         if len(ids) > length:
+            if not truncate:
+                raise ValueError(f"{len(ids)} tokens, with start and end; expected at most {length}")
             if steps.cut == "from the left":
                 ids = [*ids[:1], *ids[len(ids) - length + 1 :]]
             ids = ids[:length]
@@ -68,7 +73,8 @@ def encoded(text: str, steps: Steps) -> list[int]:
         if word in (START, END) and steps.specials:
             found.append(ids[word])
         else:
-            found += _merged("".join(symbols[byte] for byte in word.encode("utf-8")), steps.ends_of_words, steps.merges)
+            letters = "".join(symbols[byte] for byte in word.encode("utf-8"))
+            found += _merged(letters, steps.ends_of_words, steps.merges, steps.left_out)
     return found
 
 
@@ -82,13 +88,13 @@ def cleaned(text: str, steps: Steps) -> str:
 
 
 @lru_cache(maxsize=65536)
-def _merged(word: str, ends_of_words: bool, merges: str) -> tuple[int, ...]:
+def _merged(word: str, ends_of_words: bool, merges: str, left_out: int) -> tuple[int, ...]:
     """Always the pair of the lowest rank, everywhere it is, until there is none; or the first pair that has a rank."""
     tokenizer = Tokenizer.default()
     ranks = tokenizer._ranks
     symbols = [*word[:-1], word[-1] + "</w>" * ends_of_words]
     while merges != "none":
-        pairs = [pair for pair in pairwise(symbols) if pair in ranks]
+        pairs = [pair for pair in pairwise(symbols) if ranks.get(pair, len(ranks)) < len(ranks) - left_out]
         if not pairs:
             break
         best = pairs[0] if merges == "from the left" else min(pairs, key=ranks.__getitem__)

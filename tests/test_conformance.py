@@ -25,6 +25,7 @@ from clipref.conformance import emulation, faults, levels, recipe, released, sui
 from clipref.conformance.case import Case, Outputs, Unsupported
 from clipref.conformance.cases import GOLDEN
 from clipref.conformance.engines import open_engine
+from clipref.conformance.engines.failures import Crashed, Garbage, Hung
 from clipref.conformance.faults import FAULTS, FaultyEngine
 from clipref.conformance.spec import claims
 from clipref.conformance.verdicts import MARGIN, Report
@@ -80,8 +81,23 @@ def test_golden_values_are_as_they_were_made() -> None:
 
 def test_a_second_statement_of_the_tokenizer_gives_the_golden_ids() -> None:
     for group in levels.golden_tokens()["groups"].values():
-        rows = tokens.tokenized(group["texts"])
-        assert [row.tolist() for row in rows] == [ids + [0] * (77 - len(ids)) for ids in group["ids"]]
+        length = group["context_length"]
+        if not group["ids"]:
+            with pytest.raises(ValueError, match="78 tokens, with start and end; expected at most 77"):
+                tokens.tokenized(group["texts"], length, group["truncate"])
+            continue
+        rows = tokens.tokenized(group["texts"], length, group["truncate"])
+        assert [row.tolist() for row in rows] == [ids + [0] * (length - len(ids)) for ids in group["ids"]]
+
+
+def test_the_golden_ids_go_to_the_brim_and_to_both_ends_of_the_table() -> None:
+    groups = levels.golden_tokens()["groups"]
+    assert any(len(ids) == 77 for ids in groups["to the brim"]["ids"]) and not groups["to the brim"]["truncate"]
+    used = {i for group in groups.values() for ids in group["ids"] for i in ids}
+    assert {0, 49405} <= used
+    # Of the merges: all of the last hundred, and never far to one that is used.
+    assert set(range(49306, 49406)) <= used
+    assert np.diff(sorted(i for i in used if i >= 512)).max() < 100
 
 
 def test_the_recipe_gives_the_golden_pixels() -> None:
@@ -234,7 +250,7 @@ def caught(fault: faults.Fault) -> Report:
     ids=lambda fault: fault.id,
 )
 def test_a_fault_is_caught_in_both_styles_and_named(fault: faults.Fault) -> None:
-    """All 108 are named, and all but one in every place that they can be in."""
+    """All are named, and all but one in every place that they can be in."""
     report = caught(fault)
     if fault.places[0] in LEVEL:
         failed = {tuple(result.case.split("/")[1:]) for result in report.results if result.verdict == "FAIL"}
@@ -253,8 +269,8 @@ PAIRS = 40  # of each place, from a seed
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["vit", "resnet", "text", "preprocess", "tokenize", "similarity"])
 def test_pairs_of_faults_are_caught_and_most_are_named(place: str) -> None:
-    """Measured: all caught, named 39 of 40 in ViTs, 34 of 34 in ResNets, 37 of 40 in texts, 39 of 40 in pixels, 34 of
-    36 in tokens, 14 of 16 in similarities. In those that are not, one fault hides the other.
+    """Measured: all caught, named 39 of 40 in ViTs, 34 of 34 in ResNets, 37 of 40 in texts, 35 of 40 in pixels, 38 of
+    40 in tokens, 19 of 20 in similarities. In those that are not, one fault hides the other.
     """
     pool = [fault for fault in FAULTS if place in fault.places]
     rng = random.Random(f"pairs {place}")
@@ -263,7 +279,8 @@ def test_pairs_of_faults_are_caught_and_most_are_named(place: str) -> None:
         pair = rng.sample(pool, 2)
         asked = [q for q in levels.questions([LEVEL.get(place, place)]) if shows(q.id, place)]
         report = suite.run(FaultyEngine(*pair), asked)
-        if all((result.problem or "").startswith("raised ValueError") for result in report.results):
+        failed = [result for result in report.results if result.verdict == "FAIL"]
+        if failed and all((result.problem or "").startswith("raised ValueError") for result in failed):
             continue  # both change the same step
         assert not report.passed, [fault.id for fault in pair]
         caught_pairs += 1
@@ -433,9 +450,7 @@ def test_wrong_numbers_are_shown_beside_the_right_ones() -> None:
     assert result.verdict == "FAIL" and result.instead == "gave 'vocab_size' 9, expected 521"
     report = ran(FaultyEngine(faults.BY_ID["no-lower"]), "tokenize")
     found = [r.instead for r in report.results if r.verdict == "FAIL"]
-    assert found and all(
-        re.fullmatch(r"gave 'ids' \[.*\] of item \d+, expected \[49406, .*\]", str(x)) for x in found
-    )
+    assert found and all(re.fullmatch(r"gave 'ids' \[.*\] of item \d+, expected \[49406, .*\]", str(x)) for x in found)
 
 
 # Their causes are looked for among all pairs of faults.
@@ -459,8 +474,64 @@ def test_what_is_not_supported_or_claimed_is_skipped_and_is_no_pass() -> None:
             raise Unsupported("not here")
 
     report = suite.run(Nothing(), levels.questions(["similarity"]), unclaimed=levels.questions(["describe"]))
-    assert not report.passed and report.count("SKIP") == len(report.results) == 11
+    assert not report.passed and report.count("SKIP") == len(report.results) == 13
     assert {result.problem for result in report.results} == {"not here", "not claimed"}
+
+
+def ended_by_zero(texts: list[str], length: int, truncate: bool) -> np.ndarray:
+    ids = tokens.tokenized(texts, length, truncate)
+    return np.where(np.logical_and.accumulate(ids != 0, axis=1), ids, 0)
+
+
+# Of texts, the context length, and whether to truncate: ids. And which cases must fail.
+TOKENIZERS: dict[str, tuple[Callable[[list[str], int, bool], np.ndarray], set[str]]] = {
+    "right": (tokens.tokenized, set()),
+    "truncating always": (lambda texts, length, truncate: tokens.tokenized(texts, length, True), {"refused"}),
+    "taking 76 tokens": (
+        lambda texts, length, truncate: tokens.tokenized(texts, length + (not truncate), truncate)[:, :length],
+        {"refused"},
+    ),
+    "refusing 75 tokens": (
+        lambda texts, length, truncate: np.pad(
+            tokens.tokenized(texts, length - (not truncate), truncate), ((0, 0), (0, not truncate))
+        ),
+        {"to the brim"},
+    ),
+    "ended by id 0": (ended_by_zero, {"id 0"}),
+}
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_wrong_tokenizers_are_caught(kind: str) -> None:
+    tokenize, wrong = TOKENIZERS[kind]
+
+    class Tokenizes:
+        def answer(self, case: Case) -> Outputs:
+            texts = json.loads(case.inputs["texts"].tobytes())
+            return {"ids": tokenize(texts, case.attributes["context_length"], case.attributes["truncate"])}
+
+    report = suite.run(Tokenizes(), levels.questions(["tokenize"]), diagnose=False)
+    assert {r.case.removeprefix("tokenize/") for r in report.results if r.verdict == "FAIL"} == wrong
+
+
+@pytest.mark.parametrize(
+    ("problem", "verdict"),
+    [
+        (RuntimeError("too long for context length 77"), "PASS"),
+        (Crashed("exit code 1"), "PASS"),
+        (Unsupported("not here"), "SKIP"),
+        (Hung("stopped after 60 s"), "FAIL"),
+        (Garbage("nothing was written"), "FAIL"),
+    ],
+)
+def test_a_refusal_is_an_error_and_nothing_else(problem: Exception, verdict: str) -> None:
+    class Refuses:
+        def answer(self, case: Case) -> Outputs:
+            raise problem
+
+    question = next(q for q in levels.questions(["tokenize"]) if q.id == "tokenize/refused")
+    (result,) = suite.run(Refuses(), [question]).results
+    assert result.verdict == verdict
 
 
 def test_an_answer_that_depends_on_the_batch_or_the_time_is_caught() -> None:
@@ -618,12 +689,12 @@ def test_released_weights_are_known_by_their_sha256(as_released: Path, tmp_path:
 def test_the_verdict_is_the_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["conformance", "run", "backend:reference", "--levels", "similarity", "describe", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["passed"] and found["counts"]["PASS"] == 11 and found["counts"]["SKIP"] > 100
+    assert found["passed"] and found["counts"]["PASS"] == 13 and found["counts"]["SKIP"] > 100
     wrong = ["conformance", "run", "tests.test_conformance:wrong", "--levels", "similarity"]
     assert main(wrong) == 1
     out = capsys.readouterr().out
     assert "Your similarities equal the reference with no logit scale (SIM-2)." in out
-    assert "Not float32-conformant: 3 of 3 answers fail" in out
+    assert "Not float32-conformant: 5 of 5 answers fail" in out
 
 
 class Wrong:

@@ -220,6 +220,14 @@ def test_failures_of_a_program_are_verdicts_of_the_suite(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
+    ("body", "verdict"), [("sys.exit(1)", "PASS"), ("sys.exit(3)", "SKIP"), ("time.sleep(60)", "FAIL"), ("", "FAIL")]
+)
+def test_a_program_refuses_by_its_exit_code(body: str, verdict: str, tmp_path: Path) -> None:
+    engine = open_engine(program(tmp_path / "engine.py", body), time_limit=0.5 if "sleep" in body else 30.0)
+    assert verdicts(run(engine, "tokenize/refused")) == {"tokenize/refused": verdict}
+
+
+@pytest.mark.parametrize(
     ("kind", "says"),
     [
         ("nan", "finite"), ("float64", "float64"), ("broadcast", "shape"), ("reversed", "order"),

@@ -23,7 +23,7 @@ def test_each_case_is_a_test(tmp_path: Path) -> None:
         tmp_path, "--pyargs", "clipref.conformance", "--engine=backend:onnx", "--levels", "similarity", "describe"
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "8 passed, 3 skipped" in done.stdout and "has no similarity" in done.stdout
+    assert "8 passed, 5 skipped" in done.stdout and "has no similarity" in done.stdout
 
 
 @pytest.mark.slow

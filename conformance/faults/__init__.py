@@ -70,7 +70,8 @@ def answer(
             return {"pixels": recipe.pixels(opened, case.attributes["resolution"], made, dtype)}
         if case.verb == "tokenize":
             texts = json.loads(case.inputs["texts"].tobytes())
-            return {"ids": tokens.tokenized(texts, case.attributes["context_length"], tokens.Steps(**changed))}
+            length, truncate = case.attributes["context_length"], case.attributes["truncate"]
+            return {"ids": tokens.tokenized(texts, length, truncate, tokens.Steps(**changed))}
         if case.verb == "similarity":
             image, text, logit_scale = (_cast(case.inputs[name], dtype) for name in ("image", "text", "logit_scale"))
             return comparison.compared(image, text, logit_scale, comparison.Steps(**changed))
