@@ -198,7 +198,7 @@ class Emulated:
 
 @pytest.mark.parametrize(
     "precision",
-    ["float32", "bfloat16", "int8", *(pytest.param(p, marks=pytest.mark.slow) for p in ("tf32", "float16"))],
+    ["float32", "bfloat16", *(pytest.param(p, marks=pytest.mark.slow) for p in ("tf32", "float16", "int8"))],
 )
 def test_a_precision_is_graded_as_what_it_is(precision: str) -> None:
     report = ran(Emulated(precision), "towers", precision=precision)
@@ -209,7 +209,9 @@ def test_a_precision_is_graded_as_what_it_is(precision: str) -> None:
         assert not claimed.passed and claimed.grade == report.grade
 
 
-@pytest.mark.parametrize("precision", ["float16", "bfloat16", "int8"])
+@pytest.mark.parametrize(
+    "precision", ["int8", *(pytest.param(p, marks=pytest.mark.slow) for p in ("float16", "bfloat16"))]
+)
 def test_a_fault_within_a_coarse_precision_is_told(precision: str) -> None:
     """Each of its answers would pass: it is what they have in common that is not rounding."""
     fault = faults.BY_ID["patches-columns-first" if precision == "int8" else "gelu-exact"]
@@ -449,7 +451,7 @@ def test_wrong_numbers_are_shown_beside_the_right_ones() -> None:
     (result,) = suite.run(Told(), [question]).results
     assert result.verdict == "FAIL" and result.instead == "gave 'vocab_size' 9, expected 521"
     report = ran(FaultyEngine(faults.BY_ID["no-lower"]), "tokenize")
-    found = [r.instead for r in report.results if r.verdict == "FAIL"]
+    found = [r.instead for r in report.results if r.verdict == "FAIL" and r.problem is None]
     assert found and all(re.fullmatch(r"gave 'ids' \[.*\] of item \d+, expected \[49406, .*\]", str(x)) for x in found)
 
 
