@@ -56,7 +56,7 @@ class Run:
     def explanations(self) -> Iterator[str]:
         """What explains the failures."""
         for diagnosis in diagnosed(self.session.failed, self.session.passed, self._precision, self._profile):
-            yield f"{diagnosis.says[0].upper()}{diagnosis.says[1:]}."
+            yield diagnosis.sentence
 
     def close(self) -> None:
         """Remove the checkpoints."""

@@ -7,6 +7,7 @@ and the worst pixels.
 from __future__ import annotations
 
 import base64
+import datetime
 import io
 import json
 import math
@@ -19,6 +20,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from clipref import __version__
 from clipref.config import OPENAI_MEAN, OPENAI_STD
 
 from .case import Array
@@ -32,6 +34,7 @@ _UNPRINTABLE = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 def as_json(report: Report) -> dict[str, Any]:
     """Everything but the pictures; numbers that aren't finite are None."""
     return {
+        "clipref": __version__,
         "engine": report.engine,
         "precision": report.precision,
         "profile": report.profile,
@@ -50,7 +53,7 @@ def as_json(report: Report) -> dict[str, Any]:
             {
                 "case": r.case, "level": r.level, "claims": list(r.claims), "verdict": r.verdict, "grade": r.grade,
                 "error": _finite(r.error), "units": _finite(r.units), "problem": r.problem and printable(r.problem),
-                "seconds": round(r.seconds, 4), "first_out_of_band": r.first_out_of_band,
+                "instead": r.instead, "seconds": round(r.seconds, 4), "first_out_of_band": r.first_out_of_band,
                 "taps": [{"name": t.name, "units": _finite(t.units), "grade": t.grade} for t in r.taps],
             }
             for r in report.results
@@ -83,7 +86,7 @@ def write_junit(report: Report, path: Path) -> None:
         case = ElementTree.SubElement(suite, "testcase", classname=r.level, name=r.case, time=f"{r.seconds:.3f}")
         if r.verdict == "FAIL":
             said = [d.says for d in report.diagnoses if r.case in d.cases]
-            failure = ElementTree.SubElement(case, "failure", message=printable(told(r)))
+            failure = ElementTree.SubElement(case, "failure", message=printable("; ".join([*said, told(r)])))
             failure.text = printable("\n".join([told(r), *said, f"claims: {', '.join(r.claims)}"]))
         elif r.verdict != "PASS":
             ElementTree.SubElement(case, "skipped", message=printable(r.problem or ""))
@@ -100,7 +103,9 @@ def printable(text: str) -> str:
 def told(result: Result) -> str:
     """What there is to say of a result in a line."""
     parts = [printable(text) for text in (result.problem, result.instead) if text]
-    if math.isfinite(result.units):
+    if result.picture is not None:
+        parts.append(result.picture.told)
+    elif math.isfinite(result.units):
         parts.append(f"{number(result.units)} units ({result.grade or 'no precision explains it'})")
     if result.verdict == "FAIL" and result.first_out_of_band:
         parts.append(f"first off at {result.first_out_of_band}")
@@ -167,7 +172,9 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space:
 td.id { white-space: nowrap } .soft { color: var(--soft) } p { margin: 6px 0 }
 ul { margin: 0; padding-left: 20px } li { margin: 6px 0 }
 summary { cursor: pointer; color: var(--soft) } details table { margin-top: 8px }
-svg { width: 100%; height: auto; display: block } svg text { fill: var(--soft); font: 11px system-ui, sans-serif }
+.wide { overflow-x: auto }
+svg { width: 100%; min-width: 700px; height: auto; display: block }
+svg text { fill: var(--soft); font: 11px system-ui, sans-serif }
 .plots { display: grid; gap: 18px }
 .pictures { display: flex; gap: 18px; flex-wrap: wrap; margin: 10px 0 18px }
 figure { margin: 0 } figcaption { color: var(--soft); font-size: 12.5px; margin-top: 4px }
@@ -203,6 +210,7 @@ def _head(report: Report) -> str:
     )
     facts = {
         "claims": report.precision, "preprocessing": report.profile, "time": f"{report.seconds:.1f} s",
+        "clipref": __version__, "on": datetime.date.today().isoformat(),
     }  # fmt: skip
     told = "".join(f"<span>{key} <b>{escape(value)}</b></span>" for key, value in facts.items())
     return (
@@ -220,7 +228,7 @@ def _diagnoses(report: Report) -> str:
     if not report.diagnoses:
         return ""
     items = "".join(
-        f"<li><b>{escape(d.says)}</b> <span class=soft>- reproduced to {number(d.units)} units; looked at "
+        f"<li><b>{escape(d.sentence)}</b> <span class=soft>- reproduced to {number(d.units)} units; looked at "
         f"{escape(', '.join(d.cases))}</span></li>"
         for d in report.diagnoses
     )
@@ -229,22 +237,21 @@ def _diagnoses(report: Report) -> str:
 
 def _levels(report: Report) -> str:
     rows = []
-    for level in dict.fromkeys(r.level for r in report.results):
-        results = [r for r in report.results if r.level == level]
-        counted = (sum(r.verdict == verdict for r in results) for verdict in VERDICTS)
+    for level, part in report.by_level().items():
+        counted = (part.count(verdict) for verdict in VERDICTS)
         cells = "".join(
             f'<td class="n {verdict if n else "soft"}">{n or "-"}</td>'
             for verdict, n in zip(VERDICTS, counted, strict=True)
         )
-        worst = max((r.units for r in results if math.isfinite(r.units)), default=math.nan)
-        rows.append(f"<tr><td>{escape(level)}</td>{cells}<td class=n>{number(worst)}</td></tr>")
+        grade = f"<td>{part.grade or '-'}</td>"
+        rows.append(f"<tr><td>{escape(level)}</td>{cells}{grade}<td class=n>{number(part.worst)}</td></tr>")
     head = "".join(f"<th class=n>{verdict.lower()}</th>" for verdict in VERDICTS)
-    table = f"<table><tr><th>level</th>{head}<th class=n>worst, in units</th></tr>{''.join(rows)}</table>"
+    table = f"<table><tr><th>level</th>{head}<th>grade</th><th class=n>worst, in units</th></tr>{''.join(rows)}</table>"
     note = (
         f"<p class=soft>A unit is what a correct engine of {escape(report.precision)} errs in that very case; up to "
         f"{MARGIN:g} are right.</p>"
     )
-    return _section("Levels", table + note)
+    return _section("Levels", f"<div class=wide>{table}</div>{note}")
 
 
 def _cases(report: Report) -> str:
@@ -260,7 +267,7 @@ def _cases(report: Report) -> str:
             for r in results
         )
         head = "<tr><th></th><th>case</th><th>grade</th><th class=n>error</th><th class=n>units</th><th></th>"
-        table = f"<table>{head}<th>claims</th></tr>{rows}</table>"
+        table = f"<div class=wide><table>{head}<th>claims</th></tr>{rows}</table></div>"
         is_open = " open" if verdict == "FAIL" else ""
         parts.append(f"<details{is_open}><summary>{len(results)} {verdict.lower()}</summary>{table}</details>")
     return _section("Cases", "".join(parts))
@@ -279,8 +286,10 @@ def ranges(claims: Sequence[str]) -> str:
 
 
 def _remark(r: Result) -> str:
+    """What the other columns don't say."""
     first = f"first off at {r.first_out_of_band}" if r.verdict == "FAIL" and r.first_out_of_band else ""
-    return "; ".join(part for part in (r.problem, first) if part)
+    pixels = r.picture.told if r.picture else ""
+    return "; ".join(part for part in (r.problem, r.instead, pixels, first) if part)
 
 
 # --- error growth -----------------------------------------------------------------------------------------------------
@@ -337,7 +346,8 @@ class _Scale:
 
 
 def _svg(height: int, body: str, label: str) -> str:
-    return f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(label)}">{body}</svg>'
+    drawn = f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(label)}">{body}</svg>'
+    return f"<div class=wide>{drawn}</div>"
 
 
 def _line(taps: Sequence[Tap], scale: _Scale, colour: str, width: float, title: str) -> str:

@@ -29,7 +29,7 @@ from .emulation import PRECISIONS, error
 from .engines.failures import Garbage, Hung
 from .levels import tap_shapes
 from .recipe import Recipe
-from .verdicts import GRADES, MARGIN, Diagnosis, Picture, Report, Result, Tap, Verdict, nearest
+from .verdicts import GRADES, MARGIN, NOT_CLAIMED, Diagnosis, Picture, Report, Result, Tap, Verdict, nearest
 
 # Of how many faults pairs are made in a full size, where every trial takes a second and more.
 _PROMISING = 2
@@ -92,7 +92,7 @@ def run(
                 if diagnose and not explained:
                     diagnoses += diagnosed(session.failed, (), precision, profile, _PROMISING)
     ordered = [results[question.id] for question in questions]
-    ordered += [Result(q.id, q.level, q.claims, "SKIP", problem="not claimed") for q in unclaimed]
+    ordered += [Result(q.id, q.level, q.claims, "SKIP", problem=NOT_CLAIMED) for q in unclaimed]
     return Report(name, precision, profile, ordered, diagnoses, time.perf_counter() - started)
 
 

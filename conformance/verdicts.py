@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
+
+import numpy as np
 
 from .case import Array
 
 Verdict: TypeAlias = Literal["PASS", "FAIL", "SKIP", "XFAIL"]
+NOT_CLAIMED = "not claimed"
 
 # From the finest to the coarsest. "exact" is for what has no rounding: ids, and pixels where they have the same bits.
 GRADES = ("exact", "float64", "float32", "float16", "tf32", "bfloat16", "int8")
@@ -32,6 +35,12 @@ class Picture:
     exact: Array
     worst: tuple[int, int, int]  # channel, row, column
     difference: float  # there, in levels of 0 to 255
+
+    @property
+    def told(self) -> str:
+        """In words."""
+        share = float((np.abs(self.found - self.exact) > 1e-5).mean())
+        return f"{share:.0%} of the values differ, by up to {self.difference:.3g} levels of 255"
 
 
 @dataclass(frozen=True)
@@ -74,6 +83,11 @@ class Diagnosis:
     units: float  # how exactly, in units of the precision claimed
     cases: tuple[str, ...]  # which were looked at
 
+    @property
+    def sentence(self) -> str:
+        """With a capital letter and a full stop."""
+        return f"{self.says[0].upper()}{self.says[1:]}."
+
 
 @dataclass(frozen=True)
 class Report:
@@ -107,6 +121,18 @@ class Report:
             return None
         rounded = [result.units_of for result in answered if result.grade != "exact" and result.units_of]
         return nearest(rounded) if rounded else "exact"
+
+    @property
+    def worst(self) -> float:
+        """The largest error in units; NaN without one."""
+        return max((r.units for r in self.results if math.isfinite(r.units)), default=math.nan)
+
+    def by_level(self) -> dict[str, Report]:
+        """The results of each level of which anything was asked."""
+        asked = dict.fromkeys(r.level for r in self.results if r.problem != NOT_CLAIMED)
+        return {
+            level: replace(self, results=[r for r in self.results if r.level == level], diagnoses=()) for level in asked
+        }
 
     def count(self, verdict: Verdict) -> int:
         """How many cases have this verdict."""
