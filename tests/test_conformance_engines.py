@@ -1,14 +1,15 @@
 """Engines of every kind, asked from outside: what is right passes, and each way to go wrong has its verdict."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
+import socketserver
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -394,7 +395,7 @@ def test_what_torch_exports_of_openais_code_is_clip(name: str, batch: str, tmp_p
 # --- servers ----------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
+@contextlib.contextmanager
 def served(reply: Any) -> Iterator[str]:
     """A server on this machine; `reply(route, request)` gives a status and a body. Yields its address."""
 
@@ -457,6 +458,11 @@ def test_a_server_is_right_from_files_to_cosines() -> None:
         ((200, {"embeddings": [[1.0], [1.0, 2.0]]}), Garbage, "did not reply with numbers"),
         ((200, {"embeddings": [1.0, 2.0]}), Garbage, r"shape \[2\].*expected 2 axes"),
         ((200, {"embeddings": [["a"]]}), Garbage, "did not reply with numbers"),
+        ((200, {"embeddings": [["1.5", 2.0]]}), Garbage, "a str is not a number"),
+        ((200, {"embeddings": [[True, 2.0]]}), Garbage, "a bool is not a number"),
+        ((200, {"embeddings": [[None, 2.0]]}), Garbage, "a NoneType is not a number"),
+        ((200, b'{"embeddings": [[1' + b"0" * 400 + b"]]}"), Garbage, "did not reply with numbers"),
+        ((200, b" " * (2**24 + 1)), Garbage, "replied with more than 16777216 bytes"),
     ],
 )
 def test_a_server_that_fails_has_its_verdict(reply: Any, problem: type[Exception], says: str, tmp_path: Path) -> None:
@@ -478,6 +484,37 @@ def test_a_server_that_does_not_reply_is_left(tmp_path: Path) -> None:
             open_engine(address, time_limit=0.3).answer(case)
         finally:
             done.set()
+
+
+@pytest.mark.parametrize("begun", [b"", b"HTTP/1.1 200 OK\\r\\nContent-Length: 999\\r\\n\\r\\n"])
+def test_a_server_that_drips_is_left(begun: bytes, tmp_path: Path) -> None:
+    """Byte by byte, in the head or in the body, each within the time limit."""
+    case = questions("pipeline/shapes-vit/texts")[0].make(tmp_path)
+    done = threading.Event()
+
+    class Dripping(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.sendall(begun)
+            with contextlib.suppress(OSError):
+                while not done.wait(0.05):
+                    self.request.sendall(b"H")
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Dripping) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            # The test ends also where nothing stops the server.
+            stop = threading.Timer(3, done.set)
+            stop.start()
+            started = time.monotonic()
+            with pytest.raises(Hung, match="no reply from /clip/embed_text in 0.3 s"):
+                open_engine(f"http://127.0.0.1:{server.server_address[1]}", time_limit=0.3).answer(case)
+            assert time.monotonic() - started < 2
+        finally:
+            done.set()
+            stop.cancel()
+            server.shutdown()
+            thread.join()
 
 
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:
