@@ -313,6 +313,74 @@ def test_a_fixed_batch_is_fed_item_by_item(onnx_root: Path, tmp_path: Path) -> N
     assert run(open_engine(f"onnx:{tmp_path}@vit-a-plain"), f"towers/{TINY_VIT}").count("PASS") == 2
 
 
+def wrapped(
+    file: Path, inputs: list[Any], outputs: list[Any], before: list[Any] | None = None, after: list[Any] | None = None
+) -> None:
+    """The graph of a file with nodes before and after it, and other inputs and outputs."""
+    model = onnx.load(file)
+    nodes = [*(before or []), *model.graph.node, *(after or [])]
+    graph = onnx.helper.make_graph(nodes, "wrapped", inputs, outputs, model.graph.initializer)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version), file)
+
+
+@pytest.mark.parametrize("shape", [["batch", "columns"], [1, "columns"], ["columns"]])
+def test_positions_are_counted(shape: list[Any], onnx_root: Path, tmp_path: Path) -> None:
+    """The ids go in through a detour that only the positions 0, 1, 2, ... leave as they are."""
+    file = Path(shutil.copyfile(onnx_root / "vit-a-plain" / "textual.onnx", tmp_path / "textual.onnx"))
+    helper, model = onnx.helper, onnx.load(file)
+    (given,) = model.graph.input
+    ids, positions = (
+        helper.make_tensor_value_info(name, onnx.TensorProto.INT64, dims)
+        for name, dims in (("input_ids", ["batch", "columns"]), ("position_ids", shape))
+    )
+    one = helper.make_tensor("one", onnx.TensorProto.INT64, [1], [1])
+    before = [
+        helper.make_node("Constant", [], ["one"], value=one),
+        helper.make_node("Constant", [], ["axis"], value=helper.make_tensor("", onnx.TensorProto.INT64, [], [-1])),
+        helper.make_node("Shape", ["input_ids"], ["size"]),
+        helper.make_node("Expand", ["position_ids", "size"], ["where"]),
+        helper.make_node("GatherElements", ["input_ids", "where"], [given.name], axis=1),
+    ]
+    wrapped(file, [ids, positions], [*model.graph.output], before=before)
+    report = run(open_engine(f"onnx:{tmp_path}@vit-a-plain"), f"towers/{TINY_VIT}/text")
+    assert report.count("PASS") == 1, report.results
+
+
+def test_inputs_of_the_other_tower_are_zeros(onnx_root: Path, tmp_path: Path) -> None:
+    file = Path(shutil.copyfile(onnx_root / "vit-a-plain" / "visual.onnx", tmp_path / "model.onnx"))
+    helper, model = onnx.helper, onnx.load(file)
+    (given,), (found,) = model.graph.input, model.graph.output
+    ids = helper.make_tensor_value_info("input_ids", onnx.TensorProto.INT64, ["batch", "columns"])
+    after = [
+        helper.make_node("Cast", ["input_ids"], ["floats"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("ReduceMax", ["floats"], ["most"], keepdims=0),
+        helper.make_node("Add", [found.name, "most"], ["image_embeds"]),
+    ]
+    output = helper.make_tensor_value_info("image_embeds", onnx.TensorProto.FLOAT, ["batch", "width"])
+    wrapped(file, [given, ids], [output], after=after)
+    report = run(open_engine(f"onnx:{tmp_path}@vit-a-plain"), f"towers/{TINY_VIT}/image")
+    assert report.count("PASS") == 1, report.results
+
+
+def test_a_graph_in_float16_is_graded_by_its_values(onnx_root: Path, tmp_path: Path) -> None:
+    file = Path(shutil.copyfile(onnx_root / "vit-a-plain" / "visual.onnx", tmp_path / "visual.onnx"))
+    helper, kind, model = onnx.helper, onnx.TensorProto, onnx.load(file)
+    (given,), (found,) = model.graph.input, model.graph.output
+    pixels = helper.make_tensor_value_info("pixel_values", kind.FLOAT16, ["batch", 3, *given_side(given)])
+    before = [helper.make_node("Cast", ["pixel_values"], [given.name], to=kind.FLOAT)]
+    after = [helper.make_node("Cast", [found.name], ["image_embeds"], to=kind.FLOAT16)]
+    output = helper.make_tensor_value_info("image_embeds", kind.FLOAT16, ["batch", "width"])
+    wrapped(file, [pixels], [output], before, after)
+    engine = open_engine(f"onnx:{tmp_path}@vit-a-plain")
+    report = suite.run(engine, questions(f"towers/{TINY_VIT}/image"), precision="float16", diagnose=False)
+    assert report.passed and report.grade == "float16", report.results
+
+
+def given_side(given: Any) -> list[int]:
+    """The height and width of the pixels that an ONNX graph takes."""
+    return [dim.dim_value for dim in given.type.tensor_type.shape.dim[2:]]
+
+
 def test_optimums_inputs_and_outputs_are_found_in_one_file(onnx_root: Path, tmp_path: Path) -> None:
     helper, kind = onnx.helper, onnx.TensorProto
     models = []
