@@ -192,7 +192,9 @@ def program(path: Path, body: str) -> str:
         ("open(out, 'wb').write(b'1.0 2.0 3.0')", Garbage, "not a safetensors file"),
         ("open(out, 'wb').write(b'')", Garbage, "not a safetensors file"),
         ("open(out, 'wb').write(struct.pack('<Q', 2) + b'{}')", Garbage, "has no tensors"),
-        ("os.mkdir(out)", Garbage, "nothing was written"),
+        ("os.mkdir(out)", Garbage, "not a regular file"),
+        ("os.mkfifo(out)", Garbage, "not a regular file"),
+        ("os.symlink('/dev/zero', out)", Garbage, "not a regular file"),
     ],
 )
 def test_a_program_that_fails_has_its_verdict(
@@ -212,6 +214,21 @@ def test_a_program_that_hangs_is_stopped_with_all_that_it_started(tmp_path: Path
     assert time.monotonic() - started < 10
     time.sleep(1.2)
     assert not (tmp_path / "late").exists()
+
+
+def test_much_output_neither_stops_a_program_nor_fills_the_disk(tmp_path: Path, image_case: Case) -> None:
+    body = "print('x' * 10**7, flush=True); print(os.fstat(1).st_size); sys.exit(9)"
+    with pytest.raises(Crashed, match="exit code 9; its last words: x+ 0$"):
+        open_engine(program(tmp_path / "engine.py", body), time_limit=30).answer(image_case)
+
+
+def test_a_child_that_keeps_the_output_open_keeps_nobody_waiting(tmp_path: Path, image_case: Case) -> None:
+    child = "import subprocess; subprocess.Popen(['sleep', '8'], start_new_session={}); print('bye'); sys.exit(9)"
+    for left in (False, True):
+        started = time.monotonic()
+        with pytest.raises(Crashed, match="exit code 9; its last words: bye"):
+            open_engine(program(tmp_path / "engine.py", child.format(left)), time_limit=30).answer(image_case)
+        assert time.monotonic() - started < 6
 
 
 def test_failures_of_a_program_are_verdicts_of_the_suite(tmp_path: Path) -> None:
