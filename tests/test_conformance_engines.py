@@ -19,6 +19,7 @@ import onnx
 import pytest
 
 from clipref import AutoModel, InputError
+from clipref.cli import main
 from clipref.conformance import levels, suite
 from clipref.conformance.case import Case, EngineUnderTest, Question, Unsupported
 from clipref.conformance.engines import KINDS, open_engine
@@ -110,6 +111,65 @@ def test_a_python_engine_is_found_in_the_current_folder(tmp_path: Path, monkeypa
         f"taps/{TINY_VIT}/image": "SKIP",
         f"taps/{TINY_VIT}/text": "SKIP",
     }
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("raise RuntimeError('no GPU')", "RuntimeError: no GPU"),
+        ("def make(", "SyntaxError"),
+        ("import sys; sys.exit(0)", "SystemExit: 0"),
+        ("class make:\n def answer(self, case): ...\n def __init__(self): raise OSError('no weights')", "no weights"),
+    ],
+)
+def test_a_module_that_fails_is_explained(
+    code: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "fails.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "fails", raising=False)
+    with pytest.raises(InputError, match=f"The engine fails:make can't be imported: .*{says}"):
+        open_engine("fails:make")
+
+
+NOISY = """
+import ctypes, os
+import numpy as np
+os.chdir("/")
+print("loading")
+class Engine:
+    def __init__(self, folder): print("made")
+    def similarity(self, image, text, logit_scale):
+        print("asked")
+        os.write(1, b"from below\\n")
+        ctypes.CDLL(None).puts(b"from C")
+        a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (image, text))
+        return {"cosines": a @ b.T, "logits": np.exp(logit_scale) * (a @ b.T)}
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no C library of that name")
+def test_an_engine_may_print_and_change_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "noisy.py").write_text(NOISY)
+    (tmp_path / "expected.txt").write_text("tokenize/words  # not yet\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    asked = ["conformance", "run", "noisy:Engine", "--levels", "similarity", "--json", "--junit", "junit.xml"]
+    assert main([*asked, "--html", "report.html", "--expected-failures", "expected.txt"]) == 0
+    out, err = capfd.readouterr()
+    assert json.loads(out)["counts"]["PASS"] == 3
+    assert all(said in err for said in ("loading", "made", "asked", "from below", "from C"))
+    assert (tmp_path / "junit.xml").is_file() and (tmp_path / "report.html").is_file()
+
+
+def test_the_end_of_the_process_is_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ends.py").write_text("import sys\nclass Engine:\n def answer(self, case): sys.exit(0)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert main(["conformance", "run", "ends:Engine", "--levels", "similarity"]) == 1
 
 
 def test_an_object_may_answer_for_itself(monkeypatch: pytest.MonkeyPatch, image_case: Case) -> None:
