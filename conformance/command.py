@@ -9,8 +9,12 @@ and `check` grades its answers. `list` shows the cases, the claims and the known
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
+import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,14 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     runner.add_argument("engine", metavar="ENGINE", help="what to test; see below")
     runner.add_argument("--time-limit", type=float, default=TIME_LIMIT, metavar="S", help="seconds for an answer (60)")
     runner.add_argument("--released", nargs="+", default=[], metavar="MODEL", help="released weights on this machine")
-    runner.add_argument("--images", type=Path, metavar="DIR", help="images that values are published of")
+    runner.add_argument("--images", type=_path, metavar="DIR", help="images that values are published of")
     checker = actions.add_parser("check", help="grade the answers beside exported cases")
     checker.add_argument("folder", metavar="DIR")
     for action in (runner, checker):
         action.add_argument("--precision", default="float32", help="what the engine claims (float32)")
-        action.add_argument("--expected-failures", type=Path, metavar="FILE", help="cases that fail, with reasons")
-        action.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML")
-        action.add_argument("--html", type=Path, metavar="FILE", help="write one page that shows everything")
+        action.add_argument("--expected-failures", type=_path, metavar="FILE", help="cases that fail, with reasons")
+        action.add_argument("--junit", type=_path, metavar="FILE", help="write JUnit XML")
+        action.add_argument("--html", type=_path, metavar="FILE", help="write one page that shows everything")
         action.add_argument("--verbose", action="store_true", help="show also what passes")
         add_json_argument(action)
     exporter = actions.add_parser("export", help="write the cases as files")
@@ -53,10 +57,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action.add_argument("--levels", nargs="+", metavar="LEVEL", help="what the engine claims (most)")
         action.add_argument("--full", nargs="+", default=[], metavar="MODEL", help="published sizes: clip/ViT-B-32 ...")
         action.add_argument("--only", metavar="TEXT", help="cases whose id has this in it")
-        action.add_argument("--profile", default="openai", help="of preprocessing: openai, transformers-4 or -5")
+        profile = None if action is checker else "openai"  # what is checked was exported with one
+        action.add_argument("--profile", default=profile, help="of preprocessing: openai, transformers-4 or -5")
     add_json_argument(actions.add_parser("list", help="the cases, the claims and the known faults"))
     explainer = actions.add_parser("explain", help="what a case, a claim or a fault means")
     explainer.add_argument("id", metavar="ID")
+
+
+def _path(text: str) -> Path:
+    """A path as it is meant now: an engine in Python may change the current folder."""
+    return Path(text).absolute()
 
 
 def run(args: argparse.Namespace) -> int:
@@ -78,49 +88,83 @@ def _run(args: argparse.Namespace) -> int:
 
     if args.precision not in PRECISIONS:
         raise InputError(f"No precision {args.precision!r}; there are: {', '.join(PRECISIONS)}.")
-    chosen, others = _selected(args)
-    name = f"results:{args.folder}" if args.action == "check" else args.engine
-    engine = open_engine(name, getattr(args, "time_limit", TIME_LIMIT))
-    reasons = expectations.read(args.expected_failures, _all_ids()) if args.expected_failures else {}
-    report = suite.run(
-        engine, chosen, name=name, precision=args.precision, profile=args.profile, unclaimed=others, progress=_progress
-    )
-    if getattr(args, "released", []):
-        from . import released
+    if args.action == "check":
+        chosen, others, profile = _exported(args)
+        name = f"results:{args.folder}"
+    else:
+        chosen, others = _selected(args, args.profile)
+        name, profile = args.engine, args.profile
+    reasons = expectations.read(args.expected_failures, expectations.all_ids()) if args.expected_failures else {}
+    try:
+        with _stdout_to_stderr():
+            engine = open_engine(name, getattr(args, "time_limit", TIME_LIMIT))
+            report = suite.run(
+                engine, chosen, name=name, precision=args.precision, profile=profile, unclaimed=others,
+                progress=_progress,
+            )  # fmt: skip
+            if getattr(args, "released", []):
+                from . import released
 
-        report = released.added(report, engine, args.released, args.images)
+                report = released.added(report, engine, args.released, args.images)
+    except SystemExit as stop:  # whose code would be taken for the verdict
+        raise InputError(f"{name} called sys.exit({stop.code!r}); expected an answer, or an exception.") from stop
     report = expectations.expected(report, reasons)
     _write(report, args)
     return 0 if report.passed else 1
 
 
-def _all_ids() -> set[str]:
-    """The ids of all cases, whatever is asked this time."""
-    from clipref.config import PUBLISHED
+@contextlib.contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """What an engine prints, from Python or from a library below it, goes to stderr: stdout is for the report."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.stdout.flush()
+        with contextlib.suppress(TypeError, OSError, AttributeError):  # Windows: None is no library
+            ctypes.CDLL(None).fflush(None)  # what C still holds back
+        os.dup2(kept, 1)
+        os.close(kept)
 
-    from .levels import DEFAULT, questions
 
-    return {question.id for question in questions(DEFAULT, list(PUBLISHED))}
-
-
-def _selected(args: argparse.Namespace) -> tuple[list[Question], list[Question]]:
+def _selected(args: argparse.Namespace, profile: str) -> tuple[list[Question], list[Question]]:
     """The questions to be asked, and those that the engine doesn't claim to answer."""
     from .levels import DEFAULT, questions
 
-    if args.action == "check" and not (args.levels or args.full or args.only):  # what was exported
-        from clipref.config import PUBLISHED
-
-        from .exchange import exported
-
-        ids = exported(Path(args.folder))
-        return [q for q in questions(DEFAULT, list(PUBLISHED), args.profile) if q.id in ids], []
     claimed = args.levels or list(DEFAULT)
     only = args.only or ""
-    chosen = [q for q in questions(claimed, args.full, args.profile) if only in q.id]
+    chosen = [q for q in questions(claimed, args.full, profile) if only in q.id]
     others = [q for q in questions([level for level in DEFAULT if level not in claimed]) if only in q.id]
     if not chosen and not getattr(args, "released", []):
         raise InputError(f"No case has {only!r} in its id; see clipref conformance list.")
     return chosen, others
+
+
+def _exported(args: argparse.Namespace) -> tuple[list[Question], list[Question], str]:
+    """As `_selected`, by what was exported where nothing else is asked for; and the profile to grade by."""
+    from clipref.config import PUBLISHED
+
+    from .exchange import exported
+    from .levels import DEFAULT, questions
+
+    known = exported(Path(args.folder))
+    profile = args.profile or known.profile
+    if args.levels or args.full or args.only:
+        return *_selected(args, profile), profile
+    chosen = {q.id: q for q in questions(DEFAULT, list(PUBLISHED), profile)}
+    # Not every profile has every case.
+    others = {q.id: q for q in questions(DEFAULT, list(PUBLISHED), known.profile) if q.id not in chosen}
+    for case in known.cases:
+        if case not in chosen and case not in others:
+            raise InputError(
+                f"{args.folder} was exported with a case {case!r}, which this version of clipref doesn't know; "
+                "export the cases again, or check them with the version that did."
+            )
+    asked = set(known.cases)
+    return [q for id, q in chosen.items() if id in asked], [q for id, q in others.items() if id in asked], profile
 
 
 def _progress(result: Result) -> None:
@@ -171,9 +215,10 @@ def _by_level(report: Report) -> list[tuple[str, ...]]:
 def _export(args: argparse.Namespace) -> int:
     from .exchange import export
 
-    chosen, _ = _selected(args)
+    chosen, _ = _selected(args, args.profile)
     with tempfile.TemporaryDirectory() as scratch:
-        count = export((question.make(Path(scratch)) for question in chosen), args.folder, args.onnx)
+        cases = (question.make(Path(scratch)) for question in chosen)
+        count = export(cases, args.folder, args.onnx, args.profile)
     print(
         f"{count} cases in {args.folder}. Put answer.safetensors beside each case.json, then: clipref conformance check"
     )

@@ -2,7 +2,8 @@
 
 A case is a folder with `case.json` (id, verb, attributes, the checkpoint's folder) and `inputs.safetensors` (the arrays
 by the names that case.py lists). An answer is a safetensors file with the outputs by name. `export` writes all cases
-and the checkpoints that they need; whoever answers puts `answer.safetensors` beside each `case.json`.
+and the checkpoints that they need, and in `export.json` which they are and the sha256 of each file, so that `check`
+misses what is gone. Whoever answers puts `answer.safetensors` beside each `case.json`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,27 @@ import numpy as np
 from clipref import __version__
 from clipref.errors import InputError
 from clipref.weights_tools.folder import new_folder, write_json
+from clipref.weights_tools.sources import sha256
 
 from .case import Array, Case
 from .engines.failures import Garbage
 
 ANSWER = "answer.safetensors"
 # Of a checkpoint, what an engine may need.
-_CHECKPOINT_FILES = ("model.safetensors", "config.json", "merges.txt")
+CHECKPOINT_FILES = ("model.safetensors", "config.json", "merges.txt")
+# In bytes: far more than the activations of the largest case.
+_LARGEST_ANSWER = 2**31
+# Dtypes of safetensors that numpy has too.
+_DTYPES = ("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "F32", "F64", "C64")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What a folder was exported with, as its export.json has it."""
+
+    profile: str
+    cases: tuple[str, ...]  # ids
+    files: Mapping[str, str]  # the sha256 of each, by its path in the folder
 
 
 def folder_name(case: Case) -> str:
@@ -41,15 +57,18 @@ def write_case(folder: Path, case: Case, checkpoint: str | None) -> None:
     save_file({name: np.ascontiguousarray(array) for name, array in case.inputs.items()}, folder / "inputs.safetensors")
     write_json(
         folder / "case.json",
-        {
-            "id": case.id,
-            "verb": case.verb,
-            "attributes": dict(case.attributes),
-            "checkpoint": checkpoint,
-            "claims": list(case.claims),
-            "inputs_sha256": digest(case.inputs),
-        },
+        {**asked(case), "checkpoint": checkpoint, "claims": list(case.claims)},
     )
+
+
+def asked(case: Case) -> dict[str, Any]:
+    """What decides the answer of a case, but for the checkpoint."""
+    return {
+        "id": case.id,
+        "verb": case.verb,
+        "attributes": dict(case.attributes),
+        "inputs_sha256": digest(case.inputs),
+    }
 
 
 def digest(arrays: Mapping[str, Array]) -> str:
@@ -64,11 +83,21 @@ def digest(arrays: Mapping[str, Array]) -> str:
 
 def read_answer(path: Path) -> dict[str, Array]:
     """The outputs by name. Raises Garbage if the file is not what it should be."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from safetensors import SafetensorError, safe_open
 
+    # A link could lead to a device without an end, or to a file of somebody else's.
+    if path.is_symlink() or not path.is_file():
+        raise Garbage(f"{path.name} is not a regular file; expected a safetensors file")
+    if (size := path.stat().st_size) > _LARGEST_ANSWER:
+        raise Garbage(f"{path.name} has {size} bytes; expected at most {_LARGEST_ANSWER}")
+    outputs: dict[str, Array] = {}
     try:
-        outputs: dict[str, Array] = load_file(path)
+        with safe_open(path, "np") as file:
+            for name in file.keys():  # noqa: SIM118, it is no mapping
+                dtype = file.get_slice(name).get_dtype()
+                if dtype not in _DTYPES:
+                    raise Garbage(f"{name!r} in {path.name} has dtype {dtype}; expected F32, or I64 for whole numbers")
+                outputs[name] = file.get_tensor(name)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
         raise Garbage(f"{path.name} is not a safetensors file that numpy can read: {problem}") from problem
     if not outputs:
@@ -76,16 +105,16 @@ def read_answer(path: Path) -> dict[str, Array]:
     return outputs
 
 
-def export(cases: Iterable[Case], out: str | os.PathLike[str], onnx: bool = False) -> int:
+def export(cases: Iterable[Case], out: str | os.PathLike[str], onnx: bool = False, profile: str = "openai") -> int:
     """Write cases, and the checkpoints that they need, to a new folder; returns how many cases.
 
-    With `onnx`, those of the towers are also written in the layout of ONNX's backend tests (write_backend_test). Raises
-    InputError if `out` exists.
+    With `onnx`, those of the towers are also written in the layout of ONNX's backend tests (write_backend_test).
+    `profile`: of preprocessing, by which `check` will grade. Raises InputError if `out` exists.
     """
-    count = 0
+    ids = []
     with new_folder(out) as root:
         for case in cases:
-            count += 1
+            ids.append(case.id)
             folder = root / folder_name(case)
             folder.mkdir(parents=True)
             checkpoint = None
@@ -97,15 +126,17 @@ def export(cases: Iterable[Case], out: str | os.PathLike[str], onnx: bool = Fals
             write_case(folder, case, checkpoint)
             if onnx and case.verb in ("encode_image", "encode_text"):
                 write_backend_test(root / "onnx" / case.id.replace(" ", "-"), case)
-        if not count:
+        if not ids:
             raise InputError("There are no cases to export; name a level or a case that there is.")
-        write_json(root / "export.json", {"clipref": __version__, "cases": count})
-    return count
+        written = [path for part in ("cases", "checkpoints") for path in sorted((root / part).rglob("*"))]
+        files = {path.relative_to(root).as_posix(): sha256(path) for path in written if path.is_file()}
+        write_json(root / "export.json", {"clipref": __version__, "profile": profile, "cases": ids, "files": files})
+    return len(ids)
 
 
 def _copy_checkpoint(source: Path, copy: Path) -> None:
     copy.mkdir(parents=True)
-    for name in _CHECKPOINT_FILES:
+    for name in CHECKPOINT_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, copy / name)
 
@@ -142,17 +173,19 @@ def write_backend_test(folder: Path, case: Case) -> None:
     (data / "output_0.pb").write_bytes(proto.SerializeToString())
 
 
-def exported(folder: Path) -> set[str]:
-    """The ids of the cases in an exported folder. Raises InputError if it isn't one."""
-    if not (folder / "export.json").is_file():
+def exported(folder: Path) -> Exported:
+    """What a folder was exported with. Raises InputError if it isn't an exported folder."""
+    path = folder / "export.json"
+    if not path.is_file():
         raise InputError(f"{folder} has no export.json; expected a folder that clipref conformance export wrote.")
-    files = folder.glob("cases/**/case.json")
-    return {json.loads(file.read_text(encoding="utf-8"))["id"] for file in files}
-
-
-def recorded_digest(folder: Path) -> str | None:
-    """The digest of the inputs that an exported case was written with; None if there is no such case."""
     try:
-        return str(json.loads((folder / "case.json").read_text(encoding="utf-8"))["inputs_sha256"])
-    except FileNotFoundError:
-        return None
+        found = json.loads(path.read_text(encoding="utf-8"))
+        known = Exported(found["profile"], tuple(found["cases"]), dict(found["files"]))
+        if not known.cases or not all(isinstance(text, str) for text in (known.profile, *known.cases)):
+            raise ValueError("no ids of cases")
+    except (ValueError, TypeError, KeyError, RecursionError) as problem:
+        raise InputError(
+            f"{path} is not as this version of clipref conformance export writes it ({problem!r}); bring the original "
+            "back, or export the cases again."
+        ) from problem
+    return known

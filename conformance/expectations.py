@@ -18,10 +18,24 @@ from clipref.errors import InputError
 from .verdicts import Report, Result
 
 
+def all_ids() -> set[str]:
+    """The ids of all cases, whatever is asked this time."""
+    from clipref.config import PUBLISHED
+
+    from . import released
+    from .levels import DEFAULT, questions
+
+    return {*(question.id for question in questions(DEFAULT, list(PUBLISHED))), *released.ids()}
+
+
 def read(path: Path, known: Collection[str]) -> dict[str, str]:
     """The reason for each case listed. `known`: the ids of all cases. Raises InputError."""
     reasons: dict[str, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as problem:
+        raise InputError(f"{path} is not text in UTF-8 ({problem}); save it as that.") from problem
+    for number, line in enumerate(text.splitlines(), 1):
         case, _, reason = (part.strip() for part in line.partition("#"))
         if not case:
             continue

@@ -12,7 +12,7 @@ from clipref.conformance.case import Question
 from clipref.conformance.diagnosis import diagnosed
 from clipref.conformance.emulation import PRECISIONS
 from clipref.conformance.engines import KINDS, TIME_LIMIT, open_engine
-from clipref.conformance.expectations import expected_result, read
+from clipref.conformance.expectations import all_ids, expected_result, read
 from clipref.conformance.levels import DEFAULT, LEVELS, questions
 from clipref.conformance.suite import Session
 from clipref.conformance.verdicts import Result
@@ -41,8 +41,7 @@ class Run:
         try:
             self.questions = list(questions(option.levels, option.full, option.profile))
             self.session = Session(open_engine(option.engine, option.time_limit), option.precision)
-            known = {question.id for question in self.questions}
-            self._reasons = read(option.expected_failures, known) if option.expected_failures else {}
+            self._reasons = read(option.expected_failures, all_ids()) if option.expected_failures else {}
         except ClipError as problem:
             raise pytest.UsageError(str(problem)) from problem
         self._precision, self._profile = option.precision, option.profile

@@ -96,6 +96,11 @@ def results(engine: EngineUnderTest, name: str, images: Path | None) -> Iterator
         yield _result(model, published, images)
 
 
+def ids() -> set[str]:
+    """The ids of all results that there can be."""
+    return {_id(published) for published in PUBLISHED_VALUES}
+
+
 def released_model(path: Path) -> str:
     """The id of the model whose released weights are in a converted folder. Raises WeightsError if they aren't."""
     provenance = provenance_of(path) or {}
@@ -126,11 +131,13 @@ def _short(id: str) -> str:
     return id.removeprefix("clip/")
 
 
-def _result(model: CLIP, published: Published, images: Path | None) -> Result:
-    identity = f"released/{_short(published.model)}/{published.what}"
+def _id(published: Published) -> str:
+    return f"released/{_short(published.model)}/{published.what}"
 
+
+def _result(model: CLIP, published: Published, images: Path | None) -> Result:
     def verdict(given: Any, why: str) -> Result:
-        return Result(identity, "released", _CLAIMS, given, problem=why)
+        return Result(_id(published), "released", _CLAIMS, given, problem=why)
 
     image = None
     if published.image is not None:

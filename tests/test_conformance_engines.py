@@ -1,14 +1,15 @@
 """Engines of every kind, asked from outside: what is right passes, and each way to go wrong has its verdict."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
+import socketserver
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import onnx
 import pytest
 
 from clipref import AutoModel, InputError
+from clipref.cli import main
 from clipref.conformance import levels, suite
 from clipref.conformance.case import Case, EngineUnderTest, Question, Unsupported
 from clipref.conformance.engines import KINDS, open_engine
@@ -111,6 +113,65 @@ def test_a_python_engine_is_found_in_the_current_folder(tmp_path: Path, monkeypa
     }
 
 
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("raise RuntimeError('no GPU')", "RuntimeError: no GPU"),
+        ("def make(", "SyntaxError"),
+        ("import sys; sys.exit(0)", "SystemExit: 0"),
+        ("class make:\n def answer(self, case): ...\n def __init__(self): raise OSError('no weights')", "no weights"),
+    ],
+)
+def test_a_module_that_fails_is_explained(
+    code: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "fails.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "fails", raising=False)
+    with pytest.raises(InputError, match=f"The engine fails:make can't be imported: .*{says}"):
+        open_engine("fails:make")
+
+
+NOISY = """
+import ctypes, os
+import numpy as np
+os.chdir("/")
+print("loading")
+class Engine:
+    def __init__(self, folder): print("made")
+    def similarity(self, image, text, logit_scale):
+        print("asked")
+        os.write(1, b"from below\\n")
+        ctypes.CDLL(None).puts(b"from C")
+        a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (image, text))
+        return {"cosines": a @ b.T, "logits": np.exp(logit_scale) * (a @ b.T)}
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no C library of that name")
+def test_an_engine_may_print_and_change_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "noisy.py").write_text(NOISY)
+    (tmp_path / "expected.txt").write_text("tokenize/words  # not yet\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    asked = ["conformance", "run", "noisy:Engine", "--levels", "similarity", "--json", "--junit", "junit.xml"]
+    assert main([*asked, "--html", "report.html", "--expected-failures", "expected.txt"]) == 0
+    out, err = capfd.readouterr()
+    assert json.loads(out)["counts"]["PASS"] == 3
+    assert all(said in err for said in ("loading", "made", "asked", "from below", "from C"))
+    assert (tmp_path / "junit.xml").is_file() and (tmp_path / "report.html").is_file()
+
+
+def test_the_end_of_the_process_is_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ends.py").write_text("import sys\nclass Engine:\n def answer(self, case): sys.exit(0)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert main(["conformance", "run", "ends:Engine", "--levels", "similarity"]) == 1
+
+
 def test_an_object_may_answer_for_itself(monkeypatch: pytest.MonkeyPatch, image_case: Case) -> None:
     class Answers:
         def answer(self, case: Case) -> dict[str, np.ndarray]:
@@ -191,7 +252,9 @@ def program(path: Path, body: str) -> str:
         ("open(out, 'wb').write(b'1.0 2.0 3.0')", Garbage, "not a safetensors file"),
         ("open(out, 'wb').write(b'')", Garbage, "not a safetensors file"),
         ("open(out, 'wb').write(struct.pack('<Q', 2) + b'{}')", Garbage, "has no tensors"),
-        ("os.mkdir(out)", Garbage, "nothing was written"),
+        ("os.mkdir(out)", Garbage, "not a regular file"),
+        ("os.mkfifo(out)", Garbage, "not a regular file"),
+        ("os.symlink('/dev/zero', out)", Garbage, "not a regular file"),
     ],
 )
 def test_a_program_that_fails_has_its_verdict(
@@ -211,6 +274,21 @@ def test_a_program_that_hangs_is_stopped_with_all_that_it_started(tmp_path: Path
     assert time.monotonic() - started < 10
     time.sleep(1.2)
     assert not (tmp_path / "late").exists()
+
+
+def test_much_output_neither_stops_a_program_nor_fills_the_disk(tmp_path: Path, image_case: Case) -> None:
+    body = "print('x' * 10**7, flush=True); print(os.fstat(1).st_size); sys.exit(9)"
+    with pytest.raises(Crashed, match="exit code 9; its last words: x+ 0$"):
+        open_engine(program(tmp_path / "engine.py", body), time_limit=30).answer(image_case)
+
+
+def test_a_child_that_keeps_the_output_open_keeps_nobody_waiting(tmp_path: Path, image_case: Case) -> None:
+    child = "import subprocess; subprocess.Popen(['sleep', '8'], start_new_session={}); print('bye'); sys.exit(9)"
+    for left in (False, True):
+        started = time.monotonic()
+        with pytest.raises(Crashed, match="exit code 9; its last words: bye"):
+            open_engine(program(tmp_path / "engine.py", child.format(left)), time_limit=30).answer(image_case)
+        assert time.monotonic() - started < 6
 
 
 def test_failures_of_a_program_are_verdicts_of_the_suite(tmp_path: Path) -> None:
@@ -320,6 +398,74 @@ def test_a_fixed_batch_is_fed_item_by_item(onnx_root: Path, tmp_path: Path) -> N
     assert run(open_engine(f"onnx:{tmp_path}@vit-a-plain"), f"towers/{TINY_VIT}").count("PASS") == 2
 
 
+def wrapped(
+    file: Path, inputs: list[Any], outputs: list[Any], before: list[Any] | None = None, after: list[Any] | None = None
+) -> None:
+    """The graph of a file with nodes before and after it, and other inputs and outputs."""
+    model = onnx.load(file)
+    nodes = [*(before or []), *model.graph.node, *(after or [])]
+    graph = onnx.helper.make_graph(nodes, "wrapped", inputs, outputs, model.graph.initializer)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version), file)
+
+
+@pytest.mark.parametrize("shape", [["batch", "columns"], [1, "columns"], ["columns"]])
+def test_positions_are_counted(shape: list[Any], onnx_root: Path, tmp_path: Path) -> None:
+    """The ids go in through a detour that only the positions 0, 1, 2, ... leave as they are."""
+    file = Path(shutil.copyfile(onnx_root / "vit-a-plain" / "textual.onnx", tmp_path / "textual.onnx"))
+    helper, model = onnx.helper, onnx.load(file)
+    (given,) = model.graph.input
+    ids, positions = (
+        helper.make_tensor_value_info(name, onnx.TensorProto.INT64, dims)
+        for name, dims in (("input_ids", ["batch", "columns"]), ("position_ids", shape))
+    )
+    one = helper.make_tensor("one", onnx.TensorProto.INT64, [1], [1])
+    before = [
+        helper.make_node("Constant", [], ["one"], value=one),
+        helper.make_node("Constant", [], ["axis"], value=helper.make_tensor("", onnx.TensorProto.INT64, [], [-1])),
+        helper.make_node("Shape", ["input_ids"], ["size"]),
+        helper.make_node("Expand", ["position_ids", "size"], ["where"]),
+        helper.make_node("GatherElements", ["input_ids", "where"], [given.name], axis=1),
+    ]
+    wrapped(file, [ids, positions], [*model.graph.output], before=before)
+    report = run(open_engine(f"onnx:{tmp_path}@vit-a-plain"), f"towers/{TINY_VIT}/text")
+    assert report.count("PASS") == 1, report.results
+
+
+def test_inputs_of_the_other_tower_are_zeros(onnx_root: Path, tmp_path: Path) -> None:
+    file = Path(shutil.copyfile(onnx_root / "vit-a-plain" / "visual.onnx", tmp_path / "model.onnx"))
+    helper, model = onnx.helper, onnx.load(file)
+    (given,), (found,) = model.graph.input, model.graph.output
+    ids = helper.make_tensor_value_info("input_ids", onnx.TensorProto.INT64, ["batch", "columns"])
+    after = [
+        helper.make_node("Cast", ["input_ids"], ["floats"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("ReduceMax", ["floats"], ["most"], keepdims=0),
+        helper.make_node("Add", [found.name, "most"], ["image_embeds"]),
+    ]
+    output = helper.make_tensor_value_info("image_embeds", onnx.TensorProto.FLOAT, ["batch", "width"])
+    wrapped(file, [given, ids], [output], after=after)
+    report = run(open_engine(f"onnx:{tmp_path}@vit-a-plain"), f"towers/{TINY_VIT}/image")
+    assert report.count("PASS") == 1, report.results
+
+
+def test_a_graph_in_float16_is_graded_by_its_values(onnx_root: Path, tmp_path: Path) -> None:
+    file = Path(shutil.copyfile(onnx_root / "vit-a-plain" / "visual.onnx", tmp_path / "visual.onnx"))
+    helper, kind, model = onnx.helper, onnx.TensorProto, onnx.load(file)
+    (given,), (found,) = model.graph.input, model.graph.output
+    pixels = helper.make_tensor_value_info("pixel_values", kind.FLOAT16, ["batch", 3, *given_side(given)])
+    before = [helper.make_node("Cast", ["pixel_values"], [given.name], to=kind.FLOAT)]
+    after = [helper.make_node("Cast", [found.name], ["image_embeds"], to=kind.FLOAT16)]
+    output = helper.make_tensor_value_info("image_embeds", kind.FLOAT16, ["batch", "width"])
+    wrapped(file, [pixels], [output], before, after)
+    engine = open_engine(f"onnx:{tmp_path}@vit-a-plain")
+    report = suite.run(engine, questions(f"towers/{TINY_VIT}/image"), precision="float16", diagnose=False)
+    assert report.passed and report.grade == "float16", report.results
+
+
+def given_side(given: Any) -> list[int]:
+    """The height and width of the pixels that an ONNX graph takes."""
+    return [dim.dim_value for dim in given.type.tensor_type.shape.dim[2:]]
+
+
 def test_optimums_inputs_and_outputs_are_found_in_one_file(onnx_root: Path, tmp_path: Path) -> None:
     helper, kind = onnx.helper, onnx.TensorProto
     models = []
@@ -402,7 +548,7 @@ def test_what_torch_exports_of_openais_code_is_clip(name: str, batch: str, tmp_p
 # --- servers ----------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
+@contextlib.contextmanager
 def served(reply: Any) -> Iterator[str]:
     """A server on this machine; `reply(route, request)` gives a status and a body. Yields its address."""
 
@@ -465,6 +611,11 @@ def test_a_server_is_right_from_files_to_cosines() -> None:
         ((200, {"embeddings": [[1.0], [1.0, 2.0]]}), Garbage, "did not reply with numbers"),
         ((200, {"embeddings": [1.0, 2.0]}), Garbage, r"shape \[2\].*expected 2 axes"),
         ((200, {"embeddings": [["a"]]}), Garbage, "did not reply with numbers"),
+        ((200, {"embeddings": [["1.5", 2.0]]}), Garbage, "a str is not a number"),
+        ((200, {"embeddings": [[True, 2.0]]}), Garbage, "a bool is not a number"),
+        ((200, {"embeddings": [[None, 2.0]]}), Garbage, "a NoneType is not a number"),
+        ((200, b'{"embeddings": [[1' + b"0" * 400 + b"]]}"), Garbage, "did not reply with numbers"),
+        ((200, b" " * (2**24 + 1)), Garbage, "replied with more than 16777216 bytes"),
     ],
 )
 def test_a_server_that_fails_has_its_verdict(reply: Any, problem: type[Exception], says: str, tmp_path: Path) -> None:
@@ -486,6 +637,37 @@ def test_a_server_that_does_not_reply_is_left(tmp_path: Path) -> None:
             open_engine(address, time_limit=0.3).answer(case)
         finally:
             done.set()
+
+
+@pytest.mark.parametrize("begun", [b"", b"HTTP/1.1 200 OK\\r\\nContent-Length: 999\\r\\n\\r\\n"])
+def test_a_server_that_drips_is_left(begun: bytes, tmp_path: Path) -> None:
+    """Byte by byte, in the head or in the body, each within the time limit."""
+    case = questions("pipeline/shapes-vit/texts")[0].make(tmp_path)
+    done = threading.Event()
+
+    class Dripping(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.sendall(begun)
+            with contextlib.suppress(OSError):
+                while not done.wait(0.05):
+                    self.request.sendall(b"H")
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Dripping) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            # The test ends also where nothing stops the server.
+            stop = threading.Timer(3, done.set)
+            stop.start()
+            started = time.monotonic()
+            with pytest.raises(Hung, match="no reply from /clip/embed_text in 0.3 s"):
+                open_engine(f"http://127.0.0.1:{server.server_address[1]}", time_limit=0.3).answer(case)
+            assert time.monotonic() - started < 2
+        finally:
+            done.set()
+            stop.cancel()
+            server.shutdown()
+            thread.join()
 
 
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:

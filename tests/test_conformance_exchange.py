@@ -1,6 +1,8 @@
 """Cases go out as files, and answers that another process has put beside them come back as verdicts."""
 
 import json
+import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +13,10 @@ from safetensors.numpy import load_file, save_file
 
 from clipref import InputError
 from clipref.cli import main
-from clipref.conformance import levels, suite
+from clipref.conformance import exchange, levels, suite
 from clipref.conformance.engines import open_engine
 from clipref.conformance.engines.failures import Garbage
-from clipref.conformance.exchange import ANSWER, digest, export, exported
+from clipref.conformance.exchange import ANSWER, digest, export, exported, read_answer
 
 EXAMPLE = Path(levels.__file__).parent / "examples" / "engine.py"
 ASKED = ("describe/vit-b", "towers/vit-b plain", "similarity/3", "towers/rn-b plain/image")
@@ -82,6 +84,123 @@ def test_answers_to_other_inputs_are_refused(answered: Path, tmp_path: Path) -> 
         open_engine(f"results:{answered}").answer(case)
 
 
+@pytest.fixture
+def copy(answered: Path, tmp_path: Path) -> Path:
+    """The answered folder, to be spoiled."""
+    return Path(shutil.copytree(answered, tmp_path / "copy"))
+
+
+def test_a_case_that_is_gone_fails(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(copy / "cases" / "towers")
+    assert main(["conformance", "check", str(copy), "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["counts"] == {"PASS": 2, "FAIL": 3, "XFAIL": 0, "SKIP": 0}
+    assert all(
+        "is missing; bring the original back" in r["problem"] for r in report["results"] if "towers/" in r["case"]
+    )
+
+
+TEXT = "cases/towers/vit-b-plain/text"
+
+
+@pytest.mark.parametrize(
+    "file",
+    [f"{TEXT}/case.json", f"{TEXT}/inputs.safetensors", "checkpoints/vit-b-plain/model.safetensors",
+     "checkpoints/vit-b-plain/config.json"],
+)  # fmt: skip
+def test_a_file_that_is_not_as_it_was_exported_is_told(file: str, copy: Path, tmp_path: Path) -> None:
+    case = next(q for q in levels.questions(["towers"]) if q.id == "towers/vit-b plain/text").make(tmp_path)
+    original = (copy / file).read_bytes()
+    for spoiled in (b"{", b"{}", b"[]", b"\xff\x00", original[:-1] + b" "):
+        (copy / file).write_bytes(spoiled)
+        with pytest.raises(Garbage, match=f"{file} is not as it was exported"):
+            open_engine(f"results:{copy}").answer(case)
+    (copy / file).unlink()
+    with pytest.raises(Garbage, match=f"{file} is missing"):
+        open_engine(f"results:{copy}").answer(case)
+    (copy / file).write_bytes(original)
+    assert "embeddings" in open_engine(f"results:{copy}").answer(case)
+
+
+def test_answers_of_another_checkpoint_are_refused(copy: Path, tmp_path: Path) -> None:
+    case = next(q for q in levels.questions(["towers"]) if q.id == "towers/vit-b plain/text").make(tmp_path)
+    assert case.checkpoint is not None
+    with (case.checkpoint / "model.safetensors").open("ab") as file:
+        file.write(b" ")
+    with pytest.raises(Garbage, match="exported with another checkpoints/vit-b-plain/model.safetensors"):
+        open_engine(f"results:{copy}").answer(case)
+
+
+@pytest.mark.parametrize(
+    ("exported", "only", "asked", "profile", "verdict"),
+    [
+        ("openai", "I;16", [], "openai", "FAIL"),
+        ("openai", "I;16", ["--profile", "transformers-5"], "transformers-5", "SKIP"),  # which has no such case
+        ("transformers-5", "P 9x7", [], "transformers-5", "FAIL"),
+    ],
+)
+def test_what_was_exported_is_checked_in_its_profile(
+    exported: str, only: str, asked: list[str], profile: str, verdict: str,
+    tmp_path: Path, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    out = tmp_path / "out"
+    assert (
+        main(["conformance", "export", str(out), "--levels", "preprocess", "--only", only, "--profile", exported]) == 0
+    )
+    (case,) = out.glob("cases/**/case.json")
+    save_file({"pixels": np.zeros((3, 24, 24), np.float32)}, case.with_name(ANSWER))
+    capsys.readouterr()
+    assert main(["conformance", "check", str(out), "--json", *asked]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert (report["profile"], [r["verdict"] for r in report["results"]]) == (profile, [verdict])
+
+
+@pytest.mark.parametrize(
+    "text", [b"{", b"{}", b"[]", b"1", b"\xff\x00", b'{"clipref": "0.1.0", "cases": 5}', b"[" * 9999]
+)
+def test_a_broken_export_json_is_told(text: bytes, copy: Path) -> None:
+    (copy / "export.json").write_bytes(text)
+    with pytest.raises(InputError, match=r"export\.json is not as this version"):
+        exported(copy)
+
+
+def test_a_case_that_there_is_no_more_is_told(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = json.loads((copy / "export.json").read_text())
+    (copy / "export.json").write_text(json.dumps({**found, "cases": ["towers/vit-z/image"]}))
+    assert main(["conformance", "check", str(copy)]) == 1
+    assert "a case 'towers/vit-z/image', which this version of clipref doesn't know" in capsys.readouterr().err
+
+
+def tensors(dtype: str, size: int) -> bytes:
+    """A safetensors file with two values."""
+    header = json.dumps({"embeddings": {"dtype": dtype, "shape": [2], "data_offsets": [0, 2 * size]}}).encode()
+    return struct.pack("<Q", len(header)) + header + bytes(2 * size)
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("BF16", 2), ("F8_E4M3", 1), ("F8_E5M2", 1)])
+def test_a_dtype_that_numpy_has_not_is_named(dtype: str, size: int, tmp_path: Path) -> None:
+    (tmp_path / ANSWER).write_bytes(tensors(dtype, size))
+    with pytest.raises(Garbage, match=f"'embeddings' in {ANSWER} has dtype {dtype}; expected F32"):
+        read_answer(tmp_path / ANSWER)
+
+
+def test_an_answer_is_a_regular_file_of_some_size(copy: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    case = next(q for q in levels.questions(["towers"]) if q.id == "towers/vit-b plain/text").make(tmp_path)
+    answer = copy / TEXT / ANSWER
+    monkeypatch.setattr(exchange, "_LARGEST_ANSWER", answer.stat().st_size - 1)
+    with pytest.raises(Garbage, match="expected at most"):
+        read_answer(answer)
+    monkeypatch.undo()
+    assert "embeddings" in read_answer(answer)
+    (tmp_path / ANSWER).symlink_to(answer)
+    with pytest.raises(Garbage, match="not a regular file"):
+        read_answer(tmp_path / ANSWER)
+    answer.unlink()
+    answer.mkdir()
+    with pytest.raises(Garbage, match="not a regular file"):
+        open_engine(f"results:{copy}").answer(case)
+
+
 def test_what_is_no_exported_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no export\.json"):
         exported(tmp_path)
@@ -98,7 +217,7 @@ def test_what_is_no_exported_folder_is_refused(tmp_path: Path) -> None:
 def test_every_case_has_a_folder_of_its_own(tmp_path: Path) -> None:
     cases = [q for q in levels.questions() if q.level not in ("towers", "taps", "properties", "describe")]
     assert export((q.make(tmp_path) for q in cases), tmp_path / "all") == len(cases)
-    assert exported(tmp_path / "all") == {q.id for q in cases}
+    assert set(exported(tmp_path / "all").cases) == {q.id for q in cases}
     assert not [path for path in (tmp_path / "all").rglob("*") if " " in path.name]
 
 

@@ -18,6 +18,7 @@ from clipref.conformance import expectations, levels, reports, suite
 from clipref.conformance.case import Case, Outputs, Unsupported
 from clipref.conformance.faults import BY_ID, FaultyEngine
 from clipref.conformance.verdicts import Report
+from clipref.weights_tools.published import PUBLISHED_VALUES
 
 ASKED = ("preprocess/", "taps/vit-a plain", "towers/vit-a plain", "operations/gelu", "similarity/3")
 
@@ -180,6 +181,20 @@ def test_a_wrong_line_is_explained(line: str, says: str, tmp_path: Path) -> None
     file.write_text(f"taps/vit-a plain/image  # a reason\n{line}\n\n# a remark\n")
     with pytest.raises(InputError, match=re.escape(says)):
         expectations.read(file, {q.id for q in levels.questions()})
+
+
+def test_a_file_that_is_not_utf_8_is_told(tmp_path: Path) -> None:
+    (tmp_path / "expected.txt").write_bytes("preprocess/LA 50x40 to 24  # für uns\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"expected\.txt is not text in UTF-8"):
+        expectations.read(tmp_path / "expected.txt", {"preprocess/LA 50x40 to 24"})
+
+
+def test_published_values_can_be_expected_to_fail(tmp_path: Path) -> None:
+    file = tmp_path / "expected.txt"
+    lines = [f"released/{p.model.removeprefix('clip/')}/{p.what}" for p in PUBLISHED_VALUES]
+    lines += ["full/RN50 plain/image", "tokenize/words"]
+    file.write_text("".join(f"{line}  # our own weights\n" for line in lines), encoding="utf-8")
+    assert list(expectations.read(file, expectations.all_ids())) == lines
 
 
 def test_reasons_are_read(tmp_path: Path) -> None:

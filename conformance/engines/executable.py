@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
 from typing import IO
 
@@ -25,6 +26,8 @@ from .failures import Crashed, Garbage, Hung
 UNSUPPORTED = 3
 # Of what a program prints, how much of the end is shown when it fails.
 _LAST_WORDS = 160
+# Seconds that reading it may take when the program has ended.
+_GRACE = 1.0
 
 
 class Executable:
@@ -41,31 +44,58 @@ class Executable:
 
     def answer(self, case: Case) -> Outputs:
         """What the program wrote. Raises Unsupported, Crashed, Hung or Garbage."""
-        with tempfile.TemporaryDirectory(prefix="conformance-") as scratch, tempfile.TemporaryFile() as printed:
+        with tempfile.TemporaryDirectory(prefix="conformance-") as scratch:
             folder = Path(scratch, "case")
             folder.mkdir()
             out = Path(scratch, "out.safetensors")
             write_case(folder, case, None if case.checkpoint is None else str(case.checkpoint.resolve()))
-            code = self._run([*self._command, case.verb, str(folder), str(out)], printed)
+            code, words = self._run([*self._command, case.verb, str(folder), str(out)])
             if code == UNSUPPORTED:
                 raise Unsupported("exit code 3")
             if code != 0:
-                raise Crashed(f"{_named(code)}{_last_words(printed)}")
-            if not out.is_file():
-                raise Garbage(f"exit code 0, but nothing was written to OUT.safetensors{_last_words(printed)}")
+                raise Crashed(f"{_named(code)}{words}")
+            if not os.path.lexists(out):
+                raise Garbage(f"exit code 0, but nothing was written to OUT.safetensors{words}")
             return read_answer(out)
 
-    def _run(self, command: list[str], printed: IO[bytes]) -> int:
-        """The exit code; negative for a signal, as subprocess has it."""
+    def _run(self, command: list[str]) -> tuple[int, str]:
+        """The exit code, negative for a signal, as subprocess has it; and what was printed last."""
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=printed, stderr=subprocess.STDOUT, start_new_session=True
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
         )
+        assert process.stdout is not None
+        printed = _Tail(process.stdout)
         try:
-            return process.wait(self._time_limit)
+            code = process.wait(self._time_limit)
         except subprocess.TimeoutExpired:
-            raise Hung(f"stopped after {self._time_limit:g} s{_last_words(printed)}") from None
+            code = None
         finally:
             _end(process)
+        words = printed.last_words()
+        if code is None:
+            raise Hung(f"stopped after {self._time_limit:g} s{words}")
+        return code, words
+
+
+class _Tail:
+    """The end of what a program prints, read as it comes: a file of it would fill the disk, an unread pipe stop it."""
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        self._pipe, self._kept, self._ended = pipe, b"", threading.Event()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        with self._pipe:
+            while not self._ended.is_set() and (part := os.read(self._pipe.fileno(), 2**16)):
+                self._kept = (self._kept + part)[-_LAST_WORDS:]
+
+    def last_words(self) -> str:
+        """What was printed last. Waits for no more: a process that has left the group may hold the pipe open."""
+        self._reader.join(_GRACE)
+        self._ended.set()
+        text = " ".join(self._kept.decode("utf-8", "replace").split())
+        return f"; its last words: {text}" if text else ""
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -87,10 +117,3 @@ def _named(code: int) -> str:
         return f"ended by {signal.Signals(-code).name}"
     except ValueError:
         return f"ended by signal {-code}"
-
-
-def _last_words(printed: IO[bytes]) -> str:
-    size = printed.seek(0, os.SEEK_END)
-    printed.seek(max(0, size - _LAST_WORDS))
-    text = " ".join(printed.read().decode("utf-8", "replace").split())
-    return f"; its last words: {text}" if text else ""

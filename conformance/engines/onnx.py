@@ -135,7 +135,7 @@ class _Tower:
             # A last batch that isn't full is filled up with its first item.
             full = np.concatenate([part, np.repeat(part[:1], batch - len(part), axis=0)])
             results = self._session.run(outputs, {i.name: self._value(i, full) for i in self._inputs})
-            parts.append([result[: len(part)] for result in results])
+            parts.append([_float32(result[: len(part)]) for result in results])
         return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
 
     def _fitted(self, given: Array) -> Array:
@@ -148,7 +148,7 @@ class _Tower:
         return np.pad(given, ((0, 0), (0, columns - given.shape[1])))
 
     def _value(self, i: _Input, given: Array) -> Array:
-        """What an input gets: the batch itself, the mask that belongs to it, or zeros where the other tower is fed."""
+        """What an input gets: the batch itself, its mask, positions; zeros where the other tower is fed."""
         if i is self._given:
             return np.asarray(given, i.dtype)
         if i.name == "attention_mask" and _role(self._given) == "textual":  # up to the end of each text
@@ -156,7 +156,16 @@ class _Tower:
             return np.asarray(visible, i.dtype)
         if i.dtype is None:
             raise ValueError(f"the input {i.name} is of a type that a tower of CLIP hasn't")
-        return np.ones([d if isinstance(d, int) else 1 for d in i.shape], i.dtype)
+        if i.name == "position_ids":
+            sizes = given.shape if _role(self._given) == "textual" else (1, 1)
+            shape = [d if isinstance(d, int) else n for d, n in zip(i.shape, sizes[-len(i.shape) :], strict=True)]
+            return np.broadcast_to(np.arange(shape[-1], dtype=i.dtype), shape)
+        return np.zeros([d if isinstance(d, int) else 1 for d in i.shape], i.dtype)
+
+
+def _float32(output: Array) -> Array:
+    """float16 as float32, which holds the same values: what is judged is how exact they are."""
+    return output.astype(np.float32) if output.dtype == np.float16 else output
 
 
 def _role(i: _Input) -> str | None:

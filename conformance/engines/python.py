@@ -93,11 +93,14 @@ def imported(module: str, name: str) -> EngineUnderTest:
         sys.path.insert(0, folder)
     try:
         found: Any = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as problem:
-        raise InputError(f"The engine {module}:{name} can't be imported: {problem}.") from problem
-    if hasattr(found, "answer"):
-        engine: EngineUnderTest = found() if isinstance(found, type) else found
-        return engine
+        if hasattr(found, "answer"):
+            engine: EngineUnderTest = found() if isinstance(found, type) else found
+            return engine
+    except (Exception, SystemExit) as problem:  # whatever somebody's module raises
+        raise InputError(
+            f"The engine {module}:{name} can't be imported: {type(problem).__name__}: {problem}. "
+            f"Expected that python -c 'import {module}; {module}.{name}' runs."
+        ) from problem
     if not callable(found):
         raise InputError(f"{module}:{name} is a {type(found).__name__}; expected a function of a checkpoint's folder.")
     return PythonEngine(found)

@@ -14,6 +14,8 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import queue
+import threading
 import urllib.error
 import urllib.request
 from typing import Any
@@ -25,6 +27,8 @@ from .failures import Crashed, Garbage, Hung
 
 # roboflow's limit on texts in a request is 8 as it comes (CLIP_MAX_BATCH_SIZE).
 _BATCH = 8
+# In bytes, of a reply: eight embeddings have some 200 000.
+_LARGEST_REPLY = 2**24
 
 
 class Server:
@@ -56,29 +60,66 @@ class Server:
         request = urllib.request.Request(
             f"{self._address}/clip/{route}", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
+        status, text = self._reply(request, f"/clip/{route}")
+        if not 200 <= status < 300:
+            said = " ".join(text[:400].decode("utf-8", "replace").split())
+            kind = Unsupported if status in (404, 405, 501) else Crashed
+            raise kind(f"HTTP {status} from /clip/{route}: {said}")
+        if len(text) > _LARGEST_REPLY:
+            raise Garbage(f"/clip/{route} replied with more than {_LARGEST_REPLY} bytes")
         try:
-            with urllib.request.urlopen(request, timeout=self._time_limit) as response:
-                text = response.read()
-        except urllib.error.HTTPError as problem:
-            with problem:
-                said = " ".join(problem.read(400).decode("utf-8", "replace").split())
-            if problem.code in (404, 405, 501):
-                raise Unsupported(f"HTTP {problem.code} from /clip/{route}: {said}") from problem
-            raise Crashed(f"HTTP {problem.code} from /clip/{route}: {said}") from problem
-        except TimeoutError as problem:
-            raise Hung(f"no reply from /clip/{route} in {self._time_limit:g} s") from problem
-        except (urllib.error.URLError, http.client.HTTPException, OSError) as problem:
-            reason = getattr(problem, "reason", problem)
-            if isinstance(reason, TimeoutError):
-                raise Hung(f"no reply from /clip/{route} in {self._time_limit:g} s") from problem
-            raise Crashed(f"{self._address} can't be reached, or broke off: {reason!r}") from problem
-        try:
-            numbers = np.array(json.loads(text)[key], np.float32)
-        except (ValueError, TypeError, KeyError, RecursionError) as problem:
+            numbers = _array(json.loads(text)[key])
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as problem:
             raise Garbage(f"/clip/{route} did not reply with numbers under {key!r}: {problem!r}") from problem
         if numbers.ndim != axes:
             raise Garbage(f"/clip/{route} replied with shape {list(numbers.shape)} under {key!r}; expected {axes} axes")
         return numbers
+
+    def _reply(self, request: urllib.request.Request, route: str) -> tuple[int, bytes]:
+        """Status and body, in a thread of its own: urllib's time limit is for each part of a reply, not for all."""
+        replies: queue.SimpleQueue[tuple[int, bytes] | Exception] = queue.SimpleQueue()
+
+        def ask() -> None:
+            try:
+                replies.put(_read(request, self._time_limit))
+            except Exception as problem:  # raised below
+                replies.put(problem)
+
+        threading.Thread(target=ask, daemon=True).start()
+        try:
+            reply = replies.get(timeout=self._time_limit)
+        except queue.Empty:
+            reply = TimeoutError()
+        if not isinstance(reply, Exception):
+            return reply
+        reason = getattr(reply, "reason", reply)
+        if isinstance(reason, TimeoutError):
+            raise Hung(f"no reply from {route} in {self._time_limit:g} s") from reply
+        if isinstance(reply, OSError | http.client.HTTPException):
+            raise Crashed(f"{self._address} can't be reached, or broke off: {reason!r}") from reply
+        raise reply
+
+
+def _read(request: urllib.request.Request, time_limit: float) -> tuple[int, bytes]:
+    """Status and body, of which no more is read than a little over the limit."""
+    try:
+        with urllib.request.urlopen(request, timeout=time_limit) as response:
+            return response.status, response.read(_LARGEST_REPLY + 1)
+    except urllib.error.HTTPError as problem:
+        with problem:
+            return problem.code, problem.read(400)
+
+
+def _array(value: Any) -> Array:
+    """Lists of numbers as an array. numpy would take texts and truth values for numbers. Raises TypeError."""
+    rest = [value]
+    while rest:
+        part = rest.pop()
+        if isinstance(part, list):
+            rest += part
+        elif type(part) not in (int, float):
+            raise TypeError(f"a {type(part).__name__} is not a number")
+    return np.array(value, np.float32)
 
 
 def _image(file: Array) -> dict[str, str]:
