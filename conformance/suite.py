@@ -26,13 +26,17 @@ from .case import Array, Case, EngineUnderTest, Exact, Outputs, Question, Unsupp
 from .cases import sample
 from .diagnosis import Answered, diagnosed, leaning
 from .emulation import PRECISIONS, error
-from .engines.failures import Garbage, Hung
+from .engines.failures import Failure, Garbage, Hung, Killed
 from .levels import tap_shapes
 from .recipe import Recipe
 from .verdicts import GRADES, MARGIN, NOT_CLAIMED, Diagnosis, Picture, Report, Result, Tap, Verdict, nearest
 
 # Of how many faults pairs are made in a full size, where every trial takes a second and more.
 _PROMISING = 2
+
+
+# After so many questions that all end in the same way, without an answer, no more are asked.
+_GIVE_UP = 10
 
 
 class Misbehaved(Exception):
@@ -69,7 +73,7 @@ def run(
         session = Session(engine, precision)
         cases = [(question.make(folder), question) for question in small]
         for case, question in sorted(cases, key=lambda pair: str(pair[0].checkpoint or "")):
-            results[case.id] = session.ask(case, question)
+            results[case.id] = _not_asked(case) if session.hopeless else session.ask(case, question)
             progress(results[case.id])
         if diagnose:
             diagnoses += diagnosed(session.failed, session.passed, precision, profile)
@@ -96,6 +100,11 @@ def run(
     return Report(name, precision, profile, ordered, diagnoses, time.perf_counter() - started)
 
 
+def _not_asked(case: Case) -> Result:
+    problem = f"not asked: the first {_GIVE_UP} questions all ended in the same way"
+    return Result(case.id, case.level, case.claims, "FAIL", problem=problem)
+
+
 class Session:
     """One engine, what it answered that later questions repeat, and what it got wrong."""
 
@@ -104,6 +113,12 @@ class Session:
         self.failed: list[Answered] = []
         self.passed: list[Answered] = []
         self._answers: dict[str, Outputs] = {}
+        self._first: list[str | None] = []  # how the first questions ended, if all of them in one way without an answer
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether the engine has never answered, and always ended in the same way."""
+        return len(self._first) == _GIVE_UP and len(set(self._first)) == 1 and self._first[0] is not None
 
     def ask(self, case: Case, question: Question) -> Result:
         """Ask, judge, and remember."""
@@ -116,6 +131,9 @@ class Session:
         exact = question.exact(case)
         earlier = self._answers.get(case.attributes.get("repeats", ""))
         result = judged(case, exact, answer, self.precision, earlier, seconds)
+        if len(self._first) < _GIVE_UP:
+            failed = isinstance(answer, Exception) and not isinstance(answer, Unsupported) and result.verdict == "FAIL"
+            self._first.append(result.problem if failed else None)
         if isinstance(answer, Mapping):
             if case.level == "properties":
                 self._answers[case.id] = answer
@@ -196,12 +214,13 @@ def judged(
         return result("SKIP", str(answer) or "not supported")
     if isinstance(answer, Misbehaved):
         return result("FAIL", str(answer))
-    if exact.refused and not isinstance(answer, Hung | Garbage):
+    if exact.refused and not isinstance(answer, Hung | Garbage | Killed):
         if isinstance(answer, Exception):
             return result("PASS", grade="exact", error=0.0, units=0.0)
         return result("FAIL", f"answered {exact.refused}; expected a refusal")
     if isinstance(answer, BaseException):
-        return result("FAIL", f"raised {type(answer).__name__}: {_said(answer)}")
+        what = answer.told if isinstance(answer, Failure) else f"raised {type(answer).__name__}"
+        return result("FAIL", f"{what}: {_said(answer)}")
     trace = case.verb.startswith("trace")
     if trace:
         answer = {_LAST[case.verb] if name == "embeddings" else name: x for name, x in answer.items()}

@@ -114,6 +114,13 @@ class Report:
         return {what for what, own in towers.items() if any(own & known for known in claims)}
 
     @property
+    def unexplained(self) -> bool:
+        """Whether towers fail by their values, nothing is said of why, and no activations were looked at."""
+        failed = [r for r in self.results if r.verdict == "FAIL" and not math.isnan(r.error)]
+        towers = any(r.level in ("towers", "full") and r.problem is None for r in failed)
+        return towers and not self.diagnoses and not any(r.taps for r in self.results)
+
+    @property
     def grade(self) -> str | None:
         """The precision that all answers together look like; None if something has none."""
         answered = [result for result in self.results if result.verdict in ("PASS", "FAIL")]

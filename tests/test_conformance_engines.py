@@ -21,7 +21,7 @@ import pytest
 from clipref import AutoModel, InputError
 from clipref.cli import main
 from clipref.conformance import levels, suite
-from clipref.conformance.case import Case, EngineUnderTest, Question, Unsupported
+from clipref.conformance.case import Case, EngineUnderTest, Outputs, Question, Unsupported
 from clipref.conformance.engines import KINDS, open_engine
 from clipref.conformance.engines.failures import Crashed, Garbage, Hung
 from clipref.conformance.engines.onnx import find
@@ -160,16 +160,33 @@ def test_an_engine_may_print_and_change_the_folder(
     asked = ["conformance", "run", "noisy:Engine", "--levels", "similarity", "--json", "--junit", "junit.xml"]
     assert main([*asked, "--html", "report.html", "--expected-failures", "expected.txt"]) == 0
     out, err = capfd.readouterr()
-    assert json.loads(out)["counts"]["PASS"] == 3
+    assert json.loads(out)["counts"]["PASS"] == 5
     assert all(said in err for said in ("loading", "made", "asked", "from below", "from C"))
     assert (tmp_path / "junit.xml").is_file() and (tmp_path / "report.html").is_file()
 
 
-def test_the_end_of_the_process_is_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_never_answers_is_not_asked_everything() -> None:
+    class Dead:
+        asked = 0
+
+        def answer(self, case: Case) -> Outputs:
+            self.asked += 1
+            raise OSError("no such file: model.bin")
+
+    dead = Dead()
+    report = suite.run(dead, levels.questions(), diagnose=False)
+    assert dead.asked == 10 and report.count("FAIL") == len(report.results)
+    assert sum("not asked" in str(r.problem) for r in report.results) == len(report.results) - 10
+
+
+def test_the_end_of_the_process_is_no_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "ends.py").write_text("import sys\nclass Engine:\n def answer(self, case): sys.exit(0)\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     assert main(["conformance", "run", "ends:Engine", "--levels", "similarity"]) == 1
+    assert "raised SystemExit: 0" in capsys.readouterr().out
 
 
 def test_an_object_may_answer_for_itself(monkeypatch: pytest.MonkeyPatch, image_case: Case) -> None:
@@ -293,13 +310,17 @@ def test_a_child_that_keeps_the_output_open_keeps_nobody_waiting(tmp_path: Path,
 
 def test_failures_of_a_program_are_verdicts_of_the_suite(tmp_path: Path) -> None:
     report = run(open_engine(program(tmp_path / "engine.py", "sys.exit(7)")), f"towers/{TINY_VIT}")
-    assert [(r.verdict, r.problem) for r in report.results] == [("FAIL", "raised Crashed: exit code 7")] * 2
+    assert [(r.verdict, r.problem) for r in report.results] == [("FAIL", "crashed: exit code 7")] * 2
     assert not report.passed and report.grade is None
 
 
 @pytest.mark.parametrize(
-    ("body", "verdict"), [("sys.exit(1)", "PASS"), ("sys.exit(3)", "SKIP"), ("time.sleep(60)", "FAIL"), ("", "FAIL")]
-)
+    ("body", "verdict"),
+    [
+        ("sys.exit(1)", "PASS"), ("sys.exit(3)", "SKIP"), ("time.sleep(60)", "FAIL"), ("", "FAIL"),
+        ("os.kill(os.getpid(), 11)", "FAIL"),
+    ],
+)  # fmt: skip
 def test_a_program_refuses_by_its_exit_code(body: str, verdict: str, tmp_path: Path) -> None:
     engine = open_engine(program(tmp_path / "engine.py", body), time_limit=0.5 if "sleep" in body else 30.0)
     assert verdicts(run(engine, "tokenize/refused")) == {"tokenize/refused": verdict}

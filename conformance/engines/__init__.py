@@ -28,7 +28,11 @@ def open_engine(spec: str, time_limit: float = TIME_LIMIT) -> EngineUnderTest:
     """
     kind, colon, rest = spec.partition(":")
     if not colon or not rest:
-        raise InputError(f"The engine is {spec!r}; expected one of these:\n{KINDS}")
+        hint = f"did you mean exec:./{Path(spec)}? " if Path(spec).is_file() else ""
+        kinds = ", ".join(line.split()[0] for line in KINDS.splitlines())
+        raise InputError(
+            f"The engine is {spec!r}; {hint}expected one of these: {kinds}; see clipref conformance run --help."
+        )
     if kind == "backend":
         from .python import backend
 

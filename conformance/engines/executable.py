@@ -21,7 +21,7 @@ from clipref.errors import InputError
 
 from ..case import Case, Outputs, Unsupported
 from ..exchange import read_answer, write_case
-from .failures import Crashed, Garbage, Hung
+from .failures import Crashed, Garbage, Hung, Killed
 
 UNSUPPORTED = 3
 # Of what a program prints, how much of the end is shown when it fails.
@@ -35,10 +35,15 @@ class Executable:
 
     def __init__(self, command: str, time_limit: float) -> None:
         """Raises InputError if there is no such program."""
-        words = shlex.split(command)
+        try:
+            words = shlex.split(command)
+        except ValueError as problem:
+            raise InputError(
+                f"exec:{command} can't be taken apart into words: {problem}. Close the quotes."
+            ) from problem
         found = shutil.which(words[0]) if words else None
         if found is None:
-            raise InputError(f"{command!r} can't be run: expected the path of a program that may be executed.")
+            raise InputError(f"exec:{command} can't be run: {_why_not(words[0] if words else '')}")
         self._command = [os.path.abspath(found), *words[1:]]
         self._time_limit = time_limit
 
@@ -52,7 +57,9 @@ class Executable:
             code, words = self._run([*self._command, case.verb, str(folder), str(out)])
             if code == UNSUPPORTED:
                 raise Unsupported("exit code 3")
-            if code != 0:
+            if code < 0:
+                raise Killed(f"{_named(code)}{words}")
+            if code > 0:
                 raise Crashed(f"{_named(code)}{words}")
             if not os.path.lexists(out):
                 raise Garbage(f"exit code 0, but nothing was written to OUT.safetensors{words}")
@@ -108,6 +115,17 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     else:
         process.kill()
     process.wait()
+
+
+def _why_not(program: str) -> str:
+    path = Path(program)
+    if path.is_dir():
+        return f"{program} is a folder; expected a program in it."
+    if not path.exists():
+        return f"{program or 'nothing'} does not exist in {os.getcwd()} or on the PATH."
+    if not os.access(path, os.X_OK):
+        return f"{program} may not be executed; make it so: chmod +x {program}"
+    return f"{program} is not on the PATH; did you mean exec:./{program}?"
 
 
 def _named(code: int) -> str:

@@ -1,13 +1,31 @@
-"""What can go wrong with an engine before there is an answer to grade. The name of each is part of the verdict."""
+"""What can go wrong with an engine before there is an answer to grade; `told` begins the verdict."""
 
 
-class Crashed(Exception):
+class Failure(Exception):
+    """No answer."""
+
+    told = "failed"
+
+
+class Crashed(Failure):
     """The engine ended, or refused, instead of answering."""
 
+    told = "crashed"
 
-class Hung(Exception):
+
+class Killed(Crashed):
+    """The engine was ended by a signal, which nobody would call a refusal."""
+
+    told = "crashed"
+
+
+class Hung(Failure):
     """The engine was stopped, because it took longer than it may."""
 
+    told = "hung"
 
-class Garbage(Exception):
+
+class Garbage(Failure):
     """The engine says that it has answered, and what it gave can't be read."""
+
+    told = "answered garbage"
