@@ -124,6 +124,7 @@ def export(cases: Iterable[Case], out: str | os.PathLike[str], onnx: bool = Fals
                     _copy_checkpoint(case.checkpoint, copy)
                 checkpoint = Path(os.path.relpath(copy, folder)).as_posix()
             write_case(folder, case, checkpoint)
+            (folder / "verb").write_text(case.verb, encoding="ascii")  # for scripts that read no JSON
             if onnx and case.verb in ("encode_image", "encode_text"):
                 write_backend_test(root / "onnx" / case.id.replace(" ", "-"), case)
         if not ids:

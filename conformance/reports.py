@@ -192,7 +192,9 @@ def summary(report: Report) -> str:
         answered = f"{report.count('PASS')} of {len(report.results)} questions answered"
         missing = " or ".join(sorted({"images", "texts"} - report.embedded))
         if missing:
-            return f"Not known to be CLIP, for no {missing} were embedded; {right}; {answered}"
+            levels = ", ".join(level for level, part in report.by_level().items() if part.count("PASS"))
+            grade = "Right" if report.grade == "exact" else f"{report.grade}-conformant"
+            return f"{grade} in {levels}: {right}; no {missing} were embedded, as CLIP does; {answered}"
         return f"CLIP, {report.grade}-conformant: {right}; {answered}"
     failed, answers = report.count("FAIL"), len(report.results) - report.count("SKIP")
     if not answers:
