@@ -9,7 +9,7 @@ Names of inputs and outputs, by verb:
 | preprocess | image: the bytes of a PNG file, as uint8 | resolution | pixels [3, R, R] float32 |
 | operation | the operation's arrays by name | name, and the operation's numbers | y |
 | encode_image | pixels [N, 3, R, R] float32 | | embeddings [N, E] float32 |
-| encode_text | ids [N, T] int64 | | embeddings [N, E] float32 |
+| encode_text | ids [N, T] int64, T the context length | | embeddings [N, E] float32 |
 | trace_image, trace_text | as encode_* | | activations by their names in the checkpoint; the last may be "embeddings" |
 | embed_image | image, as preprocess | | embeddings [1, E] float32 |
 | embed_text | texts, as tokenize | | embeddings [N, E] float32 |

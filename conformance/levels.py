@@ -8,6 +8,7 @@ those of pixels Pillow's; operations and similarity follow their definitions in 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -82,6 +83,24 @@ def made(name: str, style: str, folder: Path) -> Path:
     if not path.exists():
         synthetic.write(path, {**TINY, **FULL}[name], SEED, style)  # type: ignore[arg-type]
     return path
+
+
+def _sharpened(name: str, folder: Path) -> Path:
+    """A plain checkpoint whose queries are so long that exp(score) is more than float32 holds."""
+    from safetensors.numpy import load_file, save_file
+
+    path = folder / f"{name}-sharp"
+    if not path.exists():
+        shutil.copytree(made(name, "plain", folder), path)
+        tensors = load_file(path / "model.safetensors")
+        for key, x in tensors.items():
+            if key.endswith(("in_proj_weight", "in_proj_bias")):
+                x[: len(x) // 3] *= _SHARP
+        save_file(tensors, path / "model.safetensors")
+    return path
+
+
+_SHARP = 256
 
 
 def describe() -> Iterator[Question]:
@@ -405,10 +424,21 @@ def properties() -> Iterator[Question]:
                     f"properties/{name} {what}/{tower}", claims, f"encode_{tower}", (name, "plain"),
                     partial(_some_inputs, name, tower, rows), repeats, partial(_some, name, tower, rows),
                 )  # fmt: skip
+            if name == "vit-a":
+                sharp = f"properties/{name} large scores/{tower}"
+                yield Question(
+                    sharp, "properties", f"encode_{tower}", ("OPS-2",),
+                    partial(_sharp_case, sharp, name, tower), _by_the_reference,
+                )  # fmt: skip
             yield _question(
                 f"properties/{name} extremes/{tower}", ("PROP-4", "OUT-2"), f"encode_{tower}", (name, "plain"),
                 partial(_extreme_inputs, name, tower), {}, _by_the_reference,
             )  # fmt: skip
+
+
+def _sharp_case(id: str, name: str, tower: str, folder: Path) -> Case:
+    checkpoint = _sharpened(name, folder)
+    return Case(id, "properties", f"encode_{tower}", ("OPS-2",), _inputs(name, tower), {}, checkpoint)
 
 
 def _some_inputs(name: str, tower: str, rows: list[int]) -> dict[str, Array]:

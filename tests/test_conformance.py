@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from clipref.conformance.engines.failures import Crashed, Garbage, Hung
 from clipref.conformance.faults import FAULTS, FaultyEngine
 from clipref.conformance.spec import claims
 from clipref.conformance.verdicts import MARGIN, Report
+from clipref.engine import NumpyEngine, overlay
 from clipref.errors import ModelNotFound, WeightsError
 from clipref.weights import Checkpoint, read_config
 from clipref.weights_tools.convert import convert
@@ -552,6 +554,31 @@ def test_an_answer_that_depends_on_the_batch_or_the_time_is_caught() -> None:
         f"properties/{model} again/{tower}" for model in ("vit-a", "rn-a") for tower in ("image", "text")
     ]
     assert "other bits" in str(next(r.problem for r in report.results if r.verdict == "FAIL"))
+
+
+def test_a_softmax_that_overflows_is_caught() -> None:
+    def softmax(x: np.ndarray) -> np.ndarray:
+        e = np.exp(x)
+        return e / e.sum(axis=-1, keepdims=True)
+
+    def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, visible: np.ndarray | None = None) -> np.ndarray:
+        scores = q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1]).astype(q.dtype)
+        return softmax(scores if visible is None else np.where(visible[:, None], scores, -np.inf).astype(q.dtype)) @ v
+
+    class Naive:
+        def answer(self, case: Case) -> Outputs:
+            assert case.checkpoint is not None
+            engine = NumpyEngine(Checkpoint(case.checkpoint), "float32")
+            engine.ops = overlay(SimpleNamespace(attention=attention))
+            return {"embeddings": getattr(engine, case.verb)(*case.inputs.values())}
+
+    asked = [q for q in levels.questions(["towers", "properties"]) if "vit-a plain" in q.id or "large scores" in q.id]
+    with np.errstate(all="ignore"):
+        report = suite.run(Naive(), asked)
+    failed = {r.case: r.problem for r in report.results if r.verdict == "FAIL"}
+    assert failed.keys() == {f"properties/vit-a large scores/{tower}" for tower in ("image", "text")}
+    assert all("not finite" in str(problem) for problem in failed.values())
+    assert suite.run(FaultyEngine(), asked).passed
 
 
 def test_the_activation_that_is_off_first_is_told() -> None:
