@@ -207,7 +207,7 @@ def _by_level(report: Report) -> list[tuple[str, ...]]:
     from .reports import VERDICTS, number
 
     return [
-        (level, *(str(part.count(verdict)) for verdict in VERDICTS), part.grade or "-", number(part.worst))
+        (level, *(str(part.count(verdict)) for verdict in VERDICTS), part.grade_if_passed or "-", number(part.worst))
         for level, part in report.by_level().items()
     ]
 

@@ -175,7 +175,7 @@ summary { cursor: pointer; color: var(--soft) } details table { margin-top: 8px 
 .wide { overflow-x: auto }
 svg { width: 100%; min-width: 700px; height: auto; display: block }
 svg text { fill: var(--soft); font: 11px system-ui, sans-serif }
-.plots { display: grid; gap: 18px }
+.plots { display: grid; gap: 18px; grid-template-columns: minmax(0, 1fr) }
 .pictures { display: flex; gap: 18px; flex-wrap: wrap; margin: 10px 0 18px }
 figure { margin: 0 } figcaption { color: var(--soft); font-size: 12.5px; margin-top: 4px }
 img { width: 240px; height: 240px; image-rendering: pixelated; border: 1px solid var(--line); display: block }
@@ -245,8 +245,8 @@ def _levels(report: Report) -> str:
             f'<td class="n {verdict if n else "soft"}">{n or "-"}</td>'
             for verdict, n in zip(VERDICTS, counted, strict=True)
         )
-        grade = f"<td>{part.grade or '-'}</td>"
-        rows.append(f"<tr><td>{escape(level)}</td>{cells}{grade}<td class=n>{number(part.worst)}</td></tr>")
+        cells += f"<td>{part.grade_if_passed or '-'}</td><td class=n>{number(part.worst)}</td>"
+        rows.append(f"<tr><td>{escape(level)}</td>{cells}</tr>")
     head = "".join(f"<th class=n>{verdict.lower()}</th>" for verdict in VERDICTS)
     table = f"<table><tr><th>level</th>{head}<th>grade</th><th class=n>worst, in units</th></tr>{''.join(rows)}</table>"
     note = (

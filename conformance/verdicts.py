@@ -130,6 +130,11 @@ class Report:
         return nearest(rounded) if rounded else "exact"
 
     @property
+    def grade_if_passed(self) -> str | None:
+        """None also where answers fail: what is wrong isn't a matter of precision."""
+        return self.grade if self.passed else None
+
+    @property
     def worst(self) -> float:
         """The largest error in units; NaN without one."""
         return max((r.units for r in self.results if math.isfinite(r.units)), default=math.nan)
