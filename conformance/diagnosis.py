@@ -91,7 +91,7 @@ def leaning(failed: Sequence[Answered], passed: Sequence[Answered], profile: str
         if where in failures or where not in ("vit", "resnet", "text"):
             continue
         certain = {}
-        for fault in faults.of(where):
+        for fault in faults.of(faults.place(answers[0].case)):
             share, certainty = _share(answers, fault, profile)
             if _SHARES[0] <= share <= _SHARES[1] and certainty >= 1:
                 certain[certainty] = fault

@@ -222,7 +222,8 @@ def _first_padding(ids: Array, end: Array) -> Array:
 
 def _before_the_first_0(ids: Array, end: Array) -> Array:
     zeros = ids == 0
-    return np.where(zeros.any(1), zeros.argmax(1), ids.shape[1]) - 1
+    before: Array = np.where(zeros.any(1), zeros.argmax(1), ids.shape[1]) - 1
+    return before
 
 
 def _last_of_the_largest(ids: Array, end: Array) -> Array:
