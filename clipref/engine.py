@@ -15,7 +15,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
-from inspect import isfunction
+from inspect import Parameter, isfunction, signature
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -121,6 +121,17 @@ def once(make: Callable[[], Any]) -> Callable[[], Any]:
     return get
 
 
+def once_a_process(make: Callable[[], Any]) -> Callable[[], Any]:
+    """As `once`, and anew in a process that was forked: for what has threads, which a fork doesn't take along."""
+    made: dict[int, Callable[[], Any]] = {}
+
+    def get() -> Any:
+        process = os.getpid()
+        return (made.get(process) or made.setdefault(process, once(make)))()
+
+    return get
+
+
 CGROUP_QUOTA = "/sys/fs/cgroup/cpu.max"  # https://docs.kernel.org/admin-guide/cgroup-v2.html, "cpu.max"
 
 
@@ -158,29 +169,35 @@ def described(name: str) -> dict[str, Any]:
 
 def make_engine(name: str, checkpoint: Checkpoint, dtype: DType, **options: Any) -> tuple[str, Engine]:
     """The engine of that name, and the name it has if `auto` was asked for. Raises BackendError."""
-    known = backends()
     if name == "auto":
-        if dtype == "float64":
-            name = "reference"
-        else:
-            return _first_that_runs([n for n in FASTEST_FIRST if n in known], checkpoint, dtype, options)
-    if name not in known:
+        name, kernels = _first_that_runs() if dtype == "float32" else ("reference", None)
+    else:
+        kernels = _loaded(name)
+    make = getattr(kernels, "engine", None)
+    _check_names(name, options, [] if make is None else list(signature(make).parameters.values())[2:])
+    if make is not None:
+        engine: Engine = make(checkpoint, dtype, **options)
+        return name, engine
+    if kernels is None:
+        return name, ReferenceEngine(checkpoint, dtype)
+    return name, NumpyEngine(checkpoint, dtype, overlay(kernels))
+
+
+def _loaded(name: str) -> Any:
+    """The module of a backend that can run here, None for the reference. Raises BackendError if it can't."""
+    known = backends()
+    if not isinstance(name, str) or name not in known:
         raise BackendError(f"No backend {name!r}; there are: auto, {', '.join(sorted(known))}.")
     entry = known[name]
     if entry is None:
-        _refuse(name, options)
-        return name, ReferenceEngine(checkpoint, dtype)
+        return None
     try:
         kernels = entry.load()
     except ImportError as error:
         raise BackendError(f"Backend {name!r} can't run here: {error}. Install what it needs.") from error
     if hasattr(kernels, "available"):
         kernels.available()
-    if hasattr(kernels, "engine"):
-        engine: Engine = kernels.engine(checkpoint, dtype, **options)
-        return name, engine
-    _refuse(name, options)
-    return name, NumpyEngine(checkpoint, dtype, overlay(kernels))
+    return kernels
 
 
 def operations(kernels: Any) -> Any:
@@ -196,15 +213,20 @@ def overlay(kernels: Any) -> Ops:
     return SimpleNamespace(**{n: getattr(kernels, n, f) for n, f in functions.items()})
 
 
-def _first_that_runs(names: list[str], checkpoint: Checkpoint, dtype: DType, options: Any) -> tuple[str, Engine]:
-    for name in names[:-1]:
+def _first_that_runs() -> tuple[str, Any]:
+    for name in FASTEST_FIRST[:-1]:
         try:
-            return make_engine(name, checkpoint, dtype, **options)
+            return name, _loaded(name)
         except BackendError:
             continue  # not installed, or not for this machine: the next one, down to the reference
-    return make_engine(names[-1], checkpoint, dtype, **options)
+    return FASTEST_FIRST[-1], _loaded(FASTEST_FIRST[-1])
 
 
-def _refuse(name: str, options: Mapping[str, Any]) -> None:
-    if options:
-        raise BackendError(f"Backend {name!r} has no option {next(iter(options))!r}.")
+def _check_names(name: str, options: Mapping[str, Any], parameters: list[Parameter]) -> None:
+    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    known = [parameter.name for parameter in parameters]
+    for option in options:
+        if option not in known:
+            has = f"it has: {', '.join(known)}" if known else "it has none"
+            raise BackendError(f"Backend {name!r} has no option {option!r}; {has}.")

@@ -246,7 +246,7 @@ def engine(
     like those that will be embedded, instead of made ones; it matters to ResNets. Raises BackendError if float64 is
     asked for, or `calibration` has another shape.
     """
-    check_options("onnx-int8", dtype, threads)
+    check_options("onnx-int8", dtype, threads, spinning=spinning, arena=arena)
     settings = Settings(threads or available_threads(), spinning=spinning, arena=arena)
     config = checkpoint.config
     side = config.vision.resolution

@@ -40,7 +40,10 @@ class OpenVinoEngine:
                 "INFERENCE_NUM_THREADS": threads,
                 "PERFORMANCE_HINT": "LATENCY",
             }
-            return core.compile_model(core.read_model(complete(record, name)), "CPU", settings)
+            try:
+                return core.compile_model(core.read_model(complete(record, name)), "CPU", settings)
+            except RuntimeError as error:
+                raise BackendError(f"OpenVINO can't run the tower {name!r}: {error}") from error
 
         self._visual = once(lambda: compiled(record_image(config, checkpoint.visual("float32")), "visual"))
         self._text = once(lambda: compiled(record_tree(config, checkpoint.text("float32")), "textual"))
@@ -83,7 +86,7 @@ def engine(
     import openvino
 
     check_options("openvino", dtype, threads)
-    if precision not in _PRECISIONS:
+    if not isinstance(precision, str) or precision not in _PRECISIONS:
         raise BackendError(f"precision is {precision!r}; expected 'float32' or 'bfloat16'.")
     if precision == "bfloat16" and "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise BackendError("This processor has no bfloat16; use precision='float32'.")
