@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from inspect import Parameter, isfunction, signature
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from . import ops as reference_ops
 from . import resnet, text_transformer, vision_transformer
 from .config import ResNetConfig
-from .errors import BackendError
+from .errors import BackendError, InputError
 from .transformer import Ops, Tap, no_tap
 from .weights import Checkpoint, DType
 
@@ -50,6 +50,25 @@ class TreeEngine(Engine, Protocol):
 
     def encode_tree(self, ids: Array, positions: Array, visible: Array, ends: Array) -> Array:
         """Trees of tokens -> embeddings [N, S, E]; see text_transformer.encode_tree."""
+
+
+def checked_pixels(pixels: Any, side: int, dtype: DType, name: str = "pixels") -> Array:
+    """Preprocessed pixels [N, 3, side, side] as `dtype`. Raises InputError, which calls them `name`."""
+    expected = f"expected [N, 3, {side}, {side}] floats, as preprocess makes them"
+    try:
+        pixels = np.asarray(pixels)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} can't be viewed as an array ({error}); {expected}.") from error
+    if pixels.dtype.kind != "f":
+        raise InputError(f"{name} have dtype {pixels.dtype}; {expected}.")
+    if pixels.ndim != 4 or pixels.shape[1:] != (3, side, side) or not len(pixels):
+        raise InputError(f"{name} have shape {pixels.shape}; {expected}.")
+    with np.errstate(over="ignore"):  # what float32 can't hold is found below
+        pixels = pixels.astype(dtype, copy=False)
+    if not np.isfinite(pixels).all():  # in 8 bits one would spoil the whole batch
+        item = int(np.flatnonzero(~np.isfinite(pixels).all(axis=(1, 2, 3)))[0])
+        raise InputError(f"{name}: item {item} has values that are not finite in {dtype}; {expected}.")
+    return cast(Array, pixels)
 
 
 class NumpyEngine:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .config import ClipConfig
-from .engine import Engine, ReferenceEngine, available_threads, make_engine, once
+from .engine import Engine, ReferenceEngine, available_threads, checked_pixels, make_engine, once
 from .errors import ClipError, InputError, TextError
 from .hub import locate
 from .ops import softmax
@@ -93,16 +93,8 @@ class CLIP:
         return f"CLIP({vision} at {self.config.vision.resolution} px, backend={self.backend!r}, dtype={self.dtype!r})"
 
     def encode_image(self, pixels: Array) -> Array:
-        """Preprocessed pixels [N, 3, R, R] float -> embeddings [N, E]. Raises InputError."""
-        pixels = np.asarray(pixels)
-        side = self.config.vision.resolution
-        if pixels.ndim != 4 or pixels.shape[1:] != (3, side, side) or not len(pixels):
-            raise InputError(
-                f"pixels have shape {pixels.shape}; expected [N, 3, {side}, {side}], as preprocess makes them."
-            )
-        if pixels.dtype.kind != "f":
-            raise InputError(f"pixels have dtype {pixels.dtype}; expected floats, as preprocess makes them.")
-        return self.engine.encode_image(pixels.astype(self.dtype, copy=False))
+        """Preprocessed pixels [N, 3, R, R] float, all finite -> embeddings [N, E]. Raises InputError."""
+        return self.engine.encode_image(checked_pixels(pixels, self.config.vision.resolution, self.dtype))
 
     def encode_text(self, ids: Array) -> Array:
         """Token ids [N, T] int, T at most the context length -> embeddings [N, E]. Raises InputError."""

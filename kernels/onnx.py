@@ -38,6 +38,8 @@ CPU = "CPUExecutionProvider"
 
 # Of a thread's items at a time: enough for the weights to be worth fetching, few enough for the cache.
 POSITIONS = 512
+# Images at a time that all threads share, of a ResNet: more are no faster, and each takes memory.
+RESNET_ITEMS = 8
 
 
 @dataclass
@@ -421,22 +423,27 @@ class OnnxEngine:
         self._traced_visual = lazily(visual, "visual, traced", taps=True)
         self._traced_text = lazily(text, "textual, traced", taps=True)
         vision = checkpoint.config.vision
-        shared_out = isinstance(vision, ViTConfig) and list(settings.providers) == [CPU]
-        self._threads = settings.threads if shared_out else 1
-        self._at_a_time = max(1, POSITIONS // (vision.grid**2 + 1))
+        on_cpu = list(settings.providers) == [CPU]
+        self._threads = settings.threads if on_cpu and isinstance(vision, ViTConfig) else 1
+        self._at_a_time = images_at_a_time(vision, 1)
+        # Elsewhere than on a CPU, large batches are what is fast; whoever asks for that chooses their size.
+        self._images = images_at_a_time(vision, settings.threads) if on_cpu else None
+        self._positions = POSITIONS * settings.threads if on_cpu else None
         self._pool = once_a_process(lambda: ThreadPoolExecutor(self._threads, thread_name_prefix="onnx"))
 
     def encode_image(self, pixels: Array) -> Array:
         """Preprocessed pixels [N, 3, R, R] float32 -> embeddings [N, E] float32."""
         if self._threads == 1 or len(pixels) < self._threads:
-            return run(self._visual(), {"pixels": pixels})["embeddings"]
+            whole = self._visual()
+            return in_parts(lambda part: run(whole, {"pixels": part})["embeddings"], pixels, self._images)
         turns = -(-len(pixels) // (self._threads * self._at_a_time))
         made, parts = self._visual_of_one_thread(), np.array_split(pixels, turns * self._threads)
         return np.concatenate(list(self._pool().map(lambda part: run(made, {"pixels": part})["embeddings"], parts)))
 
     def encode_text(self, ids: Array) -> Array:
         """Token ids [N, T] -> embeddings [N, E] float32."""
-        return run(self._text(), text_inputs(ids))["embeddings"][:, 0]
+        made = self._text()
+        return texts_in_parts(lambda part: run(made, text_inputs(part))["embeddings"][:, 0], ids, self._positions)
 
     def encode_tree(self, ids: Array, positions: Array, visible: Array, ends: Array) -> Array:
         """Trees of tokens, as text_transformer.encode_tree has them -> embeddings [N, S, E] float32."""
@@ -449,6 +456,23 @@ class OnnxEngine:
     def trace_text(self, ids: Array) -> dict[str, Array]:
         """Every named activation of the text tower, and `embeddings` [N, 1, E], from a session of its own."""
         return run(self._traced_text(), text_inputs(ids))
+
+
+def images_at_a_time(vision: ViTConfig | ResNetConfig, threads: int) -> int:
+    """How many images go through a tower together, so that a batch of any size needs the memory of a few."""
+    return threads * max(1, POSITIONS // (vision.grid**2 + 1)) if isinstance(vision, ViTConfig) else RESNET_ITEMS
+
+
+def in_parts(encode: Callable[[Array], Array], items: Array, at_a_time: int | None) -> Array:
+    """Items [N, ...] -> embeddings [N, E], at most so many at a time, or all of them."""
+    step = at_a_time or len(items)
+    return np.concatenate([encode(items[i : i + step]) for i in range(0, len(items), step)])
+
+
+def texts_in_parts(encode: Callable[[Array], Array], ids: Array, positions: int | None) -> Array:
+    """Token ids [N, T] -> embeddings [N, E], texts of at most so many positions at a time, or all of them."""
+    ids, _ = ops.find_end_of_text(ids)
+    return in_parts(encode, ids, positions and max(1, positions // ids.shape[1]))
 
 
 def text_inputs(ids: Array) -> dict[str, Array]:

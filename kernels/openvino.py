@@ -17,7 +17,18 @@ from clipref.engine import available_threads, once
 from clipref.errors import BackendError
 from clipref.weights import Checkpoint, DType
 
-from .onnx import Record, check_options, complete, record_image, record_tree, text_inputs
+from .onnx import (
+    POSITIONS,
+    Record,
+    check_options,
+    complete,
+    images_at_a_time,
+    in_parts,
+    record_image,
+    record_tree,
+    text_inputs,
+    texts_in_parts,
+)
 
 Array: TypeAlias = NDArray[Any]
 Precision: TypeAlias = Literal["float32", "bfloat16"]
@@ -30,6 +41,7 @@ class OpenVinoEngine:
 
     def __init__(self, checkpoint: Checkpoint, threads: int, precision: Precision) -> None:
         config = checkpoint.config
+        self._images, self._positions = images_at_a_time(config.vision, threads), POSITIONS * threads
 
         def compiled(record: Record, name: str) -> Any:
             import openvino
@@ -50,11 +62,13 @@ class OpenVinoEngine:
 
     def encode_image(self, pixels: Array) -> Array:
         """Preprocessed pixels [N, 3, R, R] float32 -> embeddings [N, E] float32."""
-        return _run(self._visual(), {"pixels": pixels})
+        model = self._visual()
+        return in_parts(lambda part: _run(model, {"pixels": part}), pixels, self._images)
 
     def encode_text(self, ids: Array) -> Array:
         """Token ids [N, T] -> embeddings [N, E] float32."""
-        return _run(self._text(), text_inputs(ids))[:, 0]
+        model = self._text()
+        return texts_in_parts(lambda part: _run(model, text_inputs(part))[:, 0], ids, self._positions)
 
     def encode_tree(self, ids: Array, positions: Array, visible: Array, ends: Array) -> Array:
         """Trees of tokens, as text_transformer.encode_tree has them -> embeddings [N, S, E] float32."""

@@ -302,6 +302,14 @@ def test_bad_arguments(model: clipref.CLIP) -> None:
             model.encode_image(np.zeros(shape, np.float32))
     with pytest.raises(InputError, match="uint8"):
         model.encode_image(np.zeros((1, 3, side, side), np.uint8))
+    spoiled = pixels(3, side)
+    for value in (np.nan, np.inf, -np.inf, 1e300):
+        given = spoiled.astype(np.float64)
+        given[1, 2, 3, 4] = value
+        with pytest.raises(InputError, match="pixels: item 1 has values that are not finite in float32"):
+            model.encode_image(given)
+    with pytest.raises(InputError, match="pixels can't be viewed as an array"):
+        model.encode_image([[1.0], [1.0, 2.0]])  # type: ignore[arg-type]
     for ids in ([1, 2], [[1.0]], np.zeros((2, 20), int), np.zeros((0, 5), int), np.zeros((2, 0), int)):
         with pytest.raises(InputError, match="expected integers"):
             model.encode_text(np.asarray(ids))

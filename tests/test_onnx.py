@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from clipref import AutoModel, BackendError, WeightsError, ops
+from clipref.config import ViTConfig
 from clipref.engine import ReferenceEngine
 from clipref.kernels import onnx as kernels
 from clipref.kernels.onnx import Graph, RecordingOps, Symbol
@@ -206,6 +207,30 @@ def test_a_batch_is_shared_out_in_order(tiny: Path, threads: int) -> None:
     one_by_one = np.concatenate([model.encode_image(batch[i : i + 1]) for i in range(7)])
     assert_close(model.encode_image(batch), one_by_one, "onnx")
     assert_close(model.encode_image(batch[:2]), one_by_one[:2], "onnx")
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_large_batch_goes_through_in_parts(tiny: Path, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    run = kernels.run
+
+    def watched(session: object, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        seen.append(len(next(iter(inputs.values()))))
+        return run(session, inputs)
+
+    monkeypatch.setattr(kernels, "run", watched)
+    monkeypatch.setattr(kernels, "POSITIONS", 54)  # two images of 26 positions, 13 texts of 4
+    model = AutoModel.from_pretrained(tiny, backend="onnx", threads=threads)
+    vit = isinstance(model.config.vision, ViTConfig)
+    batch = pixels(19, model.config.vision.resolution)
+    found = model.encode_image(batch)
+    assert max(seen) == (2 if vit else kernels.RESNET_ITEMS) and sum(seen) == 19
+    seen.clear()
+    ids = np.array([[8, 9 + i, 30, 520, 0, 0, 0] for i in range(40)])
+    texts = model.encode_text(ids)
+    assert max(seen) == 54 * threads // 4 and sum(seen) == 40
+    assert_close(found[-1:], model.encode_image(batch[-1:]), "onnx")
+    assert_close(texts[-1:], model.encode_text(ids[-1:]), "onnx")
 
 
 FORKED = """
