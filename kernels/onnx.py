@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from clipref import ops, resnet, text_transformer, vision_transformer
 from clipref.config import ClipConfig, ResNetConfig, ViTConfig
-from clipref.engine import available_threads, once, once_a_process
+from clipref.engine import available_threads, is_count, once, once_a_process
 from clipref.errors import BackendError
 from clipref.transformer import Tap, no_tap
 from clipref.weights import Checkpoint, DType, SafetensorsFile
@@ -550,8 +550,7 @@ def check_options(backend: str, dtype: DType, threads: int | None, **switches: b
     """Raise BackendError for a dtype, a number of threads or a switch that no backend of recorded graphs can have."""
     if dtype != "float32":
         raise BackendError(f"Backend {backend!r} takes and gives float32, not {dtype}; use backend='reference'.")
-    whole = isinstance(threads, int | np.integer) and not isinstance(threads, bool)
-    if threads is not None and not (whole and threads >= 1):
+    if threads is not None and not is_count(threads):
         raise BackendError(f"threads is {threads!r}; expected a whole number, at least 1.")
     for name, value in switches.items():
         if not isinstance(value, bool):
