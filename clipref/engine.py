@@ -153,7 +153,7 @@ def once_a_process(make: Callable[[], Any]) -> Callable[[], Any]:
 
 def is_count(value: Any) -> bool:
     """Whether this is a whole number, at least 1."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)
 
 
 CGROUP_QUOTA = "/sys/fs/cgroup/cpu.max"  # https://docs.kernel.org/admin-guide/cgroup-v2.html, "cpu.max"

@@ -1,10 +1,12 @@
 """The user's object: images and texts in, embeddings, cosines and probabilities out, whatever engine computes them.
 
-The methods and their arguments are those of hosted CLIPs (https://github.com/roboflow/inference), so that code written
-for one runs here with another import. Embeddings are raw, as CLIP returns them, unless `normalize=True`.
+`embed_image`, `embed_text` and `compare` take the arguments of the CLIP of https://github.com/roboflow/inference, and
+`embed_images` and `embed_text` those of its inference_models, which has `compare_embeddings` besides. What they return
+are numpy's arrays and Python's numbers, never torch's. Embeddings are raw, as CLIP returns them, unless
+`normalize=True`.
 
 Images are whatever `clipref.preprocess` takes: a path, bytes, a PIL image, an array (BGR unless
-`input_color_format="rgb"`).
+`input_color_format="rgb"`), a torch tensor (RGB unless "bgr").
 """
 
 from __future__ import annotations
@@ -123,7 +125,7 @@ class CLIP:
             )
         return tokenizer(texts, self.config.text.context_length, truncate)
 
-    def embed_image(self, image: Any, *, normalize: bool = False, input_color_format: str = "bgr") -> Array:
+    def embed_image(self, image: Any, *, normalize: bool = False, input_color_format: str | None = None) -> Array:
         """One image -> [1, E]; a list of images -> [N, E], as `embed_images`. Raises ImageError."""
         images = image if isinstance(image, list | tuple) else [image]
         return self.embed_images(images, normalize=normalize, input_color_format=input_color_format)
@@ -133,7 +135,7 @@ class CLIP:
         images: Iterable[Any],
         *,
         normalize: bool = False,
-        input_color_format: str = "bgr",
+        input_color_format: str | None = None,
         batch_size: int = 32,
         progress: bool = False,
         workers: int | None = None,
@@ -159,7 +161,7 @@ class CLIP:
         return _finish(np.concatenate(batches), normalize)
 
     def _preprocessed(
-        self, images: Iterable[Any], input_color_format: str, workers: int, ahead: int
+        self, images: Iterable[Any], input_color_format: str | None, workers: int, ahead: int
     ) -> Iterator[Array]:
         """Pixels of each image, in order, at most `ahead` of what is taken."""
         settings = dataclasses.asdict(self.config.preprocess)
@@ -187,13 +189,23 @@ class CLIP:
                 for future in pending:
                     future.cancel()
 
-    def embed_text(self, text: str | Iterable[str], *, normalize: bool = False, truncate: bool = False) -> Array:
-        """One text -> [1, E]; several -> [N, E].
+    def embed_text(
+        self,
+        text: str | Iterable[str] | None = None,
+        *,
+        texts: str | Iterable[str] | None = None,
+        normalize: bool = False,
+        truncate: bool = False,
+    ) -> Array:
+        """One text -> [1, E]; several -> [N, E]. `texts` is another name for `text`, which inference_models has.
 
         A text that was there before is not computed again; what texts begin with in common is computed once, unless the
         reference computes it. Raises TextError if a text is empty, or longer than the context and not to be truncated.
         """
-        ids = self.tokenize(text, truncate)
+        given = [x for x in (text, texts) if x is not None]
+        if len(given) != 1:
+            raise InputError(f"The texts are {given or None}; expected a text, or a list of texts, given once.")
+        ids = self.tokenize(given[0], truncate)
         empty = np.flatnonzero(ids[:, 1] == self.config.text.vocab_size - 1)
         if empty.size:
             raise TextError(
@@ -239,7 +251,7 @@ class CLIP:
         subject_type: Kind = "image",
         prompt_type: Kind = "text",
         *,
-        input_color_format: str = "bgr",
+        input_color_format: str | None = None,
     ) -> Any:
         """Cosines of a subject with prompts, either side image or text.
 
@@ -255,7 +267,7 @@ class CLIP:
         rows = [row if names is None else dict(zip(names, row, strict=True)) for row in cosines]
         return rows[0] if _is_one(subject, subject_type) else rows
 
-    def _embed(self, items: Any, kind: Kind, argument: str, input_color_format: str) -> Array:
+    def _embed(self, items: Any, kind: Kind, argument: str, input_color_format: str | None) -> Array:
         if kind == "image":
             return self.embed_images(items, normalize=True, input_color_format=input_color_format)
         if kind == "text":
@@ -269,7 +281,7 @@ class CLIP:
         templates: Iterable[str] = ("a photo of a {}",),
         top_k: int = 5,
         *,
-        input_color_format: str = "bgr",
+        input_color_format: str | None = None,
     ) -> Any:
         """Zero-shot classification: the `top_k` most probable (label, probability), best first.
 
@@ -301,7 +313,7 @@ class CLIP:
         top_k: int = 10,
         query_type: Kind = "text",
         *,
-        input_color_format: str = "bgr",
+        input_color_format: str | None = None,
     ) -> list[tuple[int, float]]:
         """Semantic search: the rows of `embeddings` [N, E] nearest to the query, as (index, cosine), best first.
 
@@ -329,7 +341,9 @@ class CLIP:
         cosines = (rows / lengths[:, None]) @ queries[0]
         return [(int(i), float(cosines[i])) for i in np.argsort(-cosines, kind="stable")[:top_k]]
 
-    def trace(self, image: Any = None, text: str | None = None, *, input_color_format: str = "bgr") -> dict[str, Array]:
+    def trace(
+        self, image: Any = None, text: str | None = None, *, input_color_format: str | None = None
+    ) -> dict[str, Array]:
         """Every named activation of one image or one text or both, computed by the reference.
 
         Names are the checkpoint's module paths, such as `visual.transformer.resblocks.3.mlp`. Of the last block only

@@ -193,12 +193,18 @@ def test_compare_takes_any_iterable(model: clipref.CLIP) -> None:
         assert model.classify(images[0], several) == model.classify(images[0], labels)
 
 
+def test_texts_by_their_other_name(model: clipref.CLIP) -> None:
+    assert (model.embed_text(texts=TEXTS) == model.embed_text(TEXTS)).all()
+    with pytest.raises(InputError, match="given once"):
+        model.embed_text("a cat", texts="a cat")
+
+
 def test_arguments_of_another_kind(model: clipref.CLIP) -> None:
     image, corpus = pictures(1)[0], model.embed_text(TEXTS)
     calls: list[tuple[str, Callable[[Any], Any], list[Any]]] = [
-        ("texts are a", model.embed_text, [None, 3, {"a": "b"}, {"a", "b"}, np.array("a cat")]),
-        ("texts are a", lambda x: model.compare(image, x), [None, 3, {"a"}]),
-        ("texts are a", lambda x: model.compare(x, "a", "text"), [None, {"a": "b"}]),
+        ("texts are", model.embed_text, [None, 3, {"a": "b"}, {"a", "b"}, np.array("a cat")]),
+        ("texts are", lambda x: model.compare(image, x), [None, 3, {"a"}]),
+        ("texts are", lambda x: model.compare(x, "a", "text"), [None, {"a": "b"}]),
         ("images are a", model.embed_images, [{"a": image}, {"a.png"}]),
         ("batch_size is", lambda x: model.embed_images([image], batch_size=x), [None, "2", 2.0, True, 0]),
         ("workers is", lambda x: model.embed_images([image], workers=x), ["2", 2.0, True, 0]),
