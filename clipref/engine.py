@@ -15,9 +15,9 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
-from inspect import isfunction
+from inspect import Parameter, isfunction, signature
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from . import ops as reference_ops
 from . import resnet, text_transformer, vision_transformer
 from .config import ResNetConfig
-from .errors import BackendError
+from .errors import BackendError, InputError
 from .transformer import Ops, Tap, no_tap
 from .weights import Checkpoint, DType
 
@@ -50,6 +50,25 @@ class TreeEngine(Engine, Protocol):
 
     def encode_tree(self, ids: Array, positions: Array, visible: Array, ends: Array) -> Array:
         """Trees of tokens -> embeddings [N, S, E]; see text_transformer.encode_tree."""
+
+
+def checked_pixels(pixels: Any, side: int, dtype: DType, name: str = "pixels") -> Array:
+    """Preprocessed pixels [N, 3, side, side] as `dtype`. Raises InputError, which calls them `name`."""
+    expected = f"expected [N, 3, {side}, {side}] floats, as preprocess makes them"
+    try:
+        pixels = np.asarray(pixels)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} can't be viewed as an array ({error}); {expected}.") from error
+    if pixels.dtype.kind != "f":
+        raise InputError(f"{name} have dtype {pixels.dtype}; {expected}.")
+    if pixels.ndim != 4 or pixels.shape[1:] != (3, side, side) or not len(pixels):
+        raise InputError(f"{name} have shape {pixels.shape}; {expected}.")
+    with np.errstate(over="ignore"):  # what float32 can't hold is found below
+        pixels = pixels.astype(dtype, copy=False)
+    if not np.isfinite(pixels).all():  # in 8 bits one would spoil the whole batch
+        item = int(np.flatnonzero(~np.isfinite(pixels).all(axis=(1, 2, 3)))[0])
+        raise InputError(f"{name}: item {item} has values that are not finite in {dtype}; {expected}.")
+    return cast(Array, pixels)
 
 
 class NumpyEngine:
@@ -121,6 +140,22 @@ def once(make: Callable[[], Any]) -> Callable[[], Any]:
     return get
 
 
+def once_a_process(make: Callable[[], Any]) -> Callable[[], Any]:
+    """As `once`, and anew in a process that was forked: for what has threads, which a fork doesn't take along."""
+    made: dict[int, Callable[[], Any]] = {}
+
+    def get() -> Any:
+        process = os.getpid()
+        return (made.get(process) or made.setdefault(process, once(make)))()
+
+    return get
+
+
+def is_count(value: Any) -> bool:
+    """Whether this is a whole number, at least 1."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)
+
+
 CGROUP_QUOTA = "/sys/fs/cgroup/cpu.max"  # https://docs.kernel.org/admin-guide/cgroup-v2.html, "cpu.max"
 
 
@@ -158,29 +193,35 @@ def described(name: str) -> dict[str, Any]:
 
 def make_engine(name: str, checkpoint: Checkpoint, dtype: DType, **options: Any) -> tuple[str, Engine]:
     """The engine of that name, and the name it has if `auto` was asked for. Raises BackendError."""
-    known = backends()
     if name == "auto":
-        if dtype == "float64":
-            name = "reference"
-        else:
-            return _first_that_runs([n for n in FASTEST_FIRST if n in known], checkpoint, dtype, options)
-    if name not in known:
+        name, kernels = _first_that_runs() if dtype == "float32" else ("reference", None)
+    else:
+        kernels = _loaded(name)
+    make = getattr(kernels, "engine", None)
+    _check_names(name, options, [] if make is None else list(signature(make).parameters.values())[2:])
+    if make is not None:
+        engine: Engine = make(checkpoint, dtype, **options)
+        return name, engine
+    if kernels is None:
+        return name, ReferenceEngine(checkpoint, dtype)
+    return name, NumpyEngine(checkpoint, dtype, overlay(kernels))
+
+
+def _loaded(name: str) -> Any:
+    """The module of a backend that can run here, None for the reference. Raises BackendError if it can't."""
+    known = backends()
+    if not isinstance(name, str) or name not in known:
         raise BackendError(f"No backend {name!r}; there are: auto, {', '.join(sorted(known))}.")
     entry = known[name]
     if entry is None:
-        _refuse(name, options)
-        return name, ReferenceEngine(checkpoint, dtype)
+        return None
     try:
         kernels = entry.load()
     except ImportError as error:
         raise BackendError(f"Backend {name!r} can't run here: {error}. Install what it needs.") from error
     if hasattr(kernels, "available"):
         kernels.available()
-    if hasattr(kernels, "engine"):
-        engine: Engine = kernels.engine(checkpoint, dtype, **options)
-        return name, engine
-    _refuse(name, options)
-    return name, NumpyEngine(checkpoint, dtype, overlay(kernels))
+    return kernels
 
 
 def operations(kernels: Any) -> Any:
@@ -196,15 +237,20 @@ def overlay(kernels: Any) -> Ops:
     return SimpleNamespace(**{n: getattr(kernels, n, f) for n, f in functions.items()})
 
 
-def _first_that_runs(names: list[str], checkpoint: Checkpoint, dtype: DType, options: Any) -> tuple[str, Engine]:
-    for name in names[:-1]:
+def _first_that_runs() -> tuple[str, Any]:
+    for name in FASTEST_FIRST[:-1]:
         try:
-            return make_engine(name, checkpoint, dtype, **options)
+            return name, _loaded(name)
         except BackendError:
             continue  # not installed, or not for this machine: the next one, down to the reference
-    return make_engine(names[-1], checkpoint, dtype, **options)
+    return FASTEST_FIRST[-1], _loaded(FASTEST_FIRST[-1])
 
 
-def _refuse(name: str, options: Mapping[str, Any]) -> None:
-    if options:
-        raise BackendError(f"Backend {name!r} has no option {next(iter(options))!r}.")
+def _check_names(name: str, options: Mapping[str, Any], parameters: list[Parameter]) -> None:
+    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    known = [parameter.name for parameter in parameters]
+    for option in options:
+        if option not in known:
+            has = f"it has: {', '.join(known)}" if known else "it has none"
+            raise BackendError(f"Backend {name!r} has no option {option!r}; {has}.")

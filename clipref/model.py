@@ -1,10 +1,12 @@
 """The user's object: images and texts in, embeddings, cosines and probabilities out, whatever engine computes them.
 
-The methods and their arguments are those of hosted CLIPs (https://github.com/roboflow/inference), so that code written
-for one runs here with another import. Embeddings are raw, as CLIP returns them, unless `normalize=True`.
+`embed_image`, `embed_text` and `compare` take the arguments of the CLIP of https://github.com/roboflow/inference, and
+`embed_images` and `embed_text` those of its inference_models, which has `compare_embeddings` besides. What they return
+are numpy's arrays and Python's numbers, never torch's. Embeddings are raw, as CLIP returns them, unless
+`normalize=True`.
 
 Images are whatever `clipref.preprocess` takes: a path, bytes, a PIL image, an array (BGR unless
-`input_color_format="rgb"`).
+`input_color_format="rgb"`), a torch tensor (RGB unless "bgr").
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import dataclasses
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -22,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .config import ClipConfig
-from .engine import Engine, ReferenceEngine, available_threads, make_engine, once
+from .engine import Engine, ReferenceEngine, available_threads, checked_pixels, is_count, make_engine, once
 from .errors import ClipError, InputError, TextError
 from .hub import locate
 from .ops import softmax
@@ -93,16 +95,8 @@ class CLIP:
         return f"CLIP({vision} at {self.config.vision.resolution} px, backend={self.backend!r}, dtype={self.dtype!r})"
 
     def encode_image(self, pixels: Array) -> Array:
-        """Preprocessed pixels [N, 3, R, R] float -> embeddings [N, E]. Raises InputError."""
-        pixels = np.asarray(pixels)
-        side = self.config.vision.resolution
-        if pixels.ndim != 4 or pixels.shape[1:] != (3, side, side) or not len(pixels):
-            raise InputError(
-                f"pixels have shape {pixels.shape}; expected [N, 3, {side}, {side}], as preprocess makes them."
-            )
-        if pixels.dtype.kind != "f":
-            raise InputError(f"pixels have dtype {pixels.dtype}; expected floats, as preprocess makes them.")
-        return self.engine.encode_image(pixels.astype(self.dtype, copy=False))
+        """Preprocessed pixels [N, 3, R, R] float, all finite -> embeddings [N, E]. Raises InputError."""
+        return self.engine.encode_image(checked_pixels(pixels, self.config.vision.resolution, self.dtype))
 
     def encode_text(self, ids: Array) -> Array:
         """Token ids [N, T] int, T at most the context length -> embeddings [N, E]. Raises InputError."""
@@ -131,7 +125,7 @@ class CLIP:
             )
         return tokenizer(texts, self.config.text.context_length, truncate)
 
-    def embed_image(self, image: Any, *, normalize: bool = False, input_color_format: str = "bgr") -> Array:
+    def embed_image(self, image: Any, *, normalize: bool = False, input_color_format: str | None = None) -> Array:
         """One image -> [1, E]; a list of images -> [N, E], as `embed_images`. Raises ImageError."""
         images = image if isinstance(image, list | tuple) else [image]
         return self.embed_images(images, normalize=normalize, input_color_format=input_color_format)
@@ -141,7 +135,7 @@ class CLIP:
         images: Iterable[Any],
         *,
         normalize: bool = False,
-        input_color_format: str = "bgr",
+        input_color_format: str | None = None,
         batch_size: int = 32,
         progress: bool = False,
         workers: int | None = None,
@@ -152,12 +146,13 @@ class CLIP:
         engine is at work. No more than two batches are in memory at a time. `progress` shows a bar on standard error.
         An error names the image, counted from 0. Raises ImageError, or InputError if there are none.
         """
-        if batch_size < 1:
-            raise InputError(f"batch_size is {batch_size}; expected at least 1.")
-        if workers is not None and workers < 1:
-            raise InputError(f"workers is {workers}; expected at least 1.")
+        _check_count("batch_size", batch_size)
+        if workers is not None:
+            _check_count("workers", workers)
         if _is_one_image(images):
             images = [images]
+        if isinstance(images, Mapping | set | frozenset):
+            raise InputError(f"The images are a {type(images).__name__}; expected an image, or a list of images.")
         images = _with_progress(images) if progress else images
         pixels = self._preprocessed(images, input_color_format, workers or available_threads(), batch_size)
         batches = [self.encode_image(np.stack(batch)) for batch in _batches(pixels, batch_size)]
@@ -166,7 +161,7 @@ class CLIP:
         return _finish(np.concatenate(batches), normalize)
 
     def _preprocessed(
-        self, images: Iterable[Any], input_color_format: str, workers: int, ahead: int
+        self, images: Iterable[Any], input_color_format: str | None, workers: int, ahead: int
     ) -> Iterator[Array]:
         """Pixels of each image, in order, at most `ahead` of what is taken."""
         settings = dataclasses.asdict(self.config.preprocess)
@@ -194,13 +189,23 @@ class CLIP:
                 for future in pending:
                     future.cancel()
 
-    def embed_text(self, text: str | Iterable[str], *, normalize: bool = False, truncate: bool = False) -> Array:
-        """One text -> [1, E]; several -> [N, E].
+    def embed_text(
+        self,
+        text: str | Iterable[str] | None = None,
+        *,
+        texts: str | Iterable[str] | None = None,
+        normalize: bool = False,
+        truncate: bool = False,
+    ) -> Array:
+        """One text -> [1, E]; several -> [N, E]. `texts` is another name for `text`, which inference_models has.
 
         A text that was there before is not computed again; what texts begin with in common is computed once, unless the
         reference computes it. Raises TextError if a text is empty, or longer than the context and not to be truncated.
         """
-        ids = self.tokenize(text, truncate)
+        given = [x for x in (text, texts) if x is not None]
+        if len(given) != 1:
+            raise InputError(f"The texts are {given or None}; expected a text, or a list of texts, given once.")
+        ids = self.tokenize(given[0], truncate)
         empty = np.flatnonzero(ids[:, 1] == self.config.text.vocab_size - 1)
         if empty.size:
             raise TextError(
@@ -246,12 +251,12 @@ class CLIP:
         subject_type: Kind = "image",
         prompt_type: Kind = "text",
         *,
-        input_color_format: str = "bgr",
+        input_color_format: str | None = None,
     ) -> Any:
         """Cosines of a subject with prompts, either side image or text.
 
-        A prompt, or a list of them, gives a list of floats; a dict of prompts gives a dict with its keys. A list of
-        subjects gives a list of those.
+        A prompt, or several (a list, or another iterable), gives a list of floats; a dict of prompts gives a dict with
+        its keys. Several subjects give a list of those.
         """
         names = list(prompt) if isinstance(prompt, Mapping) else None
         prompts = list(prompt.values()) if isinstance(prompt, Mapping) else prompt
@@ -260,11 +265,11 @@ class CLIP:
         # A subject at a time, so that its cosines don't depend on the others.
         cosines = [(against @ subject).tolist() for subject in subjects]
         rows = [row if names is None else dict(zip(names, row, strict=True)) for row in cosines]
-        return rows if isinstance(subject, list | tuple) else rows[0]
+        return rows[0] if _is_one(subject, subject_type) else rows
 
-    def _embed(self, items: Any, kind: Kind, argument: str, input_color_format: str) -> Array:
+    def _embed(self, items: Any, kind: Kind, argument: str, input_color_format: str | None) -> Array:
         if kind == "image":
-            return self.embed_image(items, normalize=True, input_color_format=input_color_format)
+            return self.embed_images(items, normalize=True, input_color_format=input_color_format)
         if kind == "text":
             return self.embed_text(items, normalize=True)
         raise InputError(f"{argument} is {kind!r}; expected 'image' or 'text'.")
@@ -272,31 +277,30 @@ class CLIP:
     def classify(
         self,
         image: Any,
-        labels: Sequence[str],
-        templates: Sequence[str] = ("a photo of a {}",),
+        labels: Iterable[str],
+        templates: Iterable[str] = ("a photo of a {}",),
         top_k: int = 5,
         *,
-        input_color_format: str = "bgr",
+        input_color_format: str | None = None,
     ) -> Any:
         """Zero-shot classification: the `top_k` most probable (label, probability), best first.
 
         A label's embedding is the mean of its normalised embeddings in all templates, as in the CLIP paper, section
         3.1.4; probabilities come from the checkpoint's own logit scale. A list of images gives a list of those.
         """
-        if isinstance(labels, str) or not labels:
-            raise InputError(f"labels are {labels!r}; expected a list of at least one text.")
-        if top_k < 1:
-            raise InputError(f"top_k is {top_k}; expected at least 1.")
-        images = self.embed_image(image, normalize=True, input_color_format=input_color_format)
+        labels = _listed("labels", labels)
+        _check_count("top_k", top_k)
+        images = self.embed_images(image, normalize=True, input_color_format=input_color_format)
         classes = self.label_embeddings(labels, templates)
         probabilities = [softmax(self.logit_scale * (classes @ embedding)) for embedding in images]
         rows = [[(labels[i], float(row[i])) for i in np.argsort(-row, kind="stable")[:top_k]] for row in probabilities]
-        return rows if isinstance(image, list | tuple) else rows[0]
+        return rows[0] if _is_one(image, "image") else rows
 
-    def label_embeddings(self, labels: Sequence[str], templates: Sequence[str] = ("a photo of a {}",)) -> Array:
+    def label_embeddings(self, labels: Iterable[str], templates: Iterable[str] = ("a photo of a {}",)) -> Array:
         """Unit vectors [N, E] of labels, each the mean over the templates, in which `{}` stands for the label."""
-        templates = [templates] if isinstance(templates, str) else list(templates)
-        if not templates or not all("{}" in template for template in templates):
+        labels = _listed("labels", labels)
+        templates = _listed("templates", [templates] if isinstance(templates, str) else templates)
+        if not all("{}" in template for template in templates):
             raise InputError(f"templates are {templates!r}; expected at least one, each with a {{}} for the label.")
         prompts = [template.replace("{}", label) for label in labels for template in templates]
         embeddings = self.embed_text(prompts, normalize=True)
@@ -309,20 +313,37 @@ class CLIP:
         top_k: int = 10,
         query_type: Kind = "text",
         *,
-        input_color_format: str = "bgr",
+        input_color_format: str | None = None,
     ) -> list[tuple[int, float]]:
-        """Semantic search: the rows of `embeddings` [N, E] nearest to the query, as (index, cosine), best first."""
+        """Semantic search: the rows of `embeddings` [N, E] nearest to the query, as (index, cosine), best first.
+
+        Raises InputError for more queries than one, and for a row that is zero or not finite.
+        """
         embeddings = np.asarray(embeddings)
-        if embeddings.ndim != 2 or embeddings.shape[1] != self.config.embed_dim:
-            raise InputError(f"embeddings have shape {embeddings.shape}; expected [N, {self.config.embed_dim}].")
-        if top_k < 1:
-            raise InputError(f"top_k is {top_k}; expected at least 1.")
-        cosines = (
-            _finish(embeddings, normalize=True) @ self._embed(query, query_type, "query_type", input_color_format)[0]
-        )
+        if embeddings.ndim != 2 or embeddings.shape[1] != self.config.embed_dim or embeddings.dtype.kind not in "fiu":
+            raise InputError(
+                f"embeddings are {embeddings.dtype} of shape {embeddings.shape}; expected "
+                f"[N, {self.config.embed_dim}] numbers, as embed_images gives them."
+            )
+        _check_count("top_k", top_k)
+        queries = self._embed(query, query_type, "query_type", input_color_format)
+        if len(queries) > 1:
+            raise InputError(f"The query is {len(queries)} items; expected one. Search for each by itself.")
+        rows = embeddings.astype(np.result_type(embeddings, np.float32), copy=False)  # float16 can't hold the squares
+        with np.errstate(over="ignore"):
+            lengths = np.linalg.norm(rows, axis=1)
+        wrong = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))
+        if wrong.size:
+            raise InputError(
+                f"Row {wrong[0]} of the embeddings is zero or not finite, and has no direction to compare "
+                f"({wrong.size} such rows of {len(rows)}); leave it out, or embed its item again."
+            )
+        cosines = (rows / lengths[:, None]) @ queries[0]
         return [(int(i), float(cosines[i])) for i in np.argsort(-cosines, kind="stable")[:top_k]]
 
-    def trace(self, image: Any = None, text: str | None = None, *, input_color_format: str = "bgr") -> dict[str, Array]:
+    def trace(
+        self, image: Any = None, text: str | None = None, *, input_color_format: str | None = None
+    ) -> dict[str, Array]:
         """Every named activation of one image or one text or both, computed by the reference.
 
         Names are the checkpoint's module paths, such as `visual.transformer.resblocks.3.mlp`. Of the last block only
@@ -359,6 +380,27 @@ def _is_one_image(images: Any) -> bool:
     if isinstance(images, str | bytes | bytearray | memoryview | os.PathLike) or not isinstance(images, Iterable):
         return True
     return getattr(images, "ndim", 4) < 4 or hasattr(images, "read")
+
+
+def _is_one(items: Any, kind: Kind) -> bool:
+    return isinstance(items, str) if kind == "text" else _is_one_image(items)
+
+
+def _listed(name: str, texts: Any) -> list[str]:
+    """The texts of an argument, in their order. Raises InputError."""
+    expected = "expected a list of at least one text"
+    if isinstance(texts, str | Mapping | set | frozenset) or not isinstance(texts, Iterable):
+        raise InputError(f"{name} are {texts!r}; {expected}.")
+    listed = list(texts) if getattr(texts, "ndim", 1) else []
+    other = [text for text in listed if not isinstance(text, str)]
+    if other or not listed:
+        raise InputError(f"{name} are {other[:1] or listed!r}; {expected}.")
+    return listed
+
+
+def _check_count(name: str, value: Any) -> None:
+    if not is_count(value):
+        raise InputError(f"{name} is {value!r}; expected a whole number, at least 1.")
 
 
 def _finish(embeddings: Array, normalize: bool) -> Array:

@@ -47,7 +47,7 @@ def preprocess(
     image: Any,
     resolution: int = 224,
     *,
-    input_color_format: str = "bgr",
+    input_color_format: str | None = None,
     mean: Sequence[float] = OPENAI_MEAN,
     std: Sequence[float] = OPENAI_STD,
     interpolation: Interpolation = "bicubic",
@@ -82,7 +82,7 @@ def preprocess(
     return pixels
 
 
-def open_image(image: Any, input_color_format: str = "bgr", max_pixels: int = MAX_PIXELS) -> Image:
+def open_image(image: Any, input_color_format: str | None = None, max_pixels: int = MAX_PIXELS) -> Image:
     """Anything that holds one image -> a decoded PIL image in its own mode; of an animation, the first frame.
 
     `image` is one of
@@ -90,13 +90,14 @@ def open_image(image: Any, input_color_format: str = "bgr", max_pixels: int = MA
     - a PIL image, returned as it is;
     - an array, or what numpy can view as one without a copy to float: uint8 [H, W], [H, W, C] or [C, H, W] with 1, 3 or
       4 channels ([H, W, C] if it could be either). Its colours are BGR or BGRA, as cv2 reads them, unless
-      `input_color_format` is "rgb". Files, bytes and PIL images are what they say they are.
+      `input_color_format` is "rgb". Files, bytes and PIL images are what they say they are;
+    - a torch tensor, like an array, but [C, H, W] if it could be either, and RGB unless `input_color_format` is "bgr".
 
     `max_pixels` is checked before anything is decoded. Raises ImageError or InputError.
     """
     from PIL import Image
 
-    if input_color_format not in ("bgr", "rgb"):
+    if input_color_format not in ("bgr", "rgb", None):
         raise InputError(f"input_color_format is {input_color_format!r}; expected 'bgr' or 'rgb'.")
     if isinstance(image, Image.Image):
         return _decoded(image, "the PIL image", max_pixels)
@@ -159,7 +160,11 @@ def _decoded(image: Image, name: str, max_pixels: int) -> Image:
     return image
 
 
-def _from_array(image: Any, color_format: str, max_pixels: int) -> Image:
+def _is_tensor(image: Any) -> bool:
+    return any(kind.__module__ == "torch" for kind in type(image).__mro__)
+
+
+def _from_array(image: Any, color_format: str | None, max_pixels: int) -> Image:
     from PIL import Image
 
     try:
@@ -175,14 +180,15 @@ def _from_array(image: Any, color_format: str, max_pixels: int) -> Image:
         raise ImageError(f"{found}: it has no pixels.")
     if pixels.dtype != np.uint8:
         raise ImageError(f"{found}; expected uint8, 0..255. If it is 0..1, pass (255 * x).round().astype('uint8').")
-    if pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4):
+    channels_first = _is_tensor(image) and pixels.shape[0] in (1, 3, 4)
+    if pixels.ndim == 3 and (channels_first or pixels.shape[2] not in (1, 3, 4)):
         if pixels.shape[0] not in (1, 3, 4):
             raise ImageError(f"{found}; expected [H, W, C] or [C, H, W] with 1, 3 or 4 channels.")
         pixels = pixels.transpose(1, 2, 0)
     _check_size(pixels.shape[1::-1], "the array", max_pixels)
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[..., 0]
-    elif pixels.ndim == 3 and color_format == "bgr":
+    elif pixels.ndim == 3 and (color_format or ("rgb" if _is_tensor(image) else "bgr")) == "bgr":
         pixels = pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
     return Image.fromarray(np.ascontiguousarray(pixels))
 

@@ -16,7 +16,7 @@ import heapq
 import html
 import os
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -169,6 +169,9 @@ class Tokenizer:
         """
         if context_length < 2:
             raise InputError(f"context_length is {context_length}; start and end alone need 2.")
+        unordered = isinstance(texts, Mapping | set | frozenset)
+        if unordered or not isinstance(texts, Iterable) or getattr(texts, "ndim", 1) == 0:
+            raise InputError(f"The texts are a {type(texts).__name__}; expected a text, or a list of texts.")
         rows = []
         for number, text in enumerate([texts] if isinstance(texts, str) else texts):
             try:

@@ -45,6 +45,11 @@ FLOATS: dict[str, np.dtype[Any]] = {
 MAX_HEADER = 8_000_000
 
 
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    """What tells a file from another, and from itself after it was written to."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def ignored(name: str) -> bool:
     """Whether a tensor of this name may be in a checkpoint and takes no part in the forward pass."""
     return _IGNORED.fullmatch(name) is not None
@@ -56,7 +61,7 @@ class SafetensorsFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         from safetensors import SafetensorError, safe_open
 
-        self.path = Path(path)
+        self.path = Path(path).absolute()  # which a later os.chdir doesn't move
         try:
             with open(self.path, "rb") as file:
                 length = int.from_bytes(file.read(8), "little")
@@ -66,6 +71,7 @@ class SafetensorsFile:
             with safe_open(self.path, framework="numpy"):
                 pass
             with open(self.path, "rb") as file:
+                self._opened = _identity(os.fstat(file.fileno()))
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             self._bytes = np.frombuffer(self._map, np.uint8)
         except (SafetensorError, OSError, ValueError) as error:
@@ -83,9 +89,25 @@ class SafetensorsFile:
         """One tensor of a dtype in FLOATS, bit for bit. Read, not mapped, so that its memory can be given back."""
         begin, end = self._header[name]["data_offsets"]
         dtype = FLOATS[self.dtypes[name]]
+        self.check_unchanged()
         with open(self.path, "rb") as file:
             raw = np.fromfile(file, dtype, (end - begin) // dtype.itemsize, offset=self._start + begin)
         return raw.reshape(self.shapes[name])
+
+    def check_unchanged(self) -> None:
+        """Raise WeightsError if the path leads to another file than was opened, or to a changed one, or to none.
+
+        For whoever reads by the path: the tensors' places, and the other tower's weights, are those of the file opened.
+        """
+        try:
+            found = os.stat(self.path)
+        except OSError as error:
+            raise WeightsError(
+                f"{self.path} can't be read any more ({error.strerror}), and a tower that wasn't used so far needs it; "
+                f"put it back and open the model again."
+            ) from error
+        if _identity(found) != self._opened:
+            raise WeightsError(f"{self.path} has changed since it was opened; open the model again.")
 
     def offset_of(self, array: NDArray[Any]) -> int | None:
         """Where in the file an array's bytes are, if they lie there as the array has them."""
@@ -131,7 +153,7 @@ class Checkpoint:
         `config` overrides `config.json`; without either, the configuration is inferred from the tensor shapes.
         Raises ModelNotFound, ConfigError or WeightsError.
         """
-        weights, folder = _files(Path(path))
+        weights, folder = _files(Path(path).absolute())
         self.file = SafetensorsFile(weights)
         if config is None and folder is not None and (folder / "config.json").is_file():
             config = read_config(folder / "config.json")

@@ -12,17 +12,20 @@ Refuses float64, which ONNX Runtime's CPU kernels only partly have.
 
 from __future__ import annotations
 
+import ctypes
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, cast
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipref import ops, resnet, text_transformer, vision_transformer
 from clipref.config import ClipConfig, ResNetConfig, ViTConfig
-from clipref.engine import available_threads, once
+from clipref.engine import available_threads, is_count, once, once_a_process
 from clipref.errors import BackendError
 from clipref.transformer import Tap, no_tap
 from clipref.weights import Checkpoint, DType, SafetensorsFile
@@ -35,6 +38,8 @@ CPU = "CPUExecutionProvider"
 
 # Of a thread's items at a time: enough for the weights to be worth fetching, few enough for the cache.
 POSITIONS = 512
+# Images at a time that all threads share, of a ResNet: more are no faster, and each takes memory.
+RESNET_ITEMS = 8
 
 
 @dataclass
@@ -404,33 +409,41 @@ class OnnxEngine:
             record: Callable[[], Record], name: str, settings: Settings = settings, taps: bool = False
         ) -> Callable[[], Any]:
             def make() -> Any:
+                checkpoint.file.check_unchanged()
                 made = session(record(), name, settings, taps, checkpoint.file)
+                checkpoint.file.check_unchanged()  # which ONNX Runtime has opened by its path meanwhile
                 checkpoint.file.release()  # what the session needs it has by now
                 return made
 
-            return once(make)
+            # One without threads of its own outlives a fork, and its weights are shared with the parent.
+            return (once if settings.threads == 1 else once_a_process)(make)
 
         self._visual, self._text = lazily(visual, "visual"), lazily(text, "textual")
         self._visual_of_one_thread = lazily(visual, "visual, of one thread", replace(settings, threads=1))
         self._traced_visual = lazily(visual, "visual, traced", taps=True)
         self._traced_text = lazily(text, "textual, traced", taps=True)
         vision = checkpoint.config.vision
-        shared_out = isinstance(vision, ViTConfig) and list(settings.providers) == [CPU]
-        self._threads = settings.threads if shared_out else 1
-        self._at_a_time = max(1, POSITIONS // (vision.grid**2 + 1))
-        self._pool = once(lambda: ThreadPoolExecutor(self._threads, thread_name_prefix="onnx"))
+        on_cpu = list(settings.providers) == [CPU]
+        self._threads = settings.threads if on_cpu and isinstance(vision, ViTConfig) else 1
+        self._at_a_time = images_at_a_time(vision, 1)
+        # Elsewhere than on a CPU, large batches are what is fast; whoever asks for that chooses their size.
+        self._images = images_at_a_time(vision, settings.threads) if on_cpu else None
+        self._positions = POSITIONS * settings.threads if on_cpu else None
+        self._pool = once_a_process(lambda: ThreadPoolExecutor(self._threads, thread_name_prefix="onnx"))
 
     def encode_image(self, pixels: Array) -> Array:
         """Preprocessed pixels [N, 3, R, R] float32 -> embeddings [N, E] float32."""
         if self._threads == 1 or len(pixels) < self._threads:
-            return run(self._visual(), {"pixels": pixels})["embeddings"]
+            whole = self._visual()
+            return in_parts(lambda part: run(whole, {"pixels": part})["embeddings"], pixels, self._images)
         turns = -(-len(pixels) // (self._threads * self._at_a_time))
         made, parts = self._visual_of_one_thread(), np.array_split(pixels, turns * self._threads)
         return np.concatenate(list(self._pool().map(lambda part: run(made, {"pixels": part})["embeddings"], parts)))
 
     def encode_text(self, ids: Array) -> Array:
         """Token ids [N, T] -> embeddings [N, E] float32."""
-        return run(self._text(), text_inputs(ids))["embeddings"][:, 0]
+        made = self._text()
+        return texts_in_parts(lambda part: run(made, text_inputs(part))["embeddings"][:, 0], ids, self._positions)
 
     def encode_tree(self, ids: Array, positions: Array, visible: Array, ends: Array) -> Array:
         """Trees of tokens, as text_transformer.encode_tree has them -> embeddings [N, S, E] float32."""
@@ -443,6 +456,23 @@ class OnnxEngine:
     def trace_text(self, ids: Array) -> dict[str, Array]:
         """Every named activation of the text tower, and `embeddings` [N, 1, E], from a session of its own."""
         return run(self._traced_text(), text_inputs(ids))
+
+
+def images_at_a_time(vision: ViTConfig | ResNetConfig, threads: int) -> int:
+    """How many images go through a tower together, so that a batch of any size needs the memory of a few."""
+    return threads * max(1, POSITIONS // (vision.grid**2 + 1)) if isinstance(vision, ViTConfig) else RESNET_ITEMS
+
+
+def in_parts(encode: Callable[[Array], Array], items: Array, at_a_time: int | None) -> Array:
+    """Items [N, ...] -> embeddings [N, E], at most so many at a time, or all of them."""
+    step = at_a_time or len(items)
+    return np.concatenate([encode(items[i : i + step]) for i in range(0, len(items), step)])
+
+
+def texts_in_parts(encode: Callable[[Array], Array], ids: Array, positions: int | None) -> Array:
+    """Token ids [N, T] -> embeddings [N, E], texts of at most so many positions at a time, or all of them."""
+    ids, _ = ops.find_end_of_text(ids)
+    return in_parts(encode, ids, positions and max(1, positions // ids.shape[1]))
 
 
 def text_inputs(ids: Array) -> dict[str, Array]:
@@ -483,7 +513,28 @@ def session(
     # Copied into the session (C API, AddExternalInitializers), so nothing of these need live on.
     values = {key: ort.OrtValue.ortvalue_from_numpy(value) for key, value in weights.items()}
     options.add_external_initializers(list(values), list(values.values()))
-    return ort.InferenceSession(model.SerializeToString(), options, providers=list(settings.providers))
+    try:
+        # Without its own fallback, which says on standard output that it leaves out what was asked for.
+        made = ort.InferenceSession(
+            model.SerializeToString(), options, providers=list(settings.providers), enable_fallback=False
+        )
+    except Exception as error:  # ONNX Runtime's have no base of their own
+        raise BackendError(f"ONNX Runtime can't run the tower {name!r}: {error}") from error
+    _sessions.add(made)
+    return made
+
+
+_sessions: WeakSet[Any] = WeakSet()
+
+
+def _keep_for_ever() -> None:
+    # In the child of a fork, a session's end would wait for threads that only the parent has; the child never exited.
+    for made in _sessions:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(made))
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_keep_for_ever)
 
 
 def available() -> None:
@@ -495,12 +546,35 @@ def available() -> None:
         raise BackendError(f"It needs onnx and onnxruntime ({error}): pip install onnx onnxruntime.") from error
 
 
-def check_options(backend: str, dtype: DType, threads: int | None) -> None:
-    """Raise BackendError for a dtype or a number of threads that no backend of recorded graphs can have."""
+def check_options(backend: str, dtype: DType, threads: int | None, **switches: bool) -> None:
+    """Raise BackendError for a dtype, a number of threads or a switch that no backend of recorded graphs can have."""
     if dtype != "float32":
         raise BackendError(f"Backend {backend!r} takes and gives float32, not {dtype}; use backend='reference'.")
-    if threads is not None and threads < 1:
-        raise BackendError(f"threads is {threads}; expected at least 1.")
+    if threads is not None and not is_count(threads):
+        raise BackendError(f"threads is {threads!r}; expected a whole number, at least 1.")
+    for name, value in switches.items():
+        if not isinstance(value, bool):
+            raise BackendError(f"{name} is {value!r}; expected True or False.")
+
+
+def check_providers(providers: Any) -> None:
+    """Raise BackendError unless these are execution providers that ONNX Runtime has here."""
+    import onnxruntime as ort
+
+    def is_provider(item: Any) -> bool:
+        if isinstance(item, tuple) and len(item) == 2:
+            return isinstance(item[0], str) and isinstance(item[1], dict)
+        return isinstance(item, str)
+
+    if not isinstance(providers, list | tuple) or not providers or not all(map(is_provider, providers)):
+        raise BackendError(
+            f"providers are {providers!r}; expected a list of at least one name, such as [{CPU!r}], or of pairs of a "
+            f"name and a dict of its options."
+        )
+    there = ort.get_available_providers()
+    missing = [name for p in providers if (name := p if isinstance(p, str) else p[0]) not in there]
+    if missing:
+        raise BackendError(f"ONNX Runtime has no {missing[0]} here; there are: {', '.join(there)}.")
 
 
 def engine(
@@ -515,17 +589,11 @@ def engine(
     """The engine of the backend `onnx`.
 
     `threads`: as many as the process may use, unless given. `providers`: ONNX Runtime's execution providers, in order
-    of preference. `spinning`, `arena`: see Settings. Raises BackendError where ONNX Runtime lacks a provider, or
-    float64 is asked for.
+    of preference. `spinning`, `arena`: see Settings. Raises BackendError where ONNX Runtime lacks a provider,
+    float64 is asked for, or an option is of another kind.
     """
-    import onnxruntime as ort
-
-    check_options("onnx", dtype, threads)
-    missing = {p if isinstance(p, str) else p[0] for p in providers} - set(ort.get_available_providers())
-    if missing:
-        raise BackendError(
-            f"ONNX Runtime has no {sorted(missing)[0]} here; there are: {', '.join(ort.get_available_providers())}."
-        )
+    check_options("onnx", dtype, threads, spinning=spinning, arena=arena)
+    check_providers(providers)
     config = checkpoint.config
     return OnnxEngine(
         checkpoint,

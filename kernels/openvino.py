@@ -17,7 +17,18 @@ from clipref.engine import available_threads, once
 from clipref.errors import BackendError
 from clipref.weights import Checkpoint, DType
 
-from .onnx import Record, check_options, complete, record_image, record_tree, text_inputs
+from .onnx import (
+    POSITIONS,
+    Record,
+    check_options,
+    complete,
+    images_at_a_time,
+    in_parts,
+    record_image,
+    record_tree,
+    text_inputs,
+    texts_in_parts,
+)
 
 Array: TypeAlias = NDArray[Any]
 Precision: TypeAlias = Literal["float32", "bfloat16"]
@@ -30,6 +41,7 @@ class OpenVinoEngine:
 
     def __init__(self, checkpoint: Checkpoint, threads: int, precision: Precision) -> None:
         config = checkpoint.config
+        self._images, self._positions = images_at_a_time(config.vision, threads), POSITIONS * threads
 
         def compiled(record: Record, name: str) -> Any:
             import openvino
@@ -40,18 +52,23 @@ class OpenVinoEngine:
                 "INFERENCE_NUM_THREADS": threads,
                 "PERFORMANCE_HINT": "LATENCY",
             }
-            return core.compile_model(core.read_model(complete(record, name)), "CPU", settings)
+            try:
+                return core.compile_model(core.read_model(complete(record, name)), "CPU", settings)
+            except RuntimeError as error:
+                raise BackendError(f"OpenVINO can't run the tower {name!r}: {error}") from error
 
         self._visual = once(lambda: compiled(record_image(config, checkpoint.visual("float32")), "visual"))
         self._text = once(lambda: compiled(record_tree(config, checkpoint.text("float32")), "textual"))
 
     def encode_image(self, pixels: Array) -> Array:
         """Preprocessed pixels [N, 3, R, R] float32 -> embeddings [N, E] float32."""
-        return _run(self._visual(), {"pixels": pixels})
+        model = self._visual()
+        return in_parts(lambda part: _run(model, {"pixels": part}), pixels, self._images)
 
     def encode_text(self, ids: Array) -> Array:
         """Token ids [N, T] -> embeddings [N, E] float32."""
-        return _run(self._text(), text_inputs(ids))[:, 0]
+        model = self._text()
+        return texts_in_parts(lambda part: _run(model, text_inputs(part))[:, 0], ids, self._positions)
 
     def encode_tree(self, ids: Array, positions: Array, visible: Array, ends: Array) -> Array:
         """Trees of tokens, as text_transformer.encode_tree has them -> embeddings [N, S, E] float32."""
@@ -83,7 +100,7 @@ def engine(
     import openvino
 
     check_options("openvino", dtype, threads)
-    if precision not in _PRECISIONS:
+    if not isinstance(precision, str) or precision not in _PRECISIONS:
         raise BackendError(f"precision is {precision!r}; expected 'float32' or 'bfloat16'.")
     if precision == "bfloat16" and "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise BackendError("This processor has no bfloat16; use precision='float32'.")

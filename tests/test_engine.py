@@ -57,7 +57,22 @@ def test_a_kernel_set_has_no_options(registered: ModuleType, tiny_vit: Path) -> 
         AutoModel.from_pretrained(tiny_vit, backend="somebodys", threads=2)
 
 
+def test_options_of_a_function_that_takes_any(registered: ModuleType, tiny_vit: Path) -> None:
+    given = {}
+
+    def engine(checkpoint, dtype, **options):  # type: ignore[no-untyped-def]
+        given.update(options)
+        return engines.ReferenceEngine(checkpoint, dtype)
+
+    registered.engine = engine  # type: ignore[attr-defined]
+    AutoModel.from_pretrained(tiny_vit, backend="somebodys", depth=3)
+    assert given == {"depth": 3}
+
+
 def test_a_backend_that_is_not_there(tiny_vit: Path) -> None:
+    for name in (None, ["onnx"]):
+        with pytest.raises(BackendError, match="there are: auto"):
+            AutoModel.from_pretrained(tiny_vit, backend=name)  # type: ignore[arg-type]
     with pytest.raises(BackendError, match="No backend 'onx'; there are: auto, .*onnx.*reference"):
         AutoModel.from_pretrained(tiny_vit, backend="onx")
 

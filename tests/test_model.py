@@ -2,8 +2,9 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -117,7 +118,7 @@ def test_files_are_decoded_beside_the_engine_and_given_back_in_order(
     with pytest.raises(ImageError, match="image 4: .*gone.png': no such file"):
         model.embed_images([*paths[:4], "gone.png", *paths[4:]], batch_size=2)
     assert not any(thread.name.startswith("clipref") for thread in threading.enumerate())
-    with pytest.raises(InputError, match="workers is 0; expected at least 1"):
+    with pytest.raises(InputError, match="workers is 0; expected a whole number"):
         model.embed_images(paths, workers=0)
 
 
@@ -178,6 +179,46 @@ def test_compare(model: clipref.CLIP) -> None:
     assert model.compare(image, {"same": image}, prompt_type="image") == pytest.approx({"same": 1.0}, abs=1e-6)
 
 
+def test_compare_takes_any_iterable(model: clipref.CLIP) -> None:
+    images = pictures(2)
+    by_text, by_image = model.compare(TEXTS, TEXTS[0], "text"), model.compare(images, TEXTS)
+    for several in (iter(TEXTS), tuple(TEXTS), np.array(TEXTS)):
+        assert model.compare(several, TEXTS[0], "text") == by_text
+    assert model.compare(iter(images), TEXTS) == by_image
+    same = np.stack([images[0], images[0]])  # [2, H, W, C]
+    assert model.compare(same, TEXTS) == [by_image[0], by_image[0]]
+    labels = ["cat", "dog"]
+    assert model.classify(iter(images), labels) == model.classify(images, labels)
+    for several in (iter(labels), np.array(labels)):
+        assert model.classify(images[0], several) == model.classify(images[0], labels)
+
+
+def test_texts_by_their_other_name(model: clipref.CLIP) -> None:
+    assert (model.embed_text(texts=TEXTS) == model.embed_text(TEXTS)).all()
+    with pytest.raises(InputError, match="given once"):
+        model.embed_text("a cat", texts="a cat")
+
+
+def test_arguments_of_another_kind(model: clipref.CLIP) -> None:
+    image, corpus = pictures(1)[0], model.embed_text(TEXTS)
+    calls: list[tuple[str, Callable[[Any], Any], list[Any]]] = [
+        ("texts are", model.embed_text, [None, 3, {"a": "b"}, {"a", "b"}, np.array("a cat")]),
+        ("texts are", lambda x: model.compare(image, x), [None, 3, {"a"}]),
+        ("texts are", lambda x: model.compare(x, "a", "text"), [None, {"a": "b"}]),
+        ("images are a", model.embed_images, [{"a": image}, {"a.png"}]),
+        ("batch_size is", lambda x: model.embed_images([image], batch_size=x), [None, "2", 2.0, True, 0]),
+        ("workers is", lambda x: model.embed_images([image], workers=x), ["2", 2.0, True, 0]),
+        ("top_k is", lambda x: model.classify(image, TEXTS, top_k=x), [None, "2", 2.0, True, 0]),
+        ("top_k is", lambda x: model.search("a", corpus, top_k=x), [None, "2", 2.0, True, 0]),
+        ("labels are", lambda x: model.classify(image, x), [None, 3, {"a": "b"}, {"a", "b"}, [1, 2], [None], iter([])]),
+        ("templates are", lambda x: model.classify(image, TEXTS, x), [None, 3, [3], {"a {}"}]),
+    ]
+    for message, call, values in calls:
+        for value in values:
+            with pytest.raises(InputError, match=message + ".*; expected a"):
+                call(value)
+
+
 def test_compare_refuses(model: clipref.CLIP) -> None:
     image = pictures(1)[0]
     with pytest.raises(InputError, match="prompt_type is 'sound'"):
@@ -233,8 +274,22 @@ def test_search(model: clipref.CLIP) -> None:
     best = model.search(TEXTS[2], corpus, top_k=3)
     assert best[0] == (2, pytest.approx(1.0, abs=1e-6)) and len(best) == 3
     assert [s for _, s in best] == sorted((s for _, s in best), reverse=True)
-    with pytest.raises(InputError, match="expected \\[N, 22\\]"):
-        model.search("a", corpus[0])
+    for wrong in (corpus[0], corpus[:, 1:], corpus.astype(str)):
+        with pytest.raises(InputError, match="expected \\[N, 22\\]"):
+            model.search("a", wrong)
+    with pytest.raises(InputError, match="The query is 2 items"):
+        model.search(TEXTS[:2], corpus)
+
+
+def test_search_of_what_float16_can_hold_but_not_square(model: clipref.CLIP) -> None:
+    corpus = model.embed_text(TEXTS, normalize=True)
+    large = (corpus * 5000).astype(np.float16)
+    assert model.search(TEXTS[2], large)[0] == (2, pytest.approx(1.0, abs=1e-3))
+    for value in (0.0, np.nan, np.inf):
+        spoiled = corpus.copy()
+        spoiled[1] *= value
+        with pytest.raises(InputError, match="Row 1 of the embeddings"):
+            model.search("a", spoiled)
 
 
 def test_trace_names_every_activation(model: clipref.CLIP, tiny: Path) -> None:
@@ -302,6 +357,14 @@ def test_bad_arguments(model: clipref.CLIP) -> None:
             model.encode_image(np.zeros(shape, np.float32))
     with pytest.raises(InputError, match="uint8"):
         model.encode_image(np.zeros((1, 3, side, side), np.uint8))
+    spoiled = pixels(3, side)
+    for value in (np.nan, np.inf, -np.inf, 1e300):
+        given = spoiled.astype(np.float64)
+        given[1, 2, 3, 4] = value
+        with pytest.raises(InputError, match="pixels: item 1 has values that are not finite in float32"):
+            model.encode_image(given)
+    with pytest.raises(InputError, match="pixels can't be viewed as an array"):
+        model.encode_image([[1.0], [1.0, 2.0]])  # type: ignore[arg-type]
     for ids in ([1, 2], [[1.0]], np.zeros((2, 20), int), np.zeros((0, 5), int), np.zeros((2, 0), int)):
         with pytest.raises(InputError, match="expected integers"):
             model.encode_text(np.asarray(ids))

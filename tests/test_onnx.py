@@ -1,13 +1,17 @@
 """The onnx backend: the recorded graph against the reference, dynamic in batch and length, standard and checked."""
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
-from clipref import AutoModel, BackendError, ops
+from clipref import AutoModel, BackendError, WeightsError, ops
+from clipref.config import ViTConfig
 from clipref.engine import ReferenceEngine
 from clipref.kernels import onnx as kernels
 from clipref.kernels.onnx import Graph, RecordingOps, Symbol
@@ -15,7 +19,7 @@ from clipref.weights import Checkpoint
 from clipref.weights_tools import synthetic
 
 from . import cases
-from .conftest import TINY, pictures, pixels
+from .conftest import TINY, make_tiny, pictures, pixels
 from .test_ops import MORE
 from .tolerances import assert_close
 
@@ -203,6 +207,118 @@ def test_a_batch_is_shared_out_in_order(tiny: Path, threads: int) -> None:
     one_by_one = np.concatenate([model.encode_image(batch[i : i + 1]) for i in range(7)])
     assert_close(model.encode_image(batch), one_by_one, "onnx")
     assert_close(model.encode_image(batch[:2]), one_by_one[:2], "onnx")
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_large_batch_goes_through_in_parts(tiny: Path, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    run = kernels.run
+
+    def watched(session: object, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        seen.append(len(next(iter(inputs.values()))))
+        return run(session, inputs)
+
+    monkeypatch.setattr(kernels, "run", watched)
+    monkeypatch.setattr(kernels, "POSITIONS", 54)  # two images of 26 positions, 13 texts of 4
+    model = AutoModel.from_pretrained(tiny, backend="onnx", threads=threads)
+    vit = isinstance(model.config.vision, ViTConfig)
+    batch = pixels(19, model.config.vision.resolution)
+    found = model.encode_image(batch)
+    assert max(seen) == (2 if vit else kernels.RESNET_ITEMS) and sum(seen) == 19
+    seen.clear()
+    ids = np.array([[8, 9 + i, 30, 520, 0, 0, 0] for i in range(40)])
+    texts = model.encode_text(ids)
+    assert max(seen) == 54 * threads // 4 and sum(seen) == 40
+    assert_close(found[-1:], model.encode_image(batch[-1:]), "onnx")
+    assert_close(texts[-1:], model.encode_text(ids[-1:]), "onnx")
+
+
+FORKED = """
+import os, sys, numpy as np
+from clipref import AutoModel
+model = AutoModel.from_pretrained(sys.argv[1], backend="onnx", threads=2)
+side = model.config.vision.resolution
+def used():
+    return model.encode_image(np.zeros((8, 3, side, side), "f4")).sum(), model.encode_text(np.array([[8, 520]])).sum()
+expected = used()
+child = os.fork()
+assert used() == expected
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+else:
+    del model
+    os._exit(0)  # as multiprocessing does; exit() would wait for a thread that onnxruntime has in the parent
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_fork_can_use_the_model_too(tiny_vit: Path) -> None:
+    subprocess.run([sys.executable, "-W", "ignore", "-c", FORKED, str(tiny_vit)], check=True, timeout=30)
+
+
+def test_sessions_that_have_threads_are_made_anew_in_another_process(
+    tiny_vit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(kernels, "session", lambda record, name, *rest: made.append(name))
+    monkeypatch.setattr(kernels, "run", lambda session, inputs: {"embeddings": np.zeros((4, 1, 22), np.float32)})
+    engine = kernels.engine(Checkpoint(tiny_vit), "float32", threads=2)
+    batch = pixels(4, TINY["vit"].vision.resolution)
+    for process in (1, 2, 2):
+        monkeypatch.setattr("clipref.engine.os.getpid", lambda process=process: process)
+        engine.encode_image(batch)
+        engine.encode_text(np.array([[8, 520]]))
+    assert made == ["visual, of one thread", "textual", "textual"]
+
+
+def stored_as_float32(folder: Path, factor: float = 1.0) -> None:
+    """Write the weights anew, times a factor, beside the old ones and then in their place."""
+    weights = {name: np.asarray(x * np.float32(factor)) for name, x in load_file(folder / "model.safetensors").items()}
+    save_file(weights, folder / "new")
+    os.replace(folder / "new", folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("change", ["replaced", "removed"])
+def test_weights_that_changed_are_refused(tmp_path: Path, change: str) -> None:
+    folder = make_tiny(tmp_path, "vit")
+    stored_as_float32(folder)
+    model = AutoModel.from_pretrained(folder, backend="onnx")
+    assert model.encode_text(np.array([[8, 520]])).shape == (1, 22)
+    if change == "replaced":
+        stored_as_float32(folder, 0.9)
+    else:
+        shutil.rmtree(folder)
+    message = {"replaced": "has changed since it was opened; open", "removed": r"can't be read any more \(No such"}
+    with pytest.raises(WeightsError, match=message[change]):
+        model.encode_image(pixels(1, model.config.vision.resolution))
+
+
+def test_what_onnx_runtime_refuses_is_an_error_of_ours(tiny_vit: Path) -> None:
+    checkpoint = Checkpoint(tiny_vit)
+    record = kernels.record_text(checkpoint.config, checkpoint.text("float32"))
+    with pytest.raises(BackendError, match="ONNX Runtime can't run the tower 'text'"):
+        kernels.session(record, "text", kernels.Settings(1, [(kernels.CPU, {"use_arena": "perhaps"}, 1)]))
+
+
+@pytest.mark.parametrize("backend", ["onnx", "auto"])
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("threads", 0, "threads is 0; expected a whole number, at least 1"),
+        ("threads", True, "threads is True"),
+        ("threads", 2.5, "threads is 2.5"),
+        ("threads", "2", "threads is '2'"),
+        ("spinning", "no", "spinning is 'no'; expected True or False"),
+        ("arena", None, "arena is None"),
+        ("providers", "CPUExecutionProvider", "providers are 'CPUExecutionProvider'; expected a list"),
+        ("providers", [], r"providers are \[\]"),
+        ("providers", [1], r"providers are \[1\]"),
+        ("bogus", 1, "'onnx' has no option 'bogus'; it has: threads, providers, spinning, arena"),
+    ],
+)
+def test_options_of_another_kind(tiny_vit: Path, backend: str, option: str, value: object, message: str) -> None:
+    with pytest.raises(BackendError, match=message):
+        AutoModel.from_pretrained(tiny_vit, backend=backend, **{option: value})
 
 
 def test_options(tiny: Path) -> None:

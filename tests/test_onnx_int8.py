@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clipref import CLIP, AutoModel, BackendError, ops
+from clipref import CLIP, AutoModel, BackendError, InputError, ops
 from clipref.config import ResNetConfig
 from clipref.engine import NumpyEngine
 from clipref.kernels import onnx_int8 as int8
@@ -249,9 +249,19 @@ def test_calibration_images_set_the_ranges_of_a_resnet(tmp_path: Path) -> None:
 
 def test_options(tiny: Path) -> None:
     side = Checkpoint(tiny).config.vision.resolution
-    for wrong in (np.zeros((2, 3, side, side + 1)), np.zeros((0, 3, side, side)), np.full((1, 3, side, side), np.nan)):
-        with pytest.raises(BackendError, match=rf"preprocessed pixels \[N, 3, {side}, {side}\]"):
+    fine = np.zeros((1, 3, side, side))
+    for wrong, message in (
+        (fine[..., 1:], "have shape"),
+        (fine[:0], "have shape"),
+        (fine * np.nan, "item 0 has values that are not finite"),
+        (fine.astype(np.uint8), "have dtype uint8"),
+        ([[1.0], [1.0, 2.0]], "can't be viewed as an array"),
+        (fine + 255, "reach from 255 to 255; those of preprocessed images are within -1.79 and 2.15"),
+    ):
+        with pytest.raises(InputError, match=f"calibration pixels.*{message}"):
             AutoModel.from_pretrained(tiny, backend="onnx-int8", calibration=wrong)
+    with pytest.raises(BackendError, match="arena is 1"):
+        AutoModel.from_pretrained(tiny, backend="onnx-int8", arena=1)
     with pytest.raises(BackendError, match="float64"):
         AutoModel.from_pretrained(tiny, backend="onnx-int8", dtype="float64")
     with pytest.raises(BackendError, match="threads is 0"):

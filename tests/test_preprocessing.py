@@ -284,6 +284,18 @@ def test_what_numpy_can_view(kind: Any) -> None:
     same(preprocess(kind(np.array(RGB)), 24, input_color_format="rgb"), recipe(RGB, 24))
 
 
+class Tensor(Viewed):
+    __module__ = "torch"
+
+
+def test_a_tensor_is_rgb_and_channels_first() -> None:
+    pixels = np.array(RGB)
+    same(preprocess(Tensor(pixels.transpose(2, 0, 1)), 24), recipe(RGB, 24))
+    same(preprocess(Tensor(pixels[..., ::-1].transpose(2, 0, 1)), 24, input_color_format="bgr"), recipe(RGB, 24))
+    either = np.array(picture("RGB", 50, 40))[:3].transpose(2, 0, 1)  # [3, 3, W]
+    same(preprocess(Tensor(either), 2), recipe(Image.fromarray(either.transpose(1, 2, 0).copy()), 2))
+
+
 def test_channels_last_when_it_could_be_either() -> None:
     pixels = np.array(picture("RGB", 50, 40))[:3, :, :]
     same(preprocess(pixels, 2, input_color_format="rgb"), recipe(Image.fromarray(pixels), 2))

@@ -82,6 +82,28 @@ def test_float32_is_not_copied(checkpoint: Path) -> None:
     assert not file.read(name, "float32").flags.writeable and file.read(name, "float64").dtype == np.float64
 
 
+def test_a_relative_path_outlives_a_change_of_folder(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(checkpoint.parent)
+    opened = Checkpoint(checkpoint.name)
+    monkeypatch.chdir("/")
+    assert opened.file.stored("visual.proj").shape == (36, 22)
+    assert opened.merges is not None and opened.merges.is_file()
+
+
+@pytest.mark.parametrize("how", ["replaced", "written to", "removed"])
+def test_a_file_that_changed_is_not_read(checkpoint: Path, how: str) -> None:
+    path = checkpoint / "model.safetensors"
+    file = SafetensorsFile(path)
+    if how == "replaced":
+        edit(checkpoint)
+    elif how == "written to":
+        path.write_bytes(path.read_bytes() + b" ")
+    else:
+        path.unlink()
+    with pytest.raises(WeightsError, match="can't be read any more" if how == "removed" else "has changed since"):
+        file.stored("visual.proj")
+
+
 def test_text_alone_never_reads_the_image_tower(checkpoint: Path) -> None:
     poisoned = np.full((36,), np.nan, np.float32)
     model = clipref.AutoModel.from_pretrained(edit(checkpoint, visual__class_embedding=poisoned), backend="reference")
