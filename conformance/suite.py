@@ -35,7 +35,7 @@ from .verdicts import GRADES, MARGIN, NOT_CLAIMED, Diagnosis, Picture, Report, R
 _PROMISING = 2
 
 
-# After so many questions that all end in the same way, without an answer, no more are asked.
+# After so many questions of a verb that all end in the same way, without an answer, no more are asked.
 _GIVE_UP = 10
 
 
@@ -73,7 +73,7 @@ def run(
         session = Session(engine, precision)
         cases = [(question.make(folder), question) for question in small]
         for case, question in sorted(cases, key=lambda pair: str(pair[0].checkpoint or "")):
-            results[case.id] = _not_asked(case) if session.hopeless else session.ask(case, question)
+            results[case.id] = _not_asked(case) if session.hopeless(case.verb) else session.ask(case, question)
             progress(results[case.id])
         if diagnose:
             diagnoses += diagnosed(session.failed, session.passed, precision, profile)
@@ -101,7 +101,7 @@ def run(
 
 
 def _not_asked(case: Case) -> Result:
-    problem = f"not asked: the first {_GIVE_UP} questions all ended in the same way"
+    problem = f"not asked: the first {_GIVE_UP} questions of {case.verb} all ended in the same way"
     return Result(case.id, case.level, case.claims, "FAIL", problem=problem)
 
 
@@ -113,12 +113,12 @@ class Session:
         self.failed: list[Answered] = []
         self.passed: list[Answered] = []
         self._answers: dict[str, Outputs] = {}
-        self._first: list[str | None] = []  # how the first questions ended, if all of them in one way without an answer
+        self._first: dict[str, list[str | None]] = {}  # by verb, how the first questions ended; None with an answer
 
-    @property
-    def hopeless(self) -> bool:
-        """Whether the engine has never answered, and always ended in the same way."""
-        return len(self._first) == _GIVE_UP and len(set(self._first)) == 1 and self._first[0] is not None
+    def hopeless(self, verb: str) -> bool:
+        """Whether the engine has never answered to a verb, and always ended in the same way."""
+        first = self._first.get(verb, [])
+        return len(first) == _GIVE_UP and len(set(first)) == 1 and first[0] is not None
 
     def ask(self, case: Case, question: Question) -> Result:
         """Ask, judge, and remember."""
@@ -131,9 +131,9 @@ class Session:
         exact = question.exact(case)
         earlier = self._answers.get(case.attributes.get("repeats", ""))
         result = judged(case, exact, answer, self.precision, earlier, seconds)
-        if len(self._first) < _GIVE_UP:
-            failed = isinstance(answer, Exception) and not isinstance(answer, Unsupported) and result.verdict == "FAIL"
-            self._first.append(result.problem if failed else None)
+        if len(first := self._first.setdefault(case.verb, [])) < _GIVE_UP:
+            failed = isinstance(answer, Exception) and result.verdict == "FAIL"
+            first.append(result.problem if failed else None)
         if isinstance(answer, Mapping):
             if case.level == "properties":
                 self._answers[case.id] = answer
