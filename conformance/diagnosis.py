@@ -17,7 +17,7 @@ from clipref.weights import Checkpoint
 
 from . import faults
 from .case import Array, Case, Exact, Outputs
-from .emulation import error
+from .emulation import PRECISIONS, error
 from .faults import Fault
 from .levels import goldens_pixels, pixels_of
 from .recipe import PROFILES
@@ -80,12 +80,16 @@ def diagnosed(
             )
 
 
-def leaning(failed: Sequence[Answered], passed: Sequence[Answered], profile: str = "openai") -> Iterator[Diagnosis]:
+def leaning(
+    failed: Sequence[Answered], passed: Sequence[Answered], precision: str, profile: str = "openai"
+) -> Iterator[Diagnosis]:
     """For each tower without failures, the fault that its answers lean to: within the rounding allowed, but there.
 
     A coarse precision has room for faults: GELU instead of QuickGELU is within a few units of bfloat16. But what rounds
     errs in any direction, and what has a fault errs in that fault's, by the whole of it, in one model as in the other.
     """
+    if PRECISIONS.index(precision) <= PRECISIONS.index("float32"):
+        return
     failures = _by_place(failed)
     for where, answers in _by_place(passed).items():
         if where in failures or where not in ("vit", "resnet", "text"):

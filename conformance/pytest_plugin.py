@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from clipref.conformance.case import Question
-from clipref.conformance.diagnosis import diagnosed
+from clipref.conformance.diagnosis import diagnosed, leaning
 from clipref.conformance.emulation import PRECISIONS
 from clipref.conformance.engines import KINDS, TIME_LIMIT, open_engine
 from clipref.conformance.expectations import all_ids, expected_result, read
@@ -56,6 +56,12 @@ class Run:
         """What explains the failures."""
         for diagnosis in diagnosed(self.session.failed, self.session.passed, self._precision, self._profile):
             yield diagnosis.sentence
+        yield from self.leans()
+
+    def leans(self) -> list[str]:
+        """What is wrong with answers that pass one by one."""
+        found = leaning(self.session.failed, self.session.passed, self._precision, self._profile)
+        return [diagnosis.sentence for diagnosis in found]
 
     def close(self) -> None:
         """Remove the checkpoints."""
@@ -68,6 +74,12 @@ RUN = pytest.StashKey[Run]()
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Open the engine, so that what is wrong with its name is said first."""
     session.config.stash[RUN] = Run(session.config)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Answers that only together are wrong fail the run, as they do in `clipref conformance run`."""
+    if RUN in session.config.stash and session.exitstatus == pytest.ExitCode.OK and session.config.stash[RUN].leans():
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -73,12 +73,11 @@ def run(
         session = Session(engine, precision)
         cases = [(question.make(folder), question) for question in small]
         for case, question in sorted(cases, key=lambda pair: str(pair[0].checkpoint or "")):
-            results[case.id] = _not_asked(case) if session.hopeless(case.verb) else session.ask(case, question)
+            results[case.id] = session.ask(case, question)
             progress(results[case.id])
         if diagnose:
             diagnoses += diagnosed(session.failed, session.passed, precision, profile)
-        if diagnose and PRECISIONS.index(precision) > PRECISIONS.index("float32"):
-            for lean in leaning(session.failed, session.passed, profile):
+            for lean in leaning(session.failed, session.passed, precision, profile):
                 diagnoses.append(lean)
                 for id in lean.cases:
                     results[id] = dataclasses.replace(results[id], verdict="FAIL", problem=lean.says)
@@ -100,11 +99,6 @@ def run(
     return Report(name, precision, profile, ordered, diagnoses, time.perf_counter() - started)
 
 
-def _not_asked(case: Case) -> Result:
-    problem = f"not asked: the first {_GIVE_UP} questions of {case.verb} all ended in the same way"
-    return Result(case.id, case.level, case.claims, "FAIL", problem=problem)
-
-
 class Session:
     """One engine, what it answered that later questions repeat, and what it got wrong."""
 
@@ -122,6 +116,9 @@ class Session:
 
     def ask(self, case: Case, question: Question) -> Result:
         """Ask, judge, and remember."""
+        if self.hopeless(case.verb):
+            problem = f"not asked: the first {_GIVE_UP} questions of {case.verb} all ended in the same way"
+            return Result(case.id, case.level, case.claims, "FAIL", problem=problem)
         started = time.perf_counter()
         answer = answered(self.engine, case)
         seconds = time.perf_counter() - started

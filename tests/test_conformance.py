@@ -9,7 +9,9 @@ import json
 import os
 import random
 import re
+import shutil
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,7 +24,7 @@ import pytest
 from clipref import AutoModel, hub
 from clipref.cli import main
 from clipref.config import PUBLISHED
-from clipref.conformance import emulation, faults, levels, recipe, released, suite, tokens
+from clipref.conformance import cases, diagnosis, emulation, faults, levels, recipe, released, suite, tokens
 from clipref.conformance.case import Case, Outputs, Unsupported
 from clipref.conformance.cases import GOLDEN
 from clipref.conformance.engines import open_engine
@@ -31,7 +33,7 @@ from clipref.conformance.faults import FAULTS, FaultyEngine
 from clipref.conformance.spec import claims
 from clipref.conformance.verdicts import MARGIN, Report
 from clipref.engine import NumpyEngine, overlay
-from clipref.errors import ModelNotFound, WeightsError
+from clipref.errors import InputError, ModelNotFound, WeightsError
 from clipref.weights import Checkpoint, read_config
 from clipref.weights_tools.convert import convert
 from clipref.weights_tools.export_onnx import export_onnx
@@ -293,6 +295,27 @@ def test_pairs_of_faults_are_caught_and_most_are_named(place: str) -> None:
     assert named >= 0.7 * caught_pairs
 
 
+def test_a_pair_is_found_among_the_most_promising_faults() -> None:
+    """As in full sizes, where only pairs with the two faults that alone leave least are tried."""
+    pair = (faults.BY_ID["pool-padding"], faults.BY_ID["gelu-tanh"])
+    session = suite.Session(FaultyEngine(*pair), "float32")
+    with tempfile.TemporaryDirectory() as folder:
+        for question in levels.questions(["towers"]):
+            if question.id == "towers/vit-a plain/text":
+                session.ask(question.make(Path(folder)), question)
+        (found,) = diagnosis.diagnosed(session.failed, (), "float32", promising=2)
+    assert set(found.faults) == {fault.id for fault in pair}
+
+
+def test_golden_files_that_were_changed_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(GOLDEN, tmp_path / "golden")
+    monkeypatch.setattr(cases, "GOLDEN", tmp_path / "golden")
+    assert cases.golden_file("tokens.json").is_file()
+    (tmp_path / "golden" / "tokens.json").write_text("{}")
+    with pytest.raises(InputError, match=r"tokens\.json has sha256 .*, expected .* Install clipref anew"):
+        cases.golden_file("tokens.json")
+
+
 def shows(case: str, place: str) -> bool:
     """Whether a case of the towers is about a place."""
     if place not in LEVEL:
@@ -544,11 +567,19 @@ def test_an_answer_that_depends_on_the_batch_or_the_time_is_caught() -> None:
     def batch(x: np.ndarray) -> np.ndarray:
         return x + 1e-3 * x.mean(axis=0, keepdims=True)
 
+    def first_eight(x: np.ndarray) -> np.ndarray:
+        x[8:] = 0
+        return x
+
     def time(x: np.ndarray) -> np.ndarray:
         return (x * (1 + 1e-7 * rng.standard_normal(x.shape))).astype(np.float32)
 
     report = suite.run(Spoilt(embeddings(batch)), levels.questions(["properties"]), diagnose=False)
     assert not report.passed
+    report = suite.run(Spoilt(embeddings(first_eight)), levels.questions(["properties"]), diagnose=False)
+    assert [r.case for r in report.results if r.verdict == "FAIL"] == [
+        f"properties/{model} many/{tower}" for model in ("vit-a", "rn-a") for tower in ("image", "text")
+    ]
     report = suite.run(Spoilt(embeddings(time)), levels.questions(["properties"]), diagnose=False)
     assert [r.case for r in report.results if r.verdict == "FAIL"] == [
         f"properties/{model} again/{tower}" for model in ("vit-a", "rn-a") for tower in ("image", "text")

@@ -59,3 +59,27 @@ def test_other_runs_of_pytest_are_left_alone(tmp_path: Path) -> None:
         "import sys\ndef test(): assert 'clipref.conformance.pytest_plugin' not in sys.modules\n"
     )
     assert run(tmp_path).returncode == 0
+
+
+LEANS = """
+from clipref.conformance import emulation, faults
+from clipref.conformance.case import Unsupported
+from clipref.weights import Checkpoint
+FAULT = faults.BY_ID["patches-columns-first"]
+class Engine:
+    def answer(self, case):
+        if faults.place(case) != "vit":
+            raise Unsupported
+        right, wrong = (faults.answer(case, f)["embeddings"] for f in ((), (FAULT,)))
+        found = emulation.emulated(Checkpoint(case.checkpoint), case.verb, case.inputs["pixels"], "int8")["embeddings"]
+        return {"embeddings": (found + wrong - right).astype("float32")}
+"""
+
+
+@pytest.mark.slow
+def test_what_is_wrong_only_in_all_answers_together_fails_the_run(tmp_path: Path) -> None:
+    (tmp_path / "leans.py").write_text(LEANS)
+    asked = ("--pyargs", "clipref.conformance", "--engine=leans:Engine", "--levels", "towers", "--precision", "int8")
+    done = run(tmp_path, *asked)
+    assert done.returncode == 1 and "failed" not in done.stdout, done.stdout
+    assert "lean, within their precision, to patches read column by column (VIT-1)" in done.stdout

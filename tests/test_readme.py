@@ -7,6 +7,7 @@ import pytest
 
 import clipref
 from clipref import hub
+from clipref.conformance.faults import FAULTS
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -23,6 +24,10 @@ def test_links_lead_somewhere() -> None:
     root = Path(__file__).parent.parent
     links = re.findall(r"\]\(([^)#]+)\)", README)
     assert links and all(link.startswith("https://") or (root / link).exists() for link in links)
+
+
+def test_the_faults_are_counted() -> None:
+    assert f"each of its {len(FAULTS)} known faults" in README
 
 
 def test_every_model_and_backend_is_named() -> None:
