@@ -15,7 +15,7 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from .config import PUBLISHED, ClipConfig
+from .config import PUBLISHED, Activation, ClipConfig
 from .errors import ModelNotFound
 
 EMBEDDED = {
@@ -53,7 +53,13 @@ def models() -> list[str]:
     return [*EMBEDDED, *PUBLISHED]
 
 
-def locate(name: str | os.PathLike[str]) -> tuple[Path, ClipConfig | None]:
+def locate(
+    name: str | os.PathLike[str],
+    *,
+    activation: Activation | None = None,
+    revision: str | None = None,
+    digest: str | None = None,
+) -> tuple[Path, ClipConfig | None]:
     """The path of a model's checkpoint on this machine, and its configuration where that is known beforehand.
 
     Downloads and converts what isn't there yet, or isn't in this project's layout. Raises ModelNotFound, or what the

@@ -23,7 +23,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .config import ClipConfig
+from .config import Activation, ClipConfig
 from .engine import Engine, ReferenceEngine, available_threads, checked_pixels, is_count, make_engine, once
 from .errors import ClipError, InputError, TextError
 from .hub import locate
@@ -54,6 +54,9 @@ class AutoModel:
         backend: str = "auto",
         dtype: DType = "float32",
         config: ClipConfig | None = None,
+        activation: Activation | None = None,
+        revision: str | None = None,
+        digest: str | None = None,
         **options: Any,
     ) -> CLIP:
         """Open a checkpoint; its weights are read when a tower is first used.
@@ -67,7 +70,7 @@ class AutoModel:
         """
         if dtype not in ("float32", "float64"):
             raise InputError(f"dtype is {dtype!r}; expected 'float32' or 'float64'.")
-        path, known = locate(name)
+        path, known = locate(name, activation=activation, revision=revision, digest=digest)
         return CLIP(Checkpoint(path, config or known), backend, dtype, **options)
 
 
