@@ -17,6 +17,7 @@ from pathlib import Path
 
 from .config import PUBLISHED, Activation, ClipConfig
 from .errors import ModelNotFound
+from .files import home as home
 
 EMBEDDED = {
     "clipref/shapes-vit": "a small ViT, trained on drawn scenes; part of the package",
@@ -128,10 +129,3 @@ def _fetch() -> Callable[[str], Path]:
         fetch: Callable[[str], Path] = entry.load()
         return fetch
     raise ModelNotFound("This installation can't convert checkpoints; install the package anew, whole.")
-
-
-def home() -> Path:
-    """Where converted checkpoints are, `<home>/clip/ViT-B-32`: `$CLIPREF_HOME`, or the user's cache."""
-    if chosen := os.environ.get("CLIPREF_HOME"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clipref"
