@@ -75,7 +75,11 @@ class AutoModel:
 
 
 class CLIP:
-    """A CLIP behind one engine. Safe to call from several threads."""
+    """A CLIP behind one engine. Safe to call from several threads.
+
+    Whatever uses the weights raises WeightsError if their file was written to since the model was opened; see
+    `SafetensorsFile.guard` for what can't be promised.
+    """
 
     def __init__(self, checkpoint: Checkpoint, backend: str = "auto", dtype: DType = "float32", **options: Any) -> None:
         self.config = checkpoint.config
@@ -83,6 +87,7 @@ class CLIP:
         self.logit_scale = checkpoint.logit_scale
         self.engine: Engine
         self.backend, self.engine = make_engine(backend, checkpoint, dtype, **options)
+        self._weights = checkpoint.file
         self._tokenizer = once(
             lambda: Tokenizer.default() if checkpoint.merges is None else Tokenizer.from_file(checkpoint.merges)
         )
@@ -99,11 +104,15 @@ class CLIP:
 
     def encode_image(self, pixels: Array) -> Array:
         """Preprocessed pixels [N, 3, R, R] float, all finite -> embeddings [N, E]. Raises InputError."""
-        return self.engine.encode_image(checked_pixels(pixels, self.config.vision.resolution, self.dtype))
+        pixels = checked_pixels(pixels, self.config.vision.resolution, self.dtype)
+        with self._weights.guard():
+            return self.engine.encode_image(pixels)
 
     def encode_text(self, ids: Array) -> Array:
         """Token ids [N, T] int, T at most the context length -> embeddings [N, E]. Raises InputError."""
-        return self.engine.encode_text(self._checked_ids(ids))
+        ids = self._checked_ids(ids)
+        with self._weights.guard():
+            return self.engine.encode_text(ids)
 
     def _checked_ids(self, ids: Array) -> Array:
         ids = np.asarray(ids)
@@ -225,8 +234,9 @@ class CLIP:
         with self._lock:
             known = {text: self._embedded[text] for text in set(texts) if text in self._embedded}
         missing = list({text: None for text in texts if text not in known})
-        for rows, embeddings in self._computed(missing):
-            known |= {missing[i]: embedding for i, embedding in zip(rows, embeddings, strict=True)}
+        with self._weights.guard():
+            for rows, embeddings in self._computed(missing):
+                known |= {missing[i]: embedding for i, embedding in zip(rows, embeddings, strict=True)}
         with self._lock:
             for text in missing:
                 self._embedded[text] = known[text]
@@ -362,9 +372,12 @@ class CLIP:
 
         if image is not None:
             pixels = np.stack(list(self._preprocessed([image], input_color_format, 1, 1)))
-            self._reference.encode_image(tap("pixels", pixels.astype(self.dtype)), tap)
+            with self._weights.guard():
+                self._reference.encode_image(tap("pixels", pixels.astype(self.dtype)), tap)
         if text is not None:
-            self._reference.encode_text(tap("ids", self.tokenize([text])), tap)
+            ids = self.tokenize([text])
+            with self._weights.guard():
+                self._reference.encode_text(tap("ids", ids), tap)
         return seen
 
 
