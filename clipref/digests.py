@@ -59,9 +59,20 @@ def checked_digest(digest: Any) -> str:
     return digest.lower()
 
 
-def read_provenance(folder: Path) -> dict[str, Any] | None:
-    """What a folder's provenance.json says; None without one. Raises WeightsError if it isn't readable."""
-    path = folder / PROVENANCE_NAME
+def refuse_other(where: object, found: str, expected: str) -> None:
+    """Raise WeightsError unless weights have the digest that was asked for."""
+    if found != expected:
+        raise WeightsError(
+            f"The weights of {where} have the digest {found}, expected {expected}. They are not what was asked for: "
+            f"another model or revision, a copy that was cast to another dtype, or damaged."
+        )
+
+
+def read_provenance(weights: Path) -> dict[str, Any] | None:
+    """What provenance.json beside a model.safetensors says of it; None without one. Raises WeightsError."""
+    path = weights.parent / PROVENANCE_NAME
+    if weights.name != "model.safetensors":
+        return None
     try:
         value = json.loads(read_bytes(path, MAX_PROVENANCE).decode())
     except FileNotFoundError:

@@ -224,9 +224,8 @@ class Checkpoint:
         `config` overrides `config.json`; without either, the configuration is inferred from the tensor shapes.
         Raises ModelNotFound, ConfigError or WeightsError.
         """
-        weights, folder = files_of(path)
+        weights, folder = _files(Path(path).absolute())
         self.file = SafetensorsFile(weights)
-        self.folder = folder
         if config is None and folder is not None and (folder / "config.json").is_file():
             config = read_config(folder / "config.json")
         self.config = infer_config(self.file.shapes) if config is None else config
@@ -247,8 +246,7 @@ class Checkpoint:
         size and time that it says; otherwise read from the weights, which takes about a second for a gigabyte.
         """
         with suppress(WeightsError):  # a provenance that can't be read records nothing
-            provenance = None if self.folder is None else read_provenance(self.folder)
-            if recorded := recorded_digest(provenance, self.file.status):
+            if recorded := recorded_digest(read_provenance(self.file.path), self.file.status):
                 return recorded
         return self.file.digest
 
@@ -264,9 +262,8 @@ class Checkpoint:
         return nest({name: self.file.read(name, dtype) for name in names})
 
 
-def files_of(path: str | os.PathLike[str]) -> tuple[Path, Path | None]:
-    """The weights, and the folder whose other files belong to them, if any. Raises ModelNotFound."""
-    path = Path(path).absolute()
+def _files(path: Path) -> tuple[Path, Path | None]:
+    """The weights, and the folder whose other files belong to them, if any."""
     if path.is_dir():
         weights = path / "model.safetensors"
         if not weights.is_file():

@@ -2,8 +2,10 @@
 
 ID is a published model (clip/ViT-B-32), or any repository of a CLIP, hf:owner/name or hf:owner/name@revision.
 huggingface_hub does the fetching, with its cache, resumption and progress bars, and its variables HF_ENDPOINT (a
-mirror), HF_HUB_OFFLINE, HF_TOKEN and HF_HOME. What it fetched is checked against the repository's sha256, converted as
-`clipref convert` does, and kept under $CLIPREF_HOME (or ~/.cache/clipref). With --from FILE nothing is fetched: FILE is
+mirror), HF_HUB_OFFLINE, HF_TOKEN and HF_HOME. What it fetched is checked against the sha256 that the same server names,
+converted as `clipref convert` does, and kept under $CLIPREF_HOME (or ~/.cache/clipref), with the commit that it was and
+its digest in provenance.json. A later change of what is kept is refused; --digest refuses other weights from the first
+time on. With --from FILE nothing is fetched: FILE is
 OpenAI's own archive of that model, checked against the sha256 that OpenAI published.
 """
 
@@ -11,18 +13,20 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import re
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from clipref.config import PUBLISHED
+from clipref.digests import checked_digest
 from clipref.errors import ClipError, InputError, ModelNotFound, WeightsError
-from clipref.hub import HUB_PREFIX, REPOSITORIES, find, folder_of, home, unknown
+from clipref.files import remove_abandoned
+from clipref.hub import HUB_PREFIX, REPOSITORIES, check_weights, find, folder_of, home, is_of_hub, unknown
 
 from .convert import add_source_arguments, convert, options_of
 from .folder import refuse_existing
+from .hub_files import check_files, origin_of
 from .sources import OPENAI_FILES, Doubt, Options, choose, open_source, sha256
 
 # Repositories of OpenAI's own weights: those that ids stand for, and OpenAI's four in transformers' layout.
@@ -34,17 +38,18 @@ OPENAI_REPOSITORIES = {repository: name for name, repository in REPOSITORIES.ite
 }
 
 
-def fetch(name: str) -> Path:
+def fetch(name: str, digest: str | None = None) -> Path:
     """What `from_pretrained` calls: a model id, `hf:owner/name[@revision]`, or a checkpoint's path of another layout.
 
-    Returns the converted folder, made now or before. Raises ModelNotFound, WeightsError or ConfigError.
+    Returns the converted folder, made now or before. What is made now has this digest, or isn't kept. Raises
+    ModelNotFound, WeightsError or ConfigError.
     """
-    if name in PUBLISHED or name.startswith(HUB_PREFIX):
-        return download(name)
-    return import_path(Path(name).expanduser())
+    if is_of_hub(name):
+        return download(name, digest=digest)
+    return import_path(Path(name).expanduser(), digest)
 
 
-def import_path(path: Path) -> Path:
+def import_path(path: Path, digest: str | None = None) -> Path:
     """Convert a file or folder into `home()`, once for as long as it doesn't change."""
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     stats = [(str(file.resolve()), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files if file.is_file()]
@@ -53,30 +58,29 @@ def import_path(path: Path) -> Path:
     if folder.is_dir():
         return folder
     try:
-        return _convert(path, folder, Options(), {"path": str(path.resolve())})
+        return _convert(path, folder, Options(), {"path": str(path.resolve())}, digest)
     except Doubt as doubt:
         raise Doubt(
             f"{doubt} Convert it: clipref convert {path} FOLDER, with that option; then open FOLDER."
         ) from doubt
 
 
-def download(name: str, options: Options | None = None) -> Path:
+def download(name: str, options: Options | None = None, digest: str | None = None) -> Path:
     """Fetch a published model or a repository, check it, convert it; returns the folder, also if it was there already.
 
     Raises ModelNotFound that says what to put where if it can't be fetched, WeightsError if it isn't what it should be.
     """
-    repository, _, revision = REPOSITORIES.get(name, name.removeprefix(HUB_PREFIX)).partition("@")
-    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repository) or ".." in revision.split("/"):
-        raise ModelNotFound(f"{name!r} is no repository; expected hf:owner/name, or hf:owner/name@revision.")
     folder = folder_of(name)
     if (folder / "model.safetensors").is_file():
         return folder
+    base, _, revision = name.partition("@")
+    repository = REPOSITORIES.get(base, base.removeprefix(HUB_PREFIX))
     snapshot = _snapshot(name, repository, revision or None)
     options = replace(options or Options(), model=OPENAI_REPOSITORIES.get(repository))
-    return _convert(snapshot, folder, options, {"repository": repository, "revision": snapshot.name})
+    return _convert(snapshot, folder, options, origin_of(repository, snapshot), digest)
 
 
-def from_openai(name: str, archive: Path) -> Path:
+def from_openai(name: str, archive: Path, digest: str | None = None) -> Path:
     """Convert OpenAI's own file of a published model, once its sha256 is the published one."""
     if name not in PUBLISHED:
         raise InputError(f"{name!r} is no model of OpenAI's, as --from needs; expected one of {', '.join(PUBLISHED)}.")
@@ -84,24 +88,25 @@ def from_openai(name: str, archive: Path) -> Path:
         raise ModelNotFound(f"{archive} does not exist; expected OpenAI's file of {name}.")
     folder = folder_of(name)
     refuse_existing(folder)
-    digest = sha256(archive)
-    if digest != OPENAI_FILES[name]:
-        known = next((other for other, expected in OPENAI_FILES.items() if expected == digest), None)
+    found = sha256(archive)
+    if found != OPENAI_FILES[name]:
+        known = next((other for other, expected in OPENAI_FILES.items() if expected == found), None)
         what = f"that of {known}" if known else "none that OpenAI published: the file is damaged or another one"
-        raise WeightsError(f"{archive} has sha256 {digest}; {name} has {OPENAI_FILES[name]}. This is {what}.")
-    return _convert(archive, folder, Options(model=name), {})
+        raise WeightsError(f"{archive} has sha256 {found}; {name} has {OPENAI_FILES[name]}. This is {what}.")
+    return _convert(archive, folder, Options(model=name), {}, digest)
 
 
-def _convert(source: Path, folder: Path, options: Options, origin: dict[str, Any]) -> Path:
+def _convert(source: Path, folder: Path, options: Options, origin: dict[str, Any], digest: str | None = None) -> Path:
+    remove_abandoned(home(), recursive=True)  # gigabytes that nobody would look for there
     try:
         opened = open_source(source, options)
     except ClipError:  # perhaps because it isn't what the repository has, and then not to be kept
         if source.is_dir():
-            _check_blobs(source, {file.name: sha256(file) for file in source.iterdir() if file.is_file()})
+            check_files(source, {file.name: sha256(file) for file in source.iterdir() if file.is_file()}, origin)
         raise
-    _check_blobs(source, opened.files)
+    check_files(source if source.is_dir() else source.parent, opened.files, origin)
     try:
-        return convert(opened, folder, origin=origin, progress=sys.stderr.isatty())
+        return convert(opened, folder, origin=origin, digest=digest, progress=sys.stderr.isatty())
     except InputError:
         if (folder / "model.safetensors").is_file():  # another process was faster
             return folder
@@ -126,46 +131,39 @@ def _snapshot(name: str, repository: str, revision: str | None) -> Path:
     except Exception as error:  # as above
         cause = error.__context__ or error  # that the cache has nothing is not why
         reason = str(cause).strip().partition("\n")[0].rstrip(".")
+        base = name.partition("@")[0]
         raise ModelNotFound(
             f"{name} is not on this machine, and {repository} could not be downloaded ({reason}). Where there is a "
             f"network, fetch that repository's weights and open_clip_config.json or config.json into a folder; then "
-            f"here: clipref convert FOLDER {folder_of(name)}{f' --model {name}' if name in PUBLISHED else ''}"
+            f"here: clipref convert FOLDER {folder_of(name)}{f' --model {base}' if base in PUBLISHED else ''}"
         ) from error
-
-
-def _check_blobs(source: Path, digests: dict[str, str]) -> None:
-    """Compare what was read with the sha256 by which the hub's cache names its large files; a wrong one is removed."""
-    wrong = []
-    for file, digest in digests.items():
-        link = source / file
-        if link.is_symlink() and re.fullmatch(r"[0-9a-f]{64}", blob := link.resolve().name) and blob != digest:
-            link.resolve().unlink(missing_ok=True)
-            link.unlink(missing_ok=True)
-            wrong.append(f"{file} has sha256 {digest}, expected {blob}")
-    if wrong:
-        raise WeightsError(f"What was downloaded is not what the repository has: {'; '.join(wrong)}. Try again.")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own arguments."""
     parser.add_argument("names", nargs="+", metavar="ID", help="clip/ViT-B-32, hf:owner/name, hf:owner/name@revision")
     parser.add_argument("--from", dest="archive", type=Path, metavar="FILE", help="OpenAI's .pt file of that model")
+    parser.add_argument("--digest", metavar="HEX", help="what the weights of the one ID have to have (see inspect)")
     add_source_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Fetch each, and print where it is."""
     options = options_of(args)
+    digest = None if args.digest is None else checked_digest(args.digest)
+    for option, given in (("--from", args.archive), ("--digest", digest)):
+        if given is not None and len(args.names) != 1:
+            raise InputError(f"{option} takes one model, got {len(args.names)}.")
     if args.archive is not None:
-        if len(args.names) != 1:
-            raise InputError(f"--from takes one model, got {len(args.names)}.")
-        print(from_openai(args.names[0], args.archive))
+        print(from_openai(args.names[0], args.archive, digest))
         return
     for name in args.names:
-        if name not in PUBLISHED and not name.startswith(HUB_PREFIX):
+        if not is_of_hub(name):
             path = find(name)
             if path is None:
                 raise unknown(name)
             raise InputError(f"{name} is on this machine; download takes a published id or hf:owner/name.")
     for name in args.names:
-        print(download(name, options))
+        folder = download(name, options, digest)
+        check_weights(folder, digest)  # also one that was there already
+        print(folder)
