@@ -17,13 +17,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from clipref.config import PUBLISHED
+from clipref.config import PUBLISHED, Activation, ClipConfig
 from clipref.errors import ClipError, InputError, ModelNotFound, WeightsError
 from clipref.hub import HUB_PREFIX, REPOSITORIES, find, folder_of, home, unknown
+from clipref.weights import read_config
 
 from .convert import add_source_arguments, convert, options_of
 from .folder import refuse_existing
-from .sources import OPENAI_FILES, Doubt, Options, choose, open_source, sha256
+from .sources import OPENAI_FILES, Doubt, Options, Source, choose, find_files, open_source, sha256
 
 # Repositories of OpenAI's own weights: those that ids stand for, and OpenAI's four in transformers' layout.
 OPENAI_REPOSITORIES = {repository: name for name, repository in REPOSITORIES.items()} | {
@@ -34,30 +35,41 @@ OPENAI_REPOSITORIES = {repository: name for name, repository in REPOSITORIES.ite
 }
 
 
-def fetch(name: str) -> Path:
-    """What `from_pretrained` calls: a model id, `hf:owner/name[@revision]`, or a checkpoint's path of another layout.
+def fetch(
+    name: str, *, config: ClipConfig | None = None, activation: Activation | None = None
+) -> tuple[Path, ClipConfig]:
+    """What `clipref.hub.locate` calls: where the checkpoint of a name or path can be opened, and its configuration.
 
-    Returns the converted folder, made now or before. Raises ModelNotFound, WeightsError or ConfigError.
+    `name`: a published id, `hf:owner/name[@revision]`, or a path; what is downloaded is converted, and kept. Raises
+    ModelNotFound, WeightsError or ConfigError.
     """
-    if name in PUBLISHED or name.startswith(HUB_PREFIX):
-        return download(name)
-    return import_path(Path(name).expanduser())
+    options = Options(config or PUBLISHED.get(name), activation)
+    path = find(name)
+    if path is None:
+        try:
+            path = download(name)
+        except Doubt:  # which is kept as it is settled here
+            if config is None and activation is None:
+                raise
+            path = download(name, options)
+    return open_path(path, options)
 
 
-def import_path(path: Path) -> Path:
-    """Convert a file or folder into `home()`, once for as long as it doesn't change."""
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    stats = [(str(file.resolve()), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files if file.is_file()]
-    key = hashlib.sha256(repr(stats).encode()).hexdigest()[:16]
+def open_path(path: Path, options: Options) -> tuple[Path, ClipConfig]:
+    """Where `clipref.weights.Checkpoint` can open a file or folder of any layout, and its configuration.
+
+    That is where it lies if its tensors are in our names, otherwise a folder in `home()`, into which it is converted
+    once for as long as its files don't change.
+    """
+    stats = [(str(file.resolve()), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in find_files(path)]
+    key = hashlib.sha256(repr((stats, options)).encode()).hexdigest()[:16]
     folder = home() / "local" / f"{path.resolve().stem}-{key}"
-    if folder.is_dir():
-        return folder
-    try:
-        return _convert(path, folder, Options(), {"path": str(path.resolve())})
-    except Doubt as doubt:
-        raise Doubt(
-            f"{doubt} Convert it: clipref convert {path} FOLDER, with that option; then open FOLDER."
-        ) from doubt
+    if not folder.is_dir():
+        source = open_source(path, options)
+        if source.as_it_is:
+            return (path if path / "model.safetensors" == source.weights else source.weights), source.config
+        _convert(source, folder, {"path": str(path.resolve())})
+    return folder, read_config(folder / "config.json")
 
 
 def download(name: str, options: Options | None = None) -> Path:
@@ -73,7 +85,12 @@ def download(name: str, options: Options | None = None) -> Path:
         return folder
     snapshot = _snapshot(name, repository, revision or None)
     options = replace(options or Options(), model=OPENAI_REPOSITORIES.get(repository))
-    return _convert(snapshot, folder, options, {"repository": repository, "revision": snapshot.name})
+    try:
+        opened = open_source(snapshot, options)
+    except ClipError:  # perhaps because it isn't what the repository has, and then not to be kept
+        _check_blobs(snapshot, {file.name: sha256(file) for file in snapshot.iterdir() if file.is_file()})
+        raise
+    return _convert(opened, folder, {"repository": repository, "revision": snapshot.name})
 
 
 def from_openai(name: str, archive: Path) -> Path:
@@ -89,19 +106,13 @@ def from_openai(name: str, archive: Path) -> Path:
         known = next((other for other, expected in OPENAI_FILES.items() if expected == digest), None)
         what = f"that of {known}" if known else "none that OpenAI published: the file is damaged or another one"
         raise WeightsError(f"{archive} has sha256 {digest}; {name} has {OPENAI_FILES[name]}. This is {what}.")
-    return _convert(archive, folder, Options(model=name), {})
+    return _convert(open_source(archive, Options(model=name)), folder, {})
 
 
-def _convert(source: Path, folder: Path, options: Options, origin: dict[str, Any]) -> Path:
+def _convert(source: Source, folder: Path, origin: dict[str, Any]) -> Path:
+    _check_blobs(source.weights.parent, source.files)
     try:
-        opened = open_source(source, options)
-    except ClipError:  # perhaps because it isn't what the repository has, and then not to be kept
-        if source.is_dir():
-            _check_blobs(source, {file.name: sha256(file) for file in source.iterdir() if file.is_file()})
-        raise
-    _check_blobs(source, opened.files)
-    try:
-        return convert(opened, folder, origin=origin, progress=sys.stderr.isatty())
+        return convert(source, folder, origin=origin, progress=sys.stderr.isatty())
     except InputError:
         if (folder / "model.safetensors").is_file():  # another process was faster
             return folder
@@ -112,25 +123,33 @@ def _snapshot(name: str, repository: str, revision: str | None) -> Path:
     """The folder of the hub's cache that has a repository's config, weights and merges, downloaded if need be."""
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
-    cached: Path | None = None
     try:
+        # One request, not tried again: whether there is a network, and the repository.
+        found = HfApi().model_info(repository, revision=revision, timeout=10)
+    except Exception as error:  # whatever the HTTP library of this version of huggingface_hub raises
+        unreachable = error
+    else:
         try:
-            names = HfApi().list_repo_files(repository, revision=revision)
-        except Exception:  # whatever the HTTP library of this version of huggingface_hub raises
-            cached = Path(snapshot_download(repository, revision=revision, local_files_only=True))
-            names = [entry.name for entry in cached.iterdir()]
-        paths = [] if cached else [Path(hf_hub_download(repository, n, revision=revision)) for n in choose(names)]
-        return cached or paths[0].parent
-    except ModelNotFound as error:
-        raise ModelNotFound(f"{repository}: {error}") from error
-    except Exception as error:  # as above
-        cause = error.__context__ or error  # that the cache has nothing is not why
-        reason = str(cause).strip().partition("\n")[0].rstrip(".")
-        raise ModelNotFound(
-            f"{name} is not on this machine, and {repository} could not be downloaded ({reason}). Where there is a "
-            f"network, fetch that repository's weights and open_clip_config.json or config.json into a folder; then "
-            f"here: clipref convert FOLDER {folder_of(name)}{f' --model {name}' if name in PUBLISHED else ''}"
-        ) from error
+            names = choose(sibling.rfilename for sibling in found.siblings or ())
+            paths = [Path(hf_hub_download(repository, n, revision=revision)) for n in names]
+            return paths[0].parent
+        except ModelNotFound as error:
+            raise ModelNotFound(f"{repository}: {error}") from None
+        except Exception as error:  # as above
+            raise _not_downloaded(name, repository, error) from None
+    try:
+        return Path(snapshot_download(repository, revision=revision, local_files_only=True))
+    except Exception:  # the cache has nothing; why the network hasn't is what is said
+        raise _not_downloaded(name, repository, unreachable) from None
+
+
+def _not_downloaded(name: str, repository: str, error: Exception) -> ModelNotFound:
+    reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+    return ModelNotFound(
+        f"{name} is not on this machine, and {repository} could not be downloaded ({reason}). Where there is a "
+        f"network, fetch that repository's weights and open_clip_config.json or config.json into a folder; then "
+        f"here: clipref convert FOLDER {folder_of(name)}{f' --model {name}' if name in PUBLISHED else ''}"
+    )
 
 
 def _check_blobs(source: Path, digests: dict[str, str]) -> None:
