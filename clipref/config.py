@@ -326,14 +326,14 @@ def _resnet_shapes(vision: ResNetConfig, embed_dim: int) -> dict[str, Shape]:
 
 def infer_config(
     shapes: Mapping[str, Shape],
-    activation: Activation = "quick_gelu",
+    activation: Activation,
     vision_heads: int | None = None,
     text_heads: int | None = None,
 ) -> ClipConfig:
-    """The configuration of a checkpoint that has tensors of these names and shapes.
+    """The configuration of a checkpoint that has tensors of these names and shapes, and this activation.
 
-    What shapes can't tell is assumed as in all published models, unless it is given: QuickGELU, heads of 64 channels.
-    Raises ConfigError where a tensor that decides is missing, or where a width leaves the heads in doubt.
+    Unless the heads are given, they are taken to be of 64 channels, as in all models of these widths. Raises
+    ConfigError where a tensor that decides is missing, or where a width leaves the heads in doubt.
     """
     resnet = "visual.layer1.0.conv1.weight" in shapes
     return ClipConfig(

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -63,6 +64,18 @@ def read_bytes(path: str | os.PathLike[str], limit: int) -> bytes:
     if len(data) > limit:
         raise OSError(f"it has over {limit} bytes")
     return data
+
+
+def stand_in(start: bytes) -> str | None:
+    """What came in the place of a file, told from its first bytes: a pointer, a web page, nothing. None otherwise."""
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not start:
+        return "it is empty"
+    if text.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer, which stands for the file until `git lfs pull` has fetched it"
+    if re.match(rb"<(!doctype|html|head|\?xml|!--)", text):
+        return "it is a web page, not the file (on Hugging Face, files are under /resolve/, their pages under /blob/)"
+    return None
 
 
 @contextmanager

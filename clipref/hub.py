@@ -1,15 +1,14 @@
 """Where models are: a name becomes a path on this machine, by download or conversion if need be.
 
 Four kinds of names: the embedded models, which are part of the package; the published ones; any repository of Hugging
-Face, `hf:owner/name`; and paths. What isn't yet in this project's layout is fetched and converted once, into `home()`,
-by what the entry point `fetch` of the group `clipref.sources` names (weights_tools does it). Nothing that is
-downloaded is executed.
+Face, `hf:owner/name`; and paths. What a path is, and which configuration belongs to it, is decided in one place, which
+the entry point `fetch` of the group `clipref.sources` names (weights_tools has it): what can be opened where it is,
+stays there; the rest is downloaded or converted once, into `home()`. Nothing that is downloaded is executed.
 """
 
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
 from collections.abc import Callable
@@ -33,7 +32,7 @@ EMBEDDED_DIGESTS = {
     "clipref/shapes-rn": "efe94b3062589f969e34b348dcf5c939f06e979679633a764476d8c1fe2135fb",
 }
 
-# Repositories that hold OpenAI's weights in OpenAI's tensor names, as WEIGHTS_NAME.
+# Repositories that hold OpenAI's weights in OpenAI's tensor names, as open_clip_model.safetensors.
 REPOSITORIES = {
     "clip/RN50": "timm/resnet50_clip.openai",
     "clip/RN101": "timm/resnet101_clip.openai",
@@ -45,14 +44,6 @@ REPOSITORIES = {
     "clip/ViT-L-14": "timm/vit_large_patch14_clip_224.openai",
     "clip/ViT-L-14-336px": "timm/vit_large_patch14_clip_336.openai",
 }
-WEIGHTS_NAME = "open_clip_model.safetensors"
-FOREIGN_WEIGHTS = (
-    WEIGHTS_NAME,
-    "open_clip_pytorch_model.bin",
-    "pytorch_model.bin",
-    "model.safetensors.index.json",
-    "pytorch_model.bin.index.json",
-)
 
 HUB_PREFIX = "hf:"
 GROUP = "clipref.sources"
@@ -66,25 +57,25 @@ def models() -> list[str]:
 def locate(
     name: str | os.PathLike[str],
     *,
+    config: ClipConfig | None = None,
     activation: Activation | None = None,
     revision: str | None = None,
     digest: str | None = None,
-) -> tuple[Path, ClipConfig | None]:
-    """The path of a model's checkpoint on this machine, and its configuration where that is known beforehand.
+) -> tuple[Path, ClipConfig]:
+    """The path of a model's checkpoint on this machine, and its configuration.
 
-    Downloads and converts what isn't there yet, or isn't in this project's layout. `revision`: a commit, tag or branch
-    of a repository. `digest`: what the weights' has to be (Checkpoint.digest). Raises ModelNotFound, InputError,
-    WeightsError if the weights are others, or what the conversion raises.
+    `config` stands for what the checkpoint says of itself, `activation` for that of its transformers. `revision`: a
+    commit, tag or branch of a repository. `digest`: what the weights' has to be (Checkpoint.digest). Downloads and
+    converts what isn't there yet, or isn't in OpenAI's tensor names. Raises ModelNotFound, InputError, ConfigError if
+    the configuration can't be known, WeightsError if the weights are others, or what the conversion raises.
     """
-    text = _with_revision(os.fspath(name), revision)
+    text = _with_revision(_text(name), revision)
     digest = digest if digest is None else checked_digest(digest)
-    path, known = find(text), PUBLISHED.get(text.partition("@")[0])
-    if path is None and not is_of_hub(text):
+    if find(text) is None and not is_of_hub(text):
         raise unknown(text)
-    if path is None or is_foreign(path):
-        path, known = _fetch()(text, digest), None
+    path, settled = _fetch()(text, config=config, activation=activation, digest=digest)
     check_weights(path, digest)
-    return path, known
+    return path, settled
 
 
 def _with_revision(name: str, revision: str | None) -> str:
@@ -122,15 +113,32 @@ def check_weights(path: Path, digest: str | None) -> None:
             )
 
 
+def _text(name: str | os.PathLike[str]) -> str:
+    text = os.fspath(name) if isinstance(name, str | os.PathLike) else None
+    if not isinstance(text, str) or not text:
+        raise ModelNotFound(f"The model is {name!r}; expected a model id, hf:owner/name, or a path.")
+    return text
+
+
 def unknown(name: str) -> ModelNotFound:
-    """The error for what is no model id and no path, with the ids that are like it."""
-    near = difflib.get_close_matches(name, models(), n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"the models are: {', '.join(models())}."
-    return ModelNotFound(f"{name!r} is neither a model id nor a path that exists; {hint}")
+    """The error for what is no model id and no path, with what may have been meant."""
+    shown = repr(name if len(name) < 200 else f"{name[:200]}...")
+    address = re.fullmatch(r"(https?://(?P<host>[^/]*)/|[a-z0-9]+://)(?P<rest>.*)", name)
+    if address:
+        at_hub = re.match(r"[\w.-]+/[\w.-]+", address["rest"]) if address["host"] == "huggingface.co" else None
+        hint = f"say {HUB_PREFIX}{at_hub[0]}." if at_hub else "fetch the file, and give its path."
+        return ModelNotFound(f"{shown} is an address, and models are opened from this machine or by id; {hint}")
+    near = difflib.get_close_matches(name[:200], models(), n=3, cutoff=0.4)
+    if re.fullmatch(r"(?!clip/|clipref/)\w[\w.-]*/\w[\w.-]*(@\S+)?", name):
+        hint = f"if it is a repository of Hugging Face, say {HUB_PREFIX}{name}."
+    else:
+        hint = f"did you mean {' or '.join(near)}?" if near else f"the models are: {', '.join(models())}."
+    return ModelNotFound(f"{shown} is neither a model id nor a path that exists; {hint}")
 
 
-def present(name: str) -> Path:
+def present(name: str | os.PathLike[str]) -> Path:
     """Where a model's checkpoint is on this machine. Raises ModelNotFound that says how it gets here."""
+    name = _text(name)
     path = find(name)
     if path is not None:
         return path
@@ -148,8 +156,11 @@ def find(name: str) -> Path | None:
         if (folder / "model.safetensors").is_file():
             return folder
         return folder_of(base) if revision and _revision_of(folder_of(base)) == revision else None
-    path = Path(name).expanduser()
-    return path if path.exists() else None
+    try:
+        path = Path(name).expanduser()
+        return path if path.exists() else None
+    except (OSError, ValueError, RuntimeError):  # a name too long, a null character, an unknown user's home
+        return None
 
 
 def is_of_hub(name: str) -> bool:
@@ -184,24 +195,8 @@ def pinned_digest(path: Path) -> str | None:
     return next((EMBEDDED_DIGESTS[name] for name in EMBEDDED if find(name) == path), None)
 
 
-def is_foreign(path: Path) -> bool:
-    """Whether a path holds a checkpoint of another layout, which has to be converted: told without reading weights."""
-    if path.is_file():
-        with open(path, "rb") as file:
-            return file.read(2) == b"PK"  # what torch saves is a zip
-    config = path / "config.json"
-    if (path / "model.safetensors").is_file() and not config.is_file():
-        return False
-    try:
-        return "model_type" in json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        # No sound config.json. With weights under another project's name it is that project's, otherwise the error
-        # is for the one who opens it.
-        return not config.is_file() and any((path / name).is_file() for name in FOREIGN_WEIGHTS)
-
-
-def _fetch() -> Callable[[str, str | None], Path]:
+def _fetch() -> Callable[..., tuple[Path, ClipConfig]]:
     for entry in entry_points(group=GROUP, name="fetch"):
-        fetch: Callable[[str, str | None], Path] = entry.load()
+        fetch: Callable[..., tuple[Path, ClipConfig]] = entry.load()
         return fetch
-    raise ModelNotFound("This installation can't convert checkpoints; install the package anew, whole.")
+    raise ModelNotFound("This installation can't open checkpoints; install the package anew, whole.")

@@ -61,17 +61,18 @@ class AutoModel:
     ) -> CLIP:
         """Open a checkpoint; its weights are read when a tower is first used.
 
-        `name`: a published id ("clip/ViT-B-32"), an embedded model ("clipref/shapes-vit"), a folder with
-        `model.safetensors`, or a `.safetensors` file. `backend`: "auto" takes the fastest installed; see
-        `clipref.engine`, which `options` are passed to. `dtype`: "float32", or "float64" for the reference.
-        `config` overrides what the checkpoint says of itself, for instance heads or activation.
+        `name`: a published id ("clip/ViT-B-32"), an embedded model ("clipref/shapes-vit"), `hf:owner/name`, or the
+        path of a checkpoint's file or folder. `backend`: "auto" takes the fastest installed; see `clipref.engine`,
+        which `options` are passed to. `dtype`: "float32", or "float64" for the reference. `config` stands for what the
+        checkpoint says of itself; `activation` ("quick_gelu" or "gelu") for that of its transformers alone, and has to
+        be given where no file tells it.
 
         Raises ModelNotFound, ConfigError, WeightsError or BackendError.
         """
         if dtype not in ("float32", "float64"):
             raise InputError(f"dtype is {dtype!r}; expected 'float32' or 'float64'.")
-        path, known = locate(name, activation=activation, revision=revision, digest=digest)
-        return CLIP(Checkpoint(path, config or known), backend, dtype, **options)
+        place = locate(name, config=config, activation=activation, revision=revision, digest=digest)
+        return CLIP(Checkpoint(*place), backend, dtype, **options)
 
 
 class CLIP:
@@ -82,6 +83,7 @@ class CLIP:
     """
 
     def __init__(self, checkpoint: Checkpoint, backend: str = "auto", dtype: DType = "float32", **options: Any) -> None:
+        checkpoint.check_small_tensors()
         self.config = checkpoint.config
         self.dtype: DType = dtype
         self.logit_scale = checkpoint.logit_scale

@@ -1,7 +1,7 @@
 """Checkpoints on disk: which files there are, whether they fit the configuration, and their tensors a tower at a time.
 
-A checkpoint is a folder with `model.safetensors` in OpenAI's tensor names, and optionally `config.json` and the
-tokenizer's merges; or one bare `.safetensors` file. Everything is checked from the file's header before a single
+A checkpoint is a `.safetensors` file in OpenAI's tensor names, in a folder `model.safetensors`, with `config.json` and
+perhaps the tokenizer's merges beside it. Everything is checked from the file's header before a single
 weight is read. Refuses what it can't vouch for: other layouts (weights_tools converts them), and anything pickled.
 
 The safetensors library checks the header (https://github.com/huggingface/safetensors, "Format"); the tensors are
@@ -13,6 +13,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 import mmap
 import os
 import re
@@ -26,10 +27,10 @@ from typing import Any, BinaryIO, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from .config import ClipConfig, Shape, infer_config, tensor_shapes, text_shapes, visual_shapes
+from .config import ClipConfig, Shape, tensor_shapes, text_shapes, visual_shapes
 from .digests import model_digest, read_provenance, recorded_digest, remember_digest, remembered_digest
 from .errors import ConfigError, ModelNotFound, WeightsError
-from .files import open_regular, read_bytes
+from .files import open_regular, read_bytes, stand_in
 
 DType: TypeAlias = Literal["float32", "float64"]
 
@@ -52,6 +53,9 @@ MAX_HEADER = 8_000_000
 # Ours have 500 bytes.
 MAX_CONFIG = 1_000_000
 
+# Bytes of a tensor whose values are checked when a checkpoint is opened: all but the matrices, in the published models.
+SMALL = 2**20
+
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:
     """What tells a file from another, and from itself after it was written to."""
@@ -72,6 +76,15 @@ def _digest_of(file: BinaryIO, begin: int, end: int) -> str:
     return total.hexdigest()
 
 
+def no_weights(start: bytes) -> str | None:
+    """What a file is instead of weights, told from its first bytes; None where it may have some."""
+    if other := stand_in(start):
+        return other
+    if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start[:64]):  # a header's length is never text
+        return f"it is text ({start[:40].decode()!r})"
+    return None
+
+
 class SafetensorsFile:
     """The tensors of one memory-mapped safetensors file, by name. Raises WeightsError if the file is damaged."""
 
@@ -84,7 +97,10 @@ class SafetensorsFile:
             weakref.finalize(self, file.close)
             self._descriptor = file.fileno()
             self.status = os.fstat(self._descriptor)
-            length = int.from_bytes(file.read(8), "little")
+            start = file.read(64)
+            if other := no_weights(start):
+                raise ValueError(other)
+            length = int.from_bytes(start[:8], "little")
             if length > MAX_HEADER:
                 raise ValueError(f"it would have a header of {length} bytes; a checkpoint of CLIP has a small one")
             # The library proves that the header is sound and that offsets tile the file, so below they can be trusted.
@@ -221,15 +237,14 @@ class Checkpoint:
     def __init__(self, path: str | os.PathLike[str], config: ClipConfig | None = None) -> None:
         """Open a folder or a `.safetensors` file and check every tensor's name, shape and dtype.
 
-        `config` overrides `config.json`; without either, the configuration is inferred from the tensor shapes.
-        Raises ModelNotFound, ConfigError or WeightsError.
+        `config` stands for the `config.json` beside the weights, one of which there must be: what tensors can't tell
+        is never assumed. Raises ModelNotFound, ConfigError or WeightsError.
         """
-        weights, folder = _files(Path(path).absolute())
+        weights = _weights_file(Path(path).absolute())
+        beside = weights.parent
         self.file = SafetensorsFile(weights)
-        if config is None and folder is not None and (folder / "config.json").is_file():
-            config = read_config(folder / "config.json")
-        self.config = infer_config(self.file.shapes) if config is None else config
-        self.merges = None if folder is None else next((p for n in MERGES_NAMES if (p := folder / n).is_file()), None)
+        self.config = _config_of(weights) if config is None else config
+        self.merges = next((file for name in MERGES_NAMES if (file := beside / name).is_file()), None)
         check_tensors(self.file.shapes, self.file.dtypes, self.config, str(weights))
 
     @property
@@ -250,6 +265,17 @@ class Checkpoint:
                 return recorded
         return self.file.digest
 
+    def check_small_tensors(self) -> None:
+        """Raise WeightsError if a value of a tensor of at most SMALL bytes isn't finite.
+
+        A training that diverged leaves NaN in all of them, and they are read in milliseconds. The rest is checked when
+        its tower is first used: to read all of it now would cost a second for a gigabyte in memory, and the disk's time
+        where it isn't, also those who use one tower.
+        """
+        for name, shape in tensor_shapes(self.config).items():
+            if math.prod(shape) * FLOATS[self.file.dtypes[name]].itemsize <= SMALL:
+                self.file.read(name, "float64" if self.file.dtypes[name] == "F64" else "float32")
+
     def visual(self, dtype: DType) -> Any:
         """The image tower's parameters, nested, without the prefix `visual`."""
         return self._nested(visual_shapes(self.config), dtype)["visual"]
@@ -262,16 +288,25 @@ class Checkpoint:
         return nest({name: self.file.read(name, dtype) for name in names})
 
 
-def _files(path: Path) -> tuple[Path, Path | None]:
-    """The weights, and the folder whose other files belong to them, if any."""
+def _weights_file(path: Path) -> Path:
     if path.is_dir():
         weights = path / "model.safetensors"
         if not weights.is_file():
             raise ModelNotFound(f"{path} has no model.safetensors; expected a folder with one, or a .safetensors file.")
-        return weights, path
+        return weights
     if not path.is_file():
         raise ModelNotFound(f"{path} does not exist; expected a folder with model.safetensors, or a .safetensors file.")
-    return path, path.parent if path.name == "model.safetensors" else None
+    return path
+
+
+def _config_of(weights: Path) -> ClipConfig:
+    path = weights.parent / "config.json"
+    if not path.is_file():
+        raise ConfigError(
+            f"{weights} has no config.json beside it; give its configuration, or open it with "
+            f"AutoModel.from_pretrained, which knows the config files of other projects too."
+        )
+    return read_config(path)
 
 
 def read_config(path: Path) -> ClipConfig:

@@ -54,7 +54,7 @@ def test_nine_models_are_published() -> None:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_config_is_inferred_from_shapes(name: str) -> None:
-    assert infer_config(tensor_shapes(PUBLISHED[name])) == PUBLISHED[name]
+    assert infer_config(tensor_shapes(PUBLISHED[name]), "quick_gelu") == PUBLISHED[name]
 
 
 @pytest.mark.parametrize("config", [*PUBLISHED.values(), *TINY.values()])
@@ -64,27 +64,27 @@ def test_json_round_trip(config: ClipConfig) -> None:
 
 def test_heads_that_cannot_be_inferred() -> None:
     with pytest.raises(ConfigError, match=r"vision tower is 36 wide.*config\.json with vision\.heads"):
-        infer_config(tensor_shapes(TINY["vit"]))
+        infer_config(tensor_shapes(TINY["vit"]), "quick_gelu")
     # open_clip's ViT-H-14, whose 16 heads have 80 channels; its text tower is as OpenAI's are.
     high = ViTConfig(224, 14, 1280, 32, 16, 5120)
     text = dataclasses.replace(PUBLISHED["clip/RN50x64"].text, layers=24)
     config = ClipConfig(1024, high, text)
     with pytest.raises(ConfigError, match="vision tower is 1280 wide, unlike OpenAI's"):
-        infer_config(tensor_shapes(config))
-    assert infer_config(tensor_shapes(config), vision_heads=16) == config
+        infer_config(tensor_shapes(config), "quick_gelu")
+    assert infer_config(tensor_shapes(config), "quick_gelu", vision_heads=16) == config
 
 
 def test_tensor_that_decides_is_missing() -> None:
     shapes = tensor_shapes(PUBLISHED["clip/ViT-B-32"])
     del shapes["visual.conv1.weight"]
     with pytest.raises(ConfigError, match=r"visual\.conv1\.weight"):
-        infer_config(shapes)
+        infer_config(shapes, "quick_gelu")
 
 
 def test_positions_that_form_no_square() -> None:
     shapes = tensor_shapes(PUBLISHED["clip/ViT-B-32"]) | {"visual.positional_embedding": (52, 768)}
     with pytest.raises(ConfigError, match="51 positions"):
-        infer_config(shapes)
+        infer_config(shapes, "quick_gelu")
 
 
 def changed(**changes: object) -> dict[str, object]:

@@ -122,7 +122,9 @@ def test_what_is_converted_embeds_the_same(vit: Path, tmp_path: Path) -> None:
 def test_doubts_name_the_option_that_settles_them(vit: Path, resnet: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare.safetensors"
     bare.write_bytes((vit / "model.safetensors").read_bytes())
-    with pytest.raises(Doubt, match=r"bare\.safetensors doesn't tell its activation\. Say --activation quick"):
+    with pytest.raises(
+        Doubt, match=r"bare\.safetensors doesn't tell its activation, .*activation=\.\.\..*--activation"
+    ):
         convert(bare, tmp_path / "out")
     with pytest.raises(Doubt, match="vision tower is 33 wide.*Or say --vision-heads and --text-heads"):
         convert(bare, tmp_path / "out", Options(activation="gelu"))
@@ -333,6 +335,23 @@ def test_tensors_that_do_not_fit(changes: dict[str, Any], message: str, vit: Pat
     with pytest.raises(WeightsError) as caught:
         convert(edited(vit, tmp_path / "theirs", **changes), tmp_path / "out")
     assert message in str(caught.value) and "model.safetensors" in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("dtype", [None, "float32", "bfloat16"])
+def test_weights_that_are_not_finite_are_not_converted(
+    value: float, dtype: str | None, vit: Path, tmp_path: Path
+) -> None:
+    spoiled = np.full((33, 25), 0.5, "f2")
+    spoiled[3, 4] = value
+    theirs = edited(vit, tmp_path / "theirs", visual_projection__weight=np.ascontiguousarray(spoiled.T))
+    with pytest.raises(
+        WeightsError, match=r"model\.safetensors.*tensor 'visual\.proj' has 1 values that are not finite"
+    ):
+        convert(theirs, tmp_path / "out", dtype=dtype)
+    with pytest.raises(WeightsError, match="not finite"):
+        AutoModel.from_pretrained(theirs)
     assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
 
 
@@ -650,7 +669,7 @@ def test_verify_compares_published_values(monkeypatch: pytest.MonkeyPatch, tmp_p
     }.items()
 
 
-def test_verify_of_what_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_of_what_is_not_there(vit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for command in ("verify", "inspect"):
         assert main([command, str(tmp_path / "gone")]) == 1
         assert "gone' is neither a model id nor a path that exists" in capsys.readouterr().err
@@ -658,7 +677,8 @@ def test_verify_of_what_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert "did you mean clip/ViT-B-32" in capsys.readouterr().err
         assert main([command, "hf:owner/name"]) == 1
         assert "not on this machine; fetch it with: clipref download hf:owner/name" in capsys.readouterr().err
-    assert main(["verify", str(TORCH / "vit.pt")]) == 1
+    theirs = put(tmp_path / "theirs", layouts.as_transformers(vit, Checkpoint(vit).config))
+    assert main(["verify", str(theirs)]) == 1
     assert "is of another layout; convert it first: clipref convert" in capsys.readouterr().err
     assert main(["verify", "clipref/shapes-rn", "--images", str(tmp_path / "gone")]) == 1
     assert "is not a folder" in capsys.readouterr().err

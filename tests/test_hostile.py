@@ -89,7 +89,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], None], str]] = {
         "which is no file of tensors beside it",
     ),
     "an index up the tree": (index('{"weight_map": {"a": "../model.safetensors"}}'), "no file of tensors beside it"),
-    "an index without end": (index(" " * (MAX_JSON + 1)), f"it has over {MAX_JSON} characters"),
+    "an index without end": (index(" " * (MAX_JSON + 1)), f"it has over {MAX_JSON} bytes"),
     "an index nested deeply": (index("[" * 1_000_000), "is not JSON"),
     "a config of 100 million layers": (
         with_text("config.json", lambda text: text.replace('"layers": 3', '"layers": 100000000')),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 import clipref
-from clipref.config import infer_config, tensor_shapes
+from clipref import weights
 from clipref.errors import ClipError, ConfigError, ModelNotFound, WeightsError
 from clipref.weights import Checkpoint, SafetensorsFile, nest
 from clipref.weights_tools import synthetic
@@ -46,19 +46,12 @@ def edit(checkpoint: Path, **changes: Any) -> Path:
 def test_folder_file_and_config(checkpoint: Path) -> None:
     assert Checkpoint(checkpoint).config == TINY["vit"]
     assert Checkpoint(checkpoint / "model.safetensors").config == TINY["vit"]
+    beside = shutil.copy(checkpoint / "model.safetensors", checkpoint / "other.safetensors")
+    assert Checkpoint(beside).config == TINY["vit"] and Checkpoint(beside).merges == checkpoint / "merges.txt"
     bare = shutil.copy(checkpoint / "model.safetensors", checkpoint.parent / "bare.safetensors")
-    with pytest.raises(ConfigError, match="heads can't be inferred"):
+    with pytest.raises(ConfigError, match=r"bare\.safetensors has no config\.json beside it"):
         Checkpoint(bare)
     assert Checkpoint(bare, TINY["vit"]).config == TINY["vit"]
-
-
-def test_config_is_inferred_where_widths_allow(tmp_path: Path) -> None:
-    shapes = tensor_shapes(TINY["vit"])
-    wider = {name: tuple({36: 64, 108: 192, 20: 128, 60: 384}.get(n, n) for n in s) for name, s in shapes.items()}
-    wider["visual.positional_embedding"], wider["positional_embedding"] = (10, 64), (19, 128)
-    save_file({name: np.ones(shape, np.float16) for name, shape in wider.items()}, tmp_path / "x.safetensors")
-    config = Checkpoint(tmp_path / "x.safetensors").config
-    assert config == infer_config(wider) and config.vision.heads == 1 and config.text.heads == 2
 
 
 @pytest.mark.parametrize("stored", ["float16", "bfloat16", "float32"])
@@ -205,12 +198,44 @@ def test_what_is_renamed_is_the_same_to_those_who_have_it_open(backend: str, how
     assert all(np.array_equal(model.encode_text(ids), x) for ids, x in zip(uses, before, strict=True))
 
 
-def test_text_alone_never_reads_the_image_tower(checkpoint: Path) -> None:
+def test_text_alone_never_reads_the_image_tower(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "SMALL", 0)
     poisoned = np.full((36,), np.nan, np.float32)
     model = clipref.AutoModel.from_pretrained(edit(checkpoint, visual__class_embedding=poisoned), backend="reference")
     assert model.embed_text("a cat").shape == (1, 22)
     with pytest.raises(WeightsError, match=r"'visual\.class_embedding' has 36 values that are not finite"):
         model.embed_image(np.zeros((9, 9, 3), np.uint8))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ["visual.ln_pre.bias", "ln_final.weight", "token_embedding.weight", "visual.proj"])
+def test_weights_that_are_not_finite_do_not_open(checkpoint: Path, name: str, value: float) -> None:
+    tensor = load_file(checkpoint / "model.safetensors")[name].copy()
+    tensor.flat[-1] = value
+    with pytest.raises(WeightsError, match=f"tensor '{name}' has 1 values that are not finite"):
+        clipref.AutoModel.from_pretrained(edit(checkpoint, **{name: tensor}))
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 605157884\n", "is a Git LFS pointer"),
+        (b"\xef\xbb\xbf\n<!DOCTYPE html>\n<html>", "it is a web page"),
+        (b"<html><head>", "it is a web page"),
+        (b"<?xml version='1.0'?><Error>", "it is a web page"),
+        (b"Entry not found", r"it is text \('Entry not found'\)"),
+        (b'{"error": "Repository not found"}', "it is text"),
+        (b"", "it is empty"),
+    ],
+)
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "x.pt"])
+def test_what_comes_in_the_place_of_weights_is_told(content: bytes, what: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    for path in (tmp_path / name, *([] if name == "x.pt" else [tmp_path])):
+        with pytest.raises(WeightsError, match=what):
+            clipref.AutoModel.from_pretrained(path)
+    with pytest.raises(WeightsError, match=what):
+        SafetensorsFile(tmp_path / name)
 
 
 @pytest.mark.parametrize(

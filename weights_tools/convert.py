@@ -59,8 +59,8 @@ def convert(
         raise InputError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}.")
     refuse_existing(destination)
     if not isinstance(source, Source):
-        given, source = Path(source), open_source(source, options or Options())
-        check_files(given if given.is_dir() else given.parent, source.files)
+        source = open_source(source, options or Options())
+        check_files(source.weights.parent, source.files)
     where = " + ".join(name for name in source.files if not name.endswith(".json")) or "the source"
     recipes = {name: recipe for name, recipe in source.tensors.items() if not ignored(name)}
     check_tensors(
@@ -75,7 +75,13 @@ def convert(
 
     def values() -> Iterator[tuple[str, Array]]:
         for name, recipe in _bar(recipes, progress):
-            value = cast(recipe.read(), recipe.dtype, layout[name][0], name)
+            stored = recipe.read()
+            if count := not_finite(stored, recipe.dtype):
+                raise WeightsError(
+                    f"{where}: tensor {name!r} has {count} values that are not finite (NaN or infinity), so nothing "
+                    "that it takes part in has a meaning: the file is damaged, or its training went wrong."
+                )
+            value = cast(stored, recipe.dtype, layout[name][0], name)
             found[name] = *layout[name], tensor_digest(value)
             yield name, value
 
@@ -168,9 +174,14 @@ def part_bytes(recipe: Recipe) -> int:
     return int(np.prod(recipe.shape)) * FLOATS[recipe.dtype].itemsize
 
 
+def add_activation_argument(parser: argparse.ArgumentParser) -> None:
+    """--activation."""
+    parser.add_argument("--activation", choices=("quick_gelu", "gelu"), help="of both transformers")
+
+
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that settle what a checkpoint doesn't tell."""
-    parser.add_argument("--activation", choices=("quick_gelu", "gelu"), help="of both transformers")
+    add_activation_argument(parser)
     parser.add_argument("--vision-heads", type=int, metavar="N", help="attention heads of the image tower")
     parser.add_argument("--text-heads", type=int, metavar="N", help="attention heads of the text tower")
     parser.add_argument("--config", type=Path, metavar="FILE", help="a config.json as this command writes it")

@@ -18,16 +18,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from clipref.config import PUBLISHED
+from clipref.config import PUBLISHED, Activation, ClipConfig
 from clipref.digests import checked_digest
 from clipref.errors import ClipError, InputError, ModelNotFound, WeightsError
 from clipref.files import remove_abandoned
 from clipref.hub import HUB_PREFIX, REPOSITORIES, check_weights, find, folder_of, home, is_of_hub, unknown
+from clipref.weights import read_config
 
 from .convert import add_source_arguments, convert, options_of
 from .folder import refuse_existing
 from .hub_files import check_files, origin_of
-from .sources import OPENAI_FILES, Doubt, Options, choose, open_source, sha256
+from .sources import OPENAI_FILES, Doubt, Options, Source, choose, find_files, open_source, sha256
 
 # Repositories of OpenAI's own weights: those that ids stand for, and OpenAI's four in transformers' layout.
 OPENAI_REPOSITORIES = {repository: name for name, repository in REPOSITORIES.items()} | {
@@ -38,31 +39,46 @@ OPENAI_REPOSITORIES = {repository: name for name, repository in REPOSITORIES.ite
 }
 
 
-def fetch(name: str, digest: str | None = None) -> Path:
-    """What `from_pretrained` calls: a model id, `hf:owner/name[@revision]`, or a checkpoint's path of another layout.
+def fetch(
+    name: str,
+    *,
+    config: ClipConfig | None = None,
+    activation: Activation | None = None,
+    digest: str | None = None,
+) -> tuple[Path, ClipConfig]:
+    """What `clipref.hub.locate` calls: where the checkpoint of a name or path can be opened, and its configuration.
 
-    Returns the converted folder, made now or before. What is made now has this digest, or isn't kept. Raises
-    ModelNotFound, WeightsError or ConfigError.
+    `name`: a published id or `hf:owner/name`, either with or without `@revision`, or a path; what is downloaded is
+    converted, and kept. What is converted has this digest, or isn't kept. Raises ModelNotFound, WeightsError or
+    ConfigError.
     """
-    if is_of_hub(name):
-        return download(name, digest=digest)
-    return import_path(Path(name).expanduser(), digest)
+    options = Options(config or PUBLISHED.get(name.partition("@")[0]), activation)
+    path = find(name)
+    if path is None:
+        try:
+            path = download(name, digest=digest)
+        except Doubt:  # which is kept as it is settled here
+            if config is None and activation is None:
+                raise
+            path = download(name, options, digest)
+    return open_path(path, options, digest)
 
 
-def import_path(path: Path, digest: str | None = None) -> Path:
-    """Convert a file or folder into `home()`, once for as long as it doesn't change."""
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    stats = [(str(file.resolve()), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files if file.is_file()]
-    key = hashlib.sha256(repr(stats).encode()).hexdigest()[:16]
+def open_path(path: Path, options: Options, digest: str | None = None) -> tuple[Path, ClipConfig]:
+    """Where `clipref.weights.Checkpoint` can open a file or folder of any layout, and its configuration.
+
+    That is where it lies if its tensors are in our names, otherwise a folder in `home()`, into which it is converted
+    once for as long as its files don't change.
+    """
+    stats = [(str(file.resolve()), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in find_files(path)]
+    key = hashlib.sha256(repr((stats, options)).encode()).hexdigest()[:16]
     folder = home() / "local" / f"{path.resolve().stem}-{key}"
-    if folder.is_dir():
-        return folder
-    try:
-        return _convert(path, folder, Options(), {"path": str(path.resolve())}, digest)
-    except Doubt as doubt:
-        raise Doubt(
-            f"{doubt} Convert it: clipref convert {path} FOLDER, with that option; then open FOLDER."
-        ) from doubt
+    if not folder.is_dir():
+        source = open_source(path, options)
+        if source.as_it_is:
+            return (path if path / "model.safetensors" == source.weights else source.weights), source.config
+        _convert(source, folder, {"path": str(path.resolve())}, digest)
+    return folder, read_config(folder / "config.json")
 
 
 def download(name: str, options: Options | None = None, digest: str | None = None) -> Path:
@@ -77,7 +93,13 @@ def download(name: str, options: Options | None = None, digest: str | None = Non
     repository = REPOSITORIES.get(base, base.removeprefix(HUB_PREFIX))
     snapshot = _snapshot(name, repository, revision or None)
     options = replace(options or Options(), model=OPENAI_REPOSITORIES.get(repository))
-    return _convert(snapshot, folder, options, origin_of(repository, snapshot), digest)
+    origin = origin_of(repository, snapshot)
+    try:
+        opened = open_source(snapshot, options)
+    except ClipError:  # perhaps because it isn't what the repository has, and then not to be kept
+        check_files(snapshot, {file.name: sha256(file) for file in snapshot.iterdir() if file.is_file()}, origin)
+        raise
+    return _convert(opened, folder, origin, digest)
 
 
 def from_openai(name: str, archive: Path, digest: str | None = None) -> Path:
@@ -93,20 +115,14 @@ def from_openai(name: str, archive: Path, digest: str | None = None) -> Path:
         known = next((other for other, expected in OPENAI_FILES.items() if expected == found), None)
         what = f"that of {known}" if known else "none that OpenAI published: the file is damaged or another one"
         raise WeightsError(f"{archive} has sha256 {found}; {name} has {OPENAI_FILES[name]}. This is {what}.")
-    return _convert(archive, folder, Options(model=name), {}, digest)
+    return _convert(open_source(archive, Options(model=name)), folder, {}, digest)
 
 
-def _convert(source: Path, folder: Path, options: Options, origin: dict[str, Any], digest: str | None = None) -> Path:
+def _convert(source: Source, folder: Path, origin: dict[str, Any], digest: str | None = None) -> Path:
     remove_abandoned(home(), recursive=True)  # gigabytes that nobody would look for there
+    check_files(source.weights.parent, source.files, origin)
     try:
-        opened = open_source(source, options)
-    except ClipError:  # perhaps because it isn't what the repository has, and then not to be kept
-        if source.is_dir():
-            check_files(source, {file.name: sha256(file) for file in source.iterdir() if file.is_file()}, origin)
-        raise
-    check_files(source if source.is_dir() else source.parent, opened.files, origin)
-    try:
-        return convert(opened, folder, origin=origin, digest=digest, progress=sys.stderr.isatty())
+        return convert(source, folder, origin=origin, digest=digest, progress=sys.stderr.isatty())
     except InputError:
         if (folder / "model.safetensors").is_file():  # another process was faster
             return folder
@@ -117,26 +133,34 @@ def _snapshot(name: str, repository: str, revision: str | None) -> Path:
     """The folder of the hub's cache that has a repository's config, weights and merges, downloaded if need be."""
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
-    cached: Path | None = None
     try:
+        # One request, not tried again: whether there is a network, and the repository.
+        found = HfApi().model_info(repository, revision=revision, timeout=10)
+    except Exception as error:  # whatever the HTTP library of this version of huggingface_hub raises
+        unreachable = error
+    else:
         try:
-            names = HfApi().list_repo_files(repository, revision=revision)
-        except Exception:  # whatever the HTTP library of this version of huggingface_hub raises
-            cached = Path(snapshot_download(repository, revision=revision, local_files_only=True))
-            names = [entry.name for entry in cached.iterdir()]
-        paths = [] if cached else [Path(hf_hub_download(repository, n, revision=revision)) for n in choose(names)]
-        return cached or paths[0].parent
-    except ModelNotFound as error:
-        raise ModelNotFound(f"{repository}: {error}") from error
-    except Exception as error:  # as above
-        cause = error.__context__ or error  # that the cache has nothing is not why
-        reason = str(cause).strip().partition("\n")[0].rstrip(".")
-        base = name.partition("@")[0]
-        raise ModelNotFound(
-            f"{name} is not on this machine, and {repository} could not be downloaded ({reason}). Where there is a "
-            f"network, fetch that repository's weights and open_clip_config.json or config.json into a folder; then "
-            f"here: clipref convert FOLDER {folder_of(name)}{f' --model {base}' if base in PUBLISHED else ''}"
-        ) from error
+            names = choose(sibling.rfilename for sibling in found.siblings or ())
+            paths = [Path(hf_hub_download(repository, n, revision=revision)) for n in names]
+            return paths[0].parent
+        except ModelNotFound as error:
+            raise ModelNotFound(f"{repository}: {error}") from None
+        except Exception as error:  # as above
+            raise _not_downloaded(name, repository, error) from None
+    try:
+        return Path(snapshot_download(repository, revision=revision, local_files_only=True))
+    except Exception:  # the cache has nothing; why the network hasn't is what is said
+        raise _not_downloaded(name, repository, unreachable) from None
+
+
+def _not_downloaded(name: str, repository: str, error: Exception) -> ModelNotFound:
+    base = name.partition("@")[0]
+    reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+    return ModelNotFound(
+        f"{name} is not on this machine, and {repository} could not be downloaded ({reason}). Where there is a "
+        f"network, fetch that repository's weights and open_clip_config.json or config.json into a folder; then "
+        f"here: clipref convert FOLDER {folder_of(name)}{f' --model {base}' if base in PUBLISHED else ''}"
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -17,12 +17,14 @@ from typing import Any
 
 import numpy as np
 
+from clipref.config import Activation
 from clipref.engine import ReferenceEngine
 from clipref.errors import BackendError, InputError
 from clipref.hub import locate
 from clipref.kernels.onnx import complete, record_image, record_text
 from clipref.weights import Checkpoint
 
+from .convert import add_activation_argument
 from .folder import new_folder
 from .stored import Array
 
@@ -30,15 +32,16 @@ from .stored import Array
 MAX_ERROR = 1e-3
 
 
-def export_onnx(path: str | Path, out: str | Path, ids: str = "int32") -> Iterator[tuple[str, float]]:
+def export_onnx(
+    path: str | Path, out: str | Path, ids: str = "int32", *, activation: Activation | None = None
+) -> Iterator[tuple[str, float]]:
     """Write the folder `out`; yields each file's name and how far it is from the reference, relative to the RMS.
 
     Raises InputError if `out` exists, BackendError if a tower is over 2 GiB or a file fails its check.
     """
     if ids not in ("int32", "int64"):
         raise InputError(f"ids is {ids!r}; expected 'int32' or 'int64'.")
-    place, known = locate(path)
-    checkpoint = Checkpoint(place, known)
+    checkpoint = Checkpoint(*locate(path, activation=activation))
     config = checkpoint.config
     reference = ReferenceEngine(checkpoint, "float32")
     side, text = config.vision.resolution, config.text
@@ -81,9 +84,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="PATH", help="id, folder or file of a model")
     parser.add_argument("out", type=Path, metavar="OUT", help="the folder to make")
     parser.add_argument("--ids", choices=("int32", "int64"), default="int32", help="type of the token ids (int32)")
+    add_activation_argument(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Export, and print each file's error."""
-    for name, error in export_onnx(args.path, args.out, args.ids):
+    for name, error in export_onnx(args.path, args.out, args.ids, activation=args.activation):
         print(f"{args.out / name}  checked; {error:.1e} of the RMS off the reference")

@@ -22,13 +22,13 @@ from clipref.cli.common import add_json_argument, print_json, print_table
 from clipref.config import PUBLISHED, Shape, tensor_shapes
 from clipref.digests import model_digest, read_provenance, tensor_digest
 from clipref.errors import ModelNotFound, WeightsError
-from clipref.hub import is_foreign, pinned_digest, present
+from clipref.hub import pinned_digest, present
 from clipref.model import CLIP
 from clipref.weights import Checkpoint
 
-from .convert import not_finite
+from .convert import add_activation_argument, not_finite
 from .published import PUBLISHED_VALUES, Published
-from .sources import sha256
+from .sources import Options, open_source, sha256
 
 Outcome = Literal["ok", "FAILED", "not done"]
 
@@ -43,9 +43,14 @@ class Finding:
     found: str
 
 
-def verify(path: Path, *, model: str | None = None, images: Path | None = None) -> Iterator[Finding]:
+def verify(
+    path: Path, *, model: str | None = None, activation: str | None = None, images: Path | None = None
+) -> Iterator[Finding]:
     """Findings on a folder, one after another. Raises ModelNotFound, ConfigError or WeightsError if it doesn't open."""
-    checkpoint = Checkpoint(path, PUBLISHED.get(model or ""))
+    source = open_source(path, Options(PUBLISHED.get(model or ""), activation))
+    if not source.as_it_is:
+        raise WeightsError(f"{path} is of another layout; convert it first: clipref convert {path} FOLDER")
+    checkpoint = Checkpoint(source.weights, source.config)
     provenance = provenance_of(path)
     count = len(tensor_shapes(checkpoint.config))
     yield Finding("ok", "names, shapes and dtypes of the tensors", f"{count} that fit config.json", f"{count}")
@@ -136,6 +141,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own arguments."""
     parser.add_argument("path", metavar="PATH", help="a converted folder, or a model id")
     parser.add_argument("--model", choices=PUBLISHED, metavar="ID", help="say that it is this published model")
+    add_activation_argument(parser)
     parser.add_argument("--images", type=Path, metavar="DIR", help="where the images are that values are known of")
     add_json_argument(parser)
 
@@ -143,11 +149,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print every finding; 1 if one failed."""
     path = present(args.path)
-    if is_foreign(path):
-        raise WeightsError(f"{path} is of another layout; convert it first: clipref convert {path} FOLDER")
     if args.images is not None and not args.images.is_dir():
         raise ModelNotFound(f"--images {args.images} is not a folder.")
-    findings = list(verify(path, model=args.model, images=args.images))
+    findings = list(verify(path, model=args.model, activation=args.activation, images=args.images))
     if args.json:
         print_json([asdict(finding) for finding in findings])
     else:
