@@ -281,6 +281,9 @@ def test_revisions_and_digests_are_kept_to(published: Hub, tiny_vit: Path, tmp_p
     source = json.loads((folder / "provenance.json").read_text())["source"]
     assert (source["revision"], source["endpoint"]) == (COMMIT, published.url)
     assert any("/resolve/v1/" in path for _, path, _ in published.asked)
+    assert f"asked for the commit {'1' * 40}, and gave {COMMIT}" in locate(
+        name, tmp_path, {"revision": "1" * 40}, **online
+    )
     plain = locate(name, tmp_path, **online)
     assert plain == str(tmp_path / "home" / "clip" / "ViT-B-32")
     # What was recorded at first use can be asked for, without a second copy and without a network.

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -93,6 +94,8 @@ def download(name: str, options: Options | None = None, digest: str | None = Non
     repository = REPOSITORIES.get(base, base.removeprefix(HUB_PREFIX))
     snapshot = _snapshot(name, repository, revision or None)
     options = replace(options or Options(), model=OPENAI_REPOSITORIES.get(repository))
+    if re.fullmatch(r"[0-9a-f]{40}", revision) and snapshot.name != revision:
+        raise WeightsError(f"{repository} was asked for the commit {revision}, and gave {snapshot.name}.")
     origin = origin_of(repository, snapshot)
     try:
         opened = open_source(snapshot, options)
