@@ -185,6 +185,7 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vision-heads", type=int, metavar="N", help="attention heads of the image tower")
     parser.add_argument("--text-heads", type=int, metavar="N", help="attention heads of the text tower")
     parser.add_argument("--config", type=Path, metavar="FILE", help="a config.json as this command writes it")
+    parser.add_argument("--prefix", metavar="NAME", help="of several models in a file, the one under this name")
 
 
 def options_of(args: argparse.Namespace) -> Options:
@@ -193,7 +194,8 @@ def options_of(args: argparse.Namespace) -> Options:
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} is {getattr(args, name)}; expected at least 1.")
     config = None if args.config is None else read_config(args.config)
-    return Options(config, args.activation, args.vision_heads, args.text_heads, getattr(args, "model", None))
+    model = getattr(args, "model", None)
+    return Options(config, args.activation, args.vision_heads, args.text_heads, model, args.prefix)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,6 +5,8 @@ Layouts are told apart by the names themselves:
 - OpenAI's, of its own archives and of open_clip, which may put the text tower under `text.`;
 - transformers' (`CLIPModel`), which keeps q, k and v apart and its projections transposed.
 
+What a training script has wrapped around them is taken off first (wrappers.py).
+
 No number is changed on the way: tensors are renamed, stacked or transposed, bit for bit.
 """
 
@@ -22,6 +24,16 @@ from clipref.errors import WeightsError
 from .stored import Array, Stored
 
 OPENAI, TRANSFORMERS = "openai", "transformers"
+# Tensors by which a layout is known, one or two a tower.
+LANDMARKS = {
+    "visual.conv1.weight": OPENAI,
+    "visual.class_embedding": OPENAI,
+    "visual.attnpool.positional_embedding": OPENAI,
+    "text.token_embedding.weight": OPENAI,
+    "token_embedding.weight": OPENAI,
+    "vision_model.embeddings.class_embedding": TRANSFORMERS,
+    "text_model.embeddings.token_embedding.weight": TRANSFORMERS,
+}
 
 
 @dataclass(frozen=True)
@@ -58,15 +70,14 @@ def layout_of(names: Mapping[str, object]) -> str:
     """Which layout these tensor names are of. Raises WeightsError if it is none that holds a CLIP."""
     if any(name.startswith("visual.trunk.") for name in names):
         raise WeightsError("Its image tower is one of timm's, which isn't CLIP's own ViT or ResNet.")
-    if "vision_model.embeddings.class_embedding" in names or any(name.startswith("text_model.") for name in names):
-        return TRANSFORMERS
-    if "visual.conv1.weight" in names:
-        return OPENAI
-    some = ", ".join(repr(name[:60]) for name in list(names)[:4]) or "none"
-    raise WeightsError(
-        f"Its tensors ({some}, ...) have names of no layout of CLIP that is known: OpenAI's, open_clip's or "
-        "transformers', with both towers."
-    )
+    found = next((layout for landmark, layout in LANDMARKS.items() if landmark in names), None)
+    if found is None:
+        some = ", ".join(repr(name[:60]) for name in list(names)[:4]) or "none"
+        raise WeightsError(
+            f"Its tensors ({some}, ...) have names of no layout of CLIP that is known: OpenAI's, open_clip's or "
+            "transformers', with both towers."
+        )
+    return found
 
 
 def recipes(tensors: Mapping[str, Stored]) -> dict[str, Recipe]:

@@ -27,9 +27,11 @@ from clipref.files import open_regular, read_bytes, stand_in
 from clipref.weights import MERGES_NAMES, no_weights
 
 from .configs import from_open_clip, from_transformers
-from .layouts import TRANSFORMERS, Recipe, layout_of, recipes
+from .layouts import LANDMARKS, TRANSFORMERS, Recipe, layout_of, recipes
 from .stored import Stored, safetensors_tensors
 from .torch_files import read_torch_file
+from .wrappers import Doubt as Doubt
+from .wrappers import unwrap
 
 # sha256 of OpenAI's files (https://github.com/openai/CLIP, clip/clip.py, where each is part of the address).
 OPENAI_FILES = {
@@ -57,10 +59,6 @@ _OURS, _TRANSFORMERS = "embed_dim", "model_type"
 MAX_JSON = 10_000_000
 
 
-class Doubt(ConfigError):
-    """Something that decides the result can't be known from the checkpoint."""
-
-
 @dataclass(frozen=True)
 class Options:
     """What the user knows better than the checkpoint, or has to say because it doesn't tell."""
@@ -70,6 +68,7 @@ class Options:
     vision_heads: int | None = None
     text_heads: int | None = None
     model: str | None = None  # a published id, whose configuration this is
+    prefix: str | None = None  # what stands before the names of the model that is meant
 
     def __post_init__(self) -> None:
         if self.activation not in (None, "quick_gelu", "gelu"):
@@ -170,11 +169,12 @@ def find_files(path: str | os.PathLike[str]) -> Files:
 def open_source(path: str | os.PathLike[str], options: Options | None = None) -> Source:
     """Open a file or folder of any layout that is known. Raises ModelNotFound, WeightsError, ConfigError or Doubt."""
     files, options = find_files(path), options or Options()
-    kind, stored, used, code = _read(files.weights)
+    kind, held, used, code = _read(files.weights)
     try:
+        stored = unwrap(held, LANDMARKS, options.prefix)
         tensors = recipes(stored)
-    except WeightsError as error:
-        raise WeightsError(f"{files.weights}: {error}") from error
+    except (WeightsError, Doubt) as error:
+        raise type(error)(f"{files.weights}: {error}") from error
     # OpenAI's own are known by their digest, and none of them is a safetensors file.
     digests = {} if kind.endswith("safetensors") else {file: sha256(file) for file in used}
     model = options.model or next((id for id, digest in OPENAI_FILES.items() if digest in digests.values()), None)
@@ -189,7 +189,7 @@ def open_source(path: str | os.PathLike[str], options: Options | None = None) ->
         else:
             config, read = found
             used += read
-    as_it_is = kind == "safetensors" and tensors == {name: Recipe((tensor,)) for name, tensor in stored.items()}
+    as_it_is = kind == "safetensors" and tensors == {name: Recipe((tensor,)) for name, tensor in held.items()}
     config = options.settle(config)
     return Source(kind, files.weights, tuple(used), tensors, config, model, files.merges, as_it_is, digests)
 

@@ -259,6 +259,10 @@ def _first(value: Any, *_: Any) -> Any:
     return value
 
 
+def _nothing(*_: Any) -> dict[Any, Any]:
+    return {}
+
+
 # All that can be "called". None does more than to put its arguments together, or takes longer if they are large.
 _BUILDERS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
@@ -270,7 +274,15 @@ _BUILDERS: dict[str, Callable[..., Any]] = {
     "torch.jit._pickle.build_boollist": _first,
     "torch.jit._pickle.build_tensorlist": _first,
     "torch.jit._pickle.restore_type_tag": _first,
+    # What training scripts save beside the weights: a device, numbers of numpy.
+    "torch.device": _nothing,
+    "numpy.dtype": _nothing,
+    "numpy.core.multiarray.scalar": _nothing,
+    "numpy._core.multiarray.scalar": _nothing,
+    "_codecs.encode": _nothing,
 }
+# The parsed command line of a training script; a stand-in is made of it, as of a module.
+_NAMESPACE = "argparse.Namespace"
 
 
 def _name(module: Any, name: Any) -> Name:
@@ -279,7 +291,7 @@ def _name(module: Any, name: Any) -> Name:
     found = Name(module, name)
     storage = module == "torch" and name in _STORAGES
     script = (module == "__torch__" or module.startswith("__torch__.")) and "." not in name
-    if str(found) not in _BUILDERS and not storage and not script:
+    if str(found) not in (*_BUILDERS, _NAMESPACE) and not storage and not script:
         raise WeightsError(
             f"its pickle asks for {str(found)[:200]!r}, which no checkpoint of CLIP needs. Nothing was run. If you "
             "trust the file, open it with torch and save its state_dict alone; otherwise throw it away."
@@ -372,7 +384,8 @@ def _run(data: bytes) -> Any:
             stack.append(_storage(*pop(1)))
         elif name == "NEWOBJ":
             cls, arguments = pop(2)
-            if not isinstance(cls, Name) or not cls.module.startswith("__torch__") or arguments != ():
+            known = isinstance(cls, Name) and (cls.module.startswith("__torch__") or str(cls) == _NAMESPACE)
+            if not known or arguments != ():
                 raise WeightsError(f"its pickle makes an object of {_shown(cls)}; expected a TorchScript module.")
             stack.append(Module())
         elif name == "BUILD":
@@ -419,20 +432,31 @@ def _storage(identity: Any) -> Storage:
 
 
 def _named_tensors(value: Any) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a TorchScript module by path, or of a state dict, bare or under "state_dict", by key."""
+    """The tensors of a TorchScript module by path, or of a state dict by key, under the keys of the dicts around it."""
     if isinstance(value, Module):
         return _tensors_below(value, "", 0, set())
-    if isinstance(value, dict) and isinstance(value.get("state_dict"), dict):
-        value = value["state_dict"]
     if not isinstance(value, dict):
         raise WeightsError(f"it holds a {type(value).__name__}; expected a TorchScript module or a state dict.")
-    found = {name: tensor for name, tensor in value.items() if isinstance(tensor, Tensor) and isinstance(name, str)}
+    found = dict(_tensors_of_dicts(value))
     if not found:
         keys = ", ".join(repr(str(key)[:40]) for key in list(value)[:5])
         raise WeightsError(f"it holds a dict without tensors ({keys}); expected a state dict.")
-    if all(name.startswith("module.") for name in found):  # saved from under DistributedDataParallel
-        found = {name.removeprefix("module."): tensor for name, tensor in found.items()}
     return iter(found.items())
+
+
+def _tensors_of_dicts(top: dict[Any, Any]) -> Iterator[tuple[str, Tensor]]:
+    """Tensors under keys that are all text, joined by dots; an optimizer's have numbers among them."""
+    seen = 0
+    dicts = [("", top)]
+    while dicts:
+        prefix, value = dicts.pop()
+        if prefix.count(".") > MAX_DEPTH or (seen := seen + 1 + len(value)) > MAX_OPERATIONS:
+            raise WeightsError("its dicts contain one another, or hold more than a checkpoint of CLIP does.")
+        for key, item in value.items():
+            if isinstance(key, str) and isinstance(item, Tensor):
+                yield f"{prefix}{key}", item
+            elif isinstance(key, str) and isinstance(item, dict):
+                dicts.append((f"{prefix}{key}.", item))
 
 
 def _tensors_below(module: Module, prefix: str, depth: int, above: set[int]) -> Iterator[tuple[str, Tensor]]:
