@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -124,13 +124,19 @@ class CLIP:
     def encode_text(self, ids: Array) -> Array:
         """Token ids [N, T] int, T at most the context length -> embeddings [N, E]. Raises InputError, WeightsError."""
         ids = checked_ids(ids, self.config.text)
-        with self._checkpoint.file.guard():
+        with self._weights_in_use():
             embeddings = self.engine.encode_text(ids)
         return finished(embeddings, "item", range(len(ids)))
 
+    @contextmanager
+    def _weights_in_use(self) -> Iterator[None]:
+        """For whatever computes with the weights. What overflows is silent here, and refused by `finished`."""
+        with self._checkpoint.file.guard(), np.errstate(over="ignore", invalid="ignore"):
+            yield
+
     def _image_embeddings(self, pixels: Array) -> Array:
         """What the engine makes of checked pixels."""
-        with self._checkpoint.file.guard():
+        with self._weights_in_use():
             return self.engine.encode_image(pixels)
 
     def tokenize(self, texts: str | Iterable[str], truncate: bool = False) -> NDArray[np.int32]:
@@ -251,7 +257,7 @@ class CLIP:
             )
         ends = ids.argmax(axis=1)
         rows = [tuple(row[: end + 1]) for row, end in zip(ids.tolist(), ends, strict=True)]
-        with self._checkpoint.file.guard():
+        with self._weights_in_use():
             embeddings = embeddings_of(rows, self.engine, self._texts)
         return finished(embeddings, "text", range(len(rows)), is_true("normalize", normalize))
 
@@ -391,10 +397,10 @@ class CLIP:
 
         if image is not None:
             pixels = self._preprocessor(input_color_format, None)(image)[None]
-            with self._checkpoint.file.guard():
+            with self._weights_in_use():
                 self._reference.encode_image(tap("pixels", pixels.astype(self.dtype)), tap)
         if text is not None:
             ids = self.tokenize([text])
-            with self._checkpoint.file.guard():
+            with self._weights_in_use():
                 self._reference.encode_text(tap("ids", ids), tap)
         return seen
