@@ -43,7 +43,7 @@ from .loading import in_batches, preprocessed, progress_bar, sound, with_gaps
 from .memory import Memory
 from .preprocessing import preprocess
 from .similarity import cosines, finished, have_direction, nearest, unit_vectors
-from .texts import checked_ids, embeddings_of
+from .texts import checked_ids, embeddings_of, rows_of
 from .tokenizer import Tokenizer
 from .weights import Checkpoint, DType
 
@@ -219,6 +219,8 @@ class CLIP:
 
     def _preprocessor(self, input_color_format: str | None, max_pixels: int | None) -> Callable[[Any], Array]:
         """The function that makes this model's pixels of an image."""
+        if input_color_format is not None:
+            check_choice("input_color_format", input_color_format, ("bgr", "rgb"))
         settings = dataclasses.asdict(self.config.preprocess)
         if max_pixels is None:
             max_pixels = self.max_pixels
@@ -246,17 +248,7 @@ class CLIP:
             found = "None" if not given else "given twice"
             raise InputError(f"The texts are {found}; expected a text, or a list of texts, given once.")
         listed = listed_texts(given[0])
-        ids = self.tokenize(listed, truncate)  # [N, T]
-        empty = np.flatnonzero(ids[:, 1] == self.config.text.vocab_size - 1)
-        if empty.size:
-            raise TextError(
-                f"text {empty[0]} is empty, and an empty text has no meaning to embed; "
-                f"encode_text(tokenize('')) gives its vector nevertheless.",
-                index=int(empty[0]),
-                source=listed[empty[0]],
-            )
-        ends = ids.argmax(axis=1)
-        rows = [tuple(row[: end + 1]) for row, end in zip(ids.tolist(), ends, strict=True)]
+        rows = rows_of(self.tokenize(listed, truncate), listed)
         with self._weights_in_use():
             embeddings = embeddings_of(rows, self.engine, self._texts)
         return finished(embeddings, "text", range(len(rows)), is_true("normalize", normalize))
