@@ -23,7 +23,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .config import Activation, ClipConfig
+from .config import Activation, ClipConfig, NoTower
 from .engine import Engine, ReferenceEngine, available_threads, checked_pixels, is_count, make_engine, once
 from .errors import ClipError, InputError, TextError
 from .hub import locate
@@ -96,8 +96,10 @@ class CLIP:
         )
 
     def __repr__(self) -> str:
-        vision = type(self.config.vision).__name__.removesuffix("Config")
-        return f"CLIP({vision} at {self.config.vision.resolution} px, backend={self.backend!r}, dtype={self.dtype!r})"
+        vision = self.config.vision
+        towers = f"{type(vision).__name__.removesuffix('Config')}"
+        towers = "text tower" if isinstance(vision, NoTower) else f"{towers} at {vision.resolution} px"
+        return f"CLIP({towers}, backend={self.backend!r}, dtype={self.dtype!r})"
 
     def encode_image(self, pixels: Array) -> Array:
         """Preprocessed pixels [N, 3, R, R] float, all finite -> embeddings [N, E]. Raises InputError."""

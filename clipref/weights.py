@@ -179,7 +179,12 @@ class Checkpoint:
 
     @property
     def logit_scale(self) -> float:
-        """The factor that turns cosines into logits: the exponential of the tensor `logit_scale`."""
+        """The factor that turns cosines into logits: the exponential of the tensor `logit_scale`.
+
+        NaN of one tower alone, which has none, and nothing to compare with.
+        """
+        if "logit_scale" not in tensor_shapes(self.config):
+            return math.nan
         return float(np.exp(self.file.read("logit_scale", "float64")))
 
     def check_small_tensors(self) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from clipref.config import PUBLISHED, tensor_shapes
+from clipref.config import PUBLISHED, NoTower, tensor_shapes
 from clipref.errors import InputError, WeightsError
 from clipref.hub import present
 from clipref.tokenizer import DEFAULT_MERGES, Tokenizer
@@ -121,6 +121,8 @@ def tensor_digest(value: Array) -> str:
 
 def _write_merges(folder: Path, source: Source) -> None:
     """The checkpoint's own merges if it has some, else OpenAI's if they give its vocabulary, else none."""
+    if isinstance(source.config.text, NoTower):
+        return
     vocab_size = source.config.text.vocab_size
     merges = source.merges or DEFAULT_MERGES
     found = Tokenizer.from_file(merges).vocab_size
