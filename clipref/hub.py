@@ -16,11 +16,20 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from .config import PUBLISHED, Activation, ClipConfig
-from .errors import ModelNotFound
+from .digests import checked_digest, read_provenance, recorded_digest, refuse_other
+from .errors import InputError, ModelNotFound, WeightsError
+from .files import home as home
+from .weights import SafetensorsFile
 
 EMBEDDED = {
     "clipref/shapes-vit": "a small ViT, trained on drawn scenes; part of the package",
     "clipref/shapes-rn": "a small ModifiedResNet, trained on drawn scenes; part of the package",
+}
+
+# Of their weights (clipref.digests), so that `clipref verify` finds a changed bit.
+EMBEDDED_DIGESTS = {
+    "clipref/shapes-vit": "87eaf7924bde224646faf8d9b7e826a77c7ab67b4993cf65453ee300f291994d",
+    "clipref/shapes-rn": "efe94b3062589f969e34b348dcf5c939f06e979679633a764476d8c1fe2135fb",
 }
 
 # Repositories that hold OpenAI's weights in OpenAI's tensor names, as open_clip_model.safetensors.
@@ -55,14 +64,53 @@ def locate(
 ) -> tuple[Path, ClipConfig]:
     """The path of a model's checkpoint on this machine, and its configuration.
 
-    `config` stands for what the checkpoint says of itself, `activation` for that of its transformers. Downloads and
-    converts what isn't there yet, or isn't in OpenAI's tensor names. Raises ModelNotFound, ConfigError if the
-    configuration can't be known, or what the conversion raises.
+    `config` stands for what the checkpoint says of itself, `activation` for that of its transformers. `revision`: a
+    commit, tag or branch of a repository. `digest`: what the weights' has to be (Checkpoint.digest). Downloads and
+    converts what isn't there yet, or isn't in OpenAI's tensor names. Raises ModelNotFound, InputError, ConfigError if
+    the configuration can't be known, WeightsError if the weights are others, or what the conversion raises.
     """
-    text = _text(name)
-    if find(text) is None and text not in PUBLISHED and not text.startswith(HUB_PREFIX):
+    text = _with_revision(_text(name), revision)
+    digest = digest if digest is None else checked_digest(digest)
+    if find(text) is None and not is_of_hub(text):
         raise unknown(text)
-    return _fetch()(text, config=config, activation=activation)
+    path, settled = _fetch()(text, config=config, activation=activation, digest=digest)
+    check_weights(path, digest)
+    return path, settled
+
+
+def _with_revision(name: str, revision: str | None) -> str:
+    """The name with the revision that it is asked for in. Raises InputError where there are no revisions."""
+    if revision is None:
+        return name
+    base, _, written = name.partition("@")
+    if not isinstance(revision, str) or not revision or not is_of_hub(base):
+        raise InputError(
+            f"revision is {revision!r}; expected a commit, tag or branch, of a published id or hf:owner/name. The "
+            f"model is {name!r}."
+        )
+    if written not in ("", revision):
+        raise InputError(f"revision is {revision!r}, but the model is {name!r}; say it once.")
+    return f"{base}@{revision}"
+
+
+def check_weights(path: Path, digest: str | None) -> None:
+    """Raise WeightsError unless the weights at `path` have this digest, or, without one, are as they were made.
+
+    A digest is compared with that of the weights themselves, which is read from a large file once. As they were made is
+    asked only in `home()`, where a change is nobody's wish, and told by size and time unless these differ.
+    """
+    weights = path / "model.safetensors" if path.is_dir() else path
+    if digest is not None:
+        refuse_other(weights, SafetensorsFile(weights).digest, digest)
+    elif path.is_relative_to(home()) and (provenance := read_provenance(weights)) is not None:
+        recorded = provenance.get("digest")
+        if recorded is None or recorded_digest(provenance, os.stat(weights)) is not None:
+            return
+        if (found := SafetensorsFile(weights).digest) != recorded:
+            raise WeightsError(
+                f"{weights} has changed since it was made: its digest is {found}, and was {recorded}. Remove the "
+                f"folder to have it made again; weights that you changed yourself belong into a folder of your own."
+            )
 
 
 def _text(name: str | os.PathLike[str]) -> str:
@@ -94,7 +142,7 @@ def present(name: str | os.PathLike[str]) -> Path:
     path = find(name)
     if path is not None:
         return path
-    if name in PUBLISHED or name.startswith(HUB_PREFIX):
+    if is_of_hub(name):
         raise ModelNotFound(f"{name} is not on this machine; fetch it with: clipref download {name}")
     raise unknown(name)
 
@@ -103,9 +151,11 @@ def find(name: str) -> Path | None:
     """Where a model's checkpoint is on this machine, or None. Never downloads, never converts."""
     if name in EMBEDDED:
         return Path(__file__).parent / "data" / name.split("/")[1]
-    if name in PUBLISHED or name.startswith(HUB_PREFIX):
-        folder = folder_of(name)
-        return folder if (folder / "model.safetensors").is_file() else None
+    if is_of_hub(name):
+        folder, (base, _, revision) = folder_of(name), name.partition("@")
+        if (folder / "model.safetensors").is_file():
+            return folder
+        return folder_of(base) if revision and _revision_of(folder_of(base)) == revision else None
     try:
         path = Path(name).expanduser()
         return path if path.exists() else None
@@ -113,9 +163,36 @@ def find(name: str) -> Path | None:
         return None
 
 
+def is_of_hub(name: str) -> bool:
+    """Whether a name is a published id or hf:owner/name, with or without @revision."""
+    return name.partition("@")[0] in PUBLISHED or name.startswith(HUB_PREFIX)
+
+
 def folder_of(name: str) -> Path:
-    """Where a published model, or a repository `hf:owner/name[@revision]`, is kept once it is converted."""
+    """Where a published model, or a repository hf:owner/name, either with or without @revision, is kept once converted.
+
+    Raises ModelNotFound for what can be no repository or no revision.
+    """
+    base, at, revision = name.partition("@")
+    known = base in PUBLISHED or re.fullmatch(HUB_PREFIX + r"\w[\w.-]*/\w[\w.-]*", base)
+    if not known or (at and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", revision)):
+        raise ModelNotFound(
+            f"{name!r} is no repository; expected hf:owner/name, or hf:owner/name@revision (a commit, tag or branch)."
+        )
     return home().joinpath(*name.replace(HUB_PREFIX, "hf/", 1).split("/"))
+
+
+def _revision_of(folder: Path) -> str | None:
+    """The commit that a converted folder was made from, as its provenance has it."""
+    if not (folder / "model.safetensors").is_file():
+        return None
+    source = (read_provenance(folder / "model.safetensors") or {}).get("source")
+    return source.get("revision") if isinstance(source, dict) else None
+
+
+def pinned_digest(path: Path) -> str | None:
+    """The digest that the weights in a folder have to have, if they are an embedded model's."""
+    return next((EMBEDDED_DIGESTS[name] for name in EMBEDDED if find(name) == path), None)
 
 
 def _fetch() -> Callable[..., tuple[Path, ClipConfig]]:
@@ -123,10 +200,3 @@ def _fetch() -> Callable[..., tuple[Path, ClipConfig]]:
         fetch: Callable[..., tuple[Path, ClipConfig]] = entry.load()
         return fetch
     raise ModelNotFound("This installation can't open checkpoints; install the package anew, whole.")
-
-
-def home() -> Path:
-    """Where converted checkpoints are, `<home>/clip/ViT-B-32`: `$CLIPREF_HOME`, or the user's cache."""
-    if chosen := os.environ.get("CLIPREF_HOME"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clipref"

@@ -11,21 +11,26 @@ views of the memory-mapped file, which float32 needs no copy of.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import math
 import mmap
 import os
 import re
-from collections.abc import Mapping
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, BinaryIO, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .config import ClipConfig, Shape, tensor_shapes, text_shapes, visual_shapes
+from .digests import model_digest, read_provenance, recorded_digest, remember_digest, remembered_digest
 from .errors import ConfigError, ModelNotFound, WeightsError
-from .files import open_regular, stand_in
+from .files import open_regular, read_bytes, stand_in
 
 DType: TypeAlias = Literal["float32", "float64"]
 
@@ -45,6 +50,8 @@ FLOATS: dict[str, np.dtype[Any]] = {
 
 # Bytes of a safetensors header; ViT-bigG-14's has 250,000. The library takes 100 MB, a gigabyte once they are parsed.
 MAX_HEADER = 8_000_000
+# Ours have 500 bytes.
+MAX_CONFIG = 1_000_000
 
 # Bytes of a tensor whose values are checked when a checkpoint is opened: all but the matrices, in the published models.
 SMALL = 2**20
@@ -58,6 +65,15 @@ def _identity(status: os.stat_result) -> tuple[int, ...]:
 def ignored(name: str) -> bool:
     """Whether a tensor of this name may be in a checkpoint and takes no part in the forward pass."""
     return _IGNORED.fullmatch(name) is not None
+
+
+def _digest_of(file: BinaryIO, begin: int, end: int) -> str:
+    """sha256 of part of a file, read in blocks."""
+    total = hashlib.sha256()
+    file.seek(begin)
+    for start in range(begin, end, 2**20):
+        total.update(file.read(min(2**20, end - start)))
+    return total.hexdigest()
 
 
 def no_weights(start: bytes) -> str | None:
@@ -77,8 +93,11 @@ class SafetensorsFile:
 
         self.path = Path(path).absolute()  # which a later os.chdir doesn't move
         try:
-            with open_regular(self.path) as file:
-                start = file.read(64)
+            file = open_regular(self.path)
+            weakref.finalize(self, file.close)
+            self._descriptor = file.fileno()
+            self.status = os.fstat(self._descriptor)
+            start = file.read(64)
             if other := no_weights(start):
                 raise ValueError(other)
             length = int.from_bytes(start[:8], "little")
@@ -87,9 +106,8 @@ class SafetensorsFile:
             # The library proves that the header is sound and that offsets tile the file, so below they can be trusted.
             with safe_open(self.path, framework="numpy"):
                 pass
-            with open(self.path, "rb") as file:
-                self._opened = _identity(os.fstat(file.fileno()))
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self.check_unchanged()  # so that what the library has read is what is mapped
+            self._map = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ)
             self._bytes = np.frombuffer(self._map, np.uint8)
         except (SafetensorError, OSError, ValueError) as error:
             raise WeightsError(
@@ -123,8 +141,56 @@ class SafetensorsFile:
                 f"{self.path} can't be read any more ({error.strerror}), and a tower that wasn't used so far needs it; "
                 f"put it back and open the model again."
             ) from error
-        if _identity(found) != self._opened:
+        if _identity(found) != _identity(self.status):
             raise WeightsError(f"{self.path} has changed since it was opened; open the model again.")
+
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """Raise WeightsError if the file that was opened has been written to, before what is done here or meanwhile.
+
+        For whoever computes with its weights, which are views of the mapped file, or copies of what it had. A file that
+        was renamed, removed or replaced by another is the same to those who have it open, and no error. What can't be
+        promised: a file that is cut short in the middle of a computation ends the process (SIGBUS), and a change that
+        leaves size and time as they were isn't seen.
+        """
+        self._check_not_written_to()
+        yield
+        self._check_not_written_to()
+
+    def _check_not_written_to(self) -> None:
+        try:
+            same = _identity(os.fstat(self._descriptor)) == _identity(self.status)
+        except OSError:  # a network's file that is gone
+            same = False
+        if not same:
+            raise WeightsError(
+                f"{self.path} was written to after it was opened, and its weights are no longer those of the model; "
+                f"open the model again. To exchange weights that are in use, write another file and rename it."
+            )
+
+    @cached_property
+    def digest(self) -> str:
+        """The digest of all tensors that take part in the forward pass (clipref.digests), from the file itself.
+
+        The file is read once, a block at a time; for a large one the digest is remembered from process to process.
+        """
+        digest = remembered_digest(self.status)
+        if digest is None:
+            digest = self.read_digest()
+            remember_digest(self.status, digest)
+        return digest
+
+    def read_digest(self) -> str:
+        """The same, whatever is remembered."""
+        self.check_unchanged()
+        with open_regular(self.path) as file:
+            found = {
+                name: (self.dtypes[name], self.shapes[name], _digest_of(file, self._start + begin, self._start + end))
+                for name, (begin, end) in ((n, entry["data_offsets"]) for n, entry in self._header.items())
+                if not ignored(name)
+            }
+        self.check_unchanged()
+        return model_digest(found)
 
     def offset_of(self, array: NDArray[Any]) -> int | None:
         """Where in the file an array's bytes are, if they lie there as the array has them."""
@@ -142,23 +208,27 @@ class SafetensorsFile:
 
         Raises WeightsError if a value isn't finite.
         """
-        if FLOATS[self.dtypes[name]] == np.dtype(dtype):
-            begin, end = self._header[name]["data_offsets"]
-            raw: NDArray[Any] = self._bytes[self._start + begin : self._start + end].view(dtype)
-            tensor = np.asarray(raw.reshape(self.shapes[name]))
-        else:
-            raw = self.stored(name)  # a mapping would keep what is only read once
-            if self.dtypes[name] == "BF16":
-                raw = (raw.astype(np.uint32) << 16).view(np.float32)
-            with np.errstate(over="ignore"):  # what float32 can't hold is found below
-                tensor = raw.astype(dtype, copy=False)
-        if not np.isfinite(tensor).all():
-            count = int(np.count_nonzero(~np.isfinite(tensor)))
+        with self.guard():
+            tensor = self._read(name, dtype)
+            finite = np.isfinite(tensor)
+        if not finite.all():
+            count = int(np.count_nonzero(~finite))
             raise WeightsError(
                 f"{self.path}: tensor {name!r} has {count} values that are not finite (NaN or infinity); "
                 f"the checkpoint is damaged. Fetch or convert it again."
             )
         return tensor
+
+    def _read(self, name: str, dtype: DType) -> NDArray[Any]:
+        if FLOATS[self.dtypes[name]] == np.dtype(dtype):
+            begin, end = self._header[name]["data_offsets"]
+            mapped: NDArray[Any] = self._bytes[self._start + begin : self._start + end].view(dtype)
+            return np.asarray(mapped.reshape(self.shapes[name]))
+        raw = self.stored(name)  # a mapping would keep what is only read once
+        if self.dtypes[name] == "BF16":
+            raw = (raw.astype(np.uint32) << 16).view(np.float32)
+        with np.errstate(over="ignore"):  # what float32 can't hold is not finite
+            return raw.astype(dtype, copy=False)
 
 
 class Checkpoint:
@@ -181,11 +251,32 @@ class Checkpoint:
     def logit_scale(self) -> float:
         """The factor that turns cosines into logits: the exponential of the tensor `logit_scale`.
 
-        NaN of one tower alone, which has none, and nothing to compare with.
+        NaN of one tower alone, which has none, nor anything to compare with. Raises WeightsError unless float32 holds
+        it: as infinity or zero it would make every probability the same.
         """
         if "logit_scale" not in tensor_shapes(self.config):
             return math.nan
-        return float(np.exp(self.file.read("logit_scale", "float64")))
+        logarithm = float(self.file.read("logit_scale", "float64"))
+        limits = np.log([np.finfo(np.float32).tiny, np.finfo(np.float32).max])
+        if not limits[0] <= logarithm <= limits[1]:
+            raise WeightsError(
+                f"{self.file.path}: logit_scale is {logarithm:g}, whose exponential float32 can't hold; expected the "
+                f"logarithm of the scale, about 4.6. Is the scale itself stored there?"
+            )
+        return math.exp(logarithm)
+
+    @cached_property
+    def digest(self) -> str:
+        """What tells these weights from all others: a sha256 over names, dtypes, shapes and bytes of all tensors.
+
+        The same for the same weights in any file, layout or sharding, once converted; another where they were cast to
+        another dtype (see clipref.digests). As provenance.json beside the weights records it, as long as they have the
+        size and time that it says; otherwise read from the weights, which takes about a second for a gigabyte.
+        """
+        with suppress(WeightsError):  # a provenance that can't be read records nothing
+            if recorded := recorded_digest(read_provenance(self.file.path), self.file.status):
+                return recorded
+        return self.file.digest
 
     def check_small_tensors(self) -> None:
         """Raise WeightsError if a value of a tensor of at most SMALL bytes isn't finite.
@@ -234,9 +325,9 @@ def _config_of(weights: Path) -> ClipConfig:
 def read_config(path: Path) -> ClipConfig:
     """`config.json` as written by `ClipConfig.to_dict`. Raises ConfigError that names the file."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_bytes(path, MAX_CONFIG).decode("utf-8"))
         return ClipConfig.from_dict(data)
-    except (ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not JSON: {error}. Remove it, to have the configuration inferred.") from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error

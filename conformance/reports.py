@@ -22,6 +22,7 @@ import numpy as np
 
 from clipref import __version__
 from clipref.config import OPENAI_MEAN, OPENAI_STD
+from clipref.files import written_whole
 
 from .case import Array
 from .verdicts import GRADES, MARGIN, Picture, Report, Result, Tap, Verdict
@@ -67,7 +68,8 @@ def _finite(x: float) -> float | None:
 
 def write_json(report: Report, path: Path) -> None:
     """A JSON file."""
-    path.write_text(json.dumps(as_json(report), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with written_whole(path) as scratch:
+        scratch.write_text(json.dumps(as_json(report), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_junit(report: Report, path: Path) -> None:
@@ -92,7 +94,8 @@ def write_junit(report: Report, path: Path) -> None:
             ElementTree.SubElement(case, "skipped", message=printable(r.problem or ""))
     root = ElementTree.Element("testsuites")
     root.append(suite)
-    ElementTree.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)
+    with written_whole(path) as scratch:
+        ElementTree.ElementTree(root).write(scratch, encoding="utf-8", xml_declaration=True)
 
 
 def printable(text: str) -> str:
@@ -130,7 +133,8 @@ _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 def write_html(report: Report, path: Path) -> None:
     """One page."""
-    path.write_text(printable(as_html(report)), encoding="utf-8")
+    with written_whole(path) as scratch:
+        scratch.write_text(printable(as_html(report)), encoding="utf-8")
 
 
 def as_html(report: Report) -> str:

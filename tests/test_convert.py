@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -461,10 +462,8 @@ def test_a_folder_that_exists_is_left_alone(vit: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_leaves_nothing(how: signal.Signals, tmp_path: Path, vit: Path) -> None:
-    """Stopped in the middle of writing, which a tensor that takes its time makes sure of."""
-    code = """
+# A conversion that waits in the middle of writing.
+CODE = """
 import signal, sys, time
 from clipref.cli import main
 from clipref.weights_tools import convert
@@ -479,13 +478,49 @@ def waits(value):
 convert.tensor_digest = waits
 sys.exit(main(["convert", *sys.argv[1:]]))
 """
-    command = [sys.executable, "-c", code, str(vit), str(tmp_path / "deep" / "out")]
+
+
+def conversion_that_waits(source: Path, destination: Path) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", CODE, str(source), str(destination)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_nothing(how: signal.Signals, tmp_path: Path, vit: Path) -> None:
+    process = conversion_that_waits(vit, tmp_path / "deep" / "out")
     assert len(list((tmp_path / "deep").iterdir())) == 1  # half of it is there
     process.send_signal(how)
     process.communicate(timeout=20)
     assert process.returncode == 130 and list((tmp_path / "deep").iterdir()) == []
+
+
+def test_what_killed_runs_leave_is_removed_by_the_next_one(tmp_path: Path, vit: Path) -> None:
+    killed = [conversion_that_waits(vit, tmp_path / "out" / name) for name in ("one", "two")]
+    at_work = conversion_that_waits(vit, tmp_path / "out" / "three")
+    for process in killed:
+        process.kill()
+        process.communicate()
+    assert len(list((tmp_path / "out").iterdir())) == 3
+    same(convert(vit, tmp_path / "out" / "four"), vit)
+    assert len(list((tmp_path / "out").iterdir())) == 2  # the new one, and that of the run at work
+    at_work.kill()
+    at_work.communicate()
+    same(convert(vit, tmp_path / "out" / "one"), vit)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"one", "four"}
+
+
+@pytest.mark.parametrize("umask", [0o077, 0o022, 0o002])
+def test_permissions_are_what_the_umask_leaves(umask: int, tmp_path: Path, vit: Path) -> None:
+    before = os.umask(umask)
+    try:
+        folder = convert(vit, tmp_path / "out" / "converted")
+    finally:
+        os.umask(before)
+    for path in (folder, folder.parent):
+        assert path.stat().st_mode & 0o777 == 0o777 & ~umask
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o666 & ~umask}
 
 
 @pytest.mark.slow
@@ -581,6 +616,7 @@ def test_verify_finds_a_changed_bit(vit: Path, tmp_path: Path) -> None:
     assert outcomes(converted)["FAILED"] == [
         "logit_scale",
         "finite tensors that are as provenance.json says",
+        "digest of all tensors",
     ]
     assert main(["verify", str(converted)]) == 1
     content[-1] ^= 1
@@ -595,7 +631,7 @@ def test_verify_finds_a_changed_bit(vit: Path, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="provenance.json is not JSON"):
         outcomes(converted)
     (converted / "provenance.json").unlink()
-    assert outcomes(converted)["not done"][0] == "digests of the tensors" and main(["verify", str(converted)]) == 0
+    assert outcomes(converted)["not done"][0] == "digest of all tensors" and main(["verify", str(converted)]) == 0
 
 
 def test_verify_compares_published_values(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -3,15 +3,14 @@
 SRC is a file or a folder: OpenAI's `.pt`, a torch.save file, safetensors (sharded or not) in the names of OpenAI,
 open_clip or transformers; or a model id that is on this machine. Torch isn't needed, and nothing in the file is run.
 DST becomes a folder that opens with `AutoModel.from_pretrained(DST)`: model.safetensors, config.json, the tokenizer's
-merges, and provenance.json, which has the sha256 of what was read and of every tensor. Numbers keep their dtype and
-their bits unless --dtype says otherwise. Tensors are copied one by one, so little memory is needed. DST is there whole
-or not at all.
+merges, and provenance.json, which has the sha256 of what was read, of every tensor, and of all together. Numbers keep
+their dtype and their bits unless --dtype says otherwise. Tensors are copied one by one, so little memory is needed. DST
+is there whole or not at all.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import platform
 import sys
@@ -22,13 +21,15 @@ from typing import Any
 
 import numpy as np
 
-from clipref.config import PUBLISHED, NoTower, tensor_shapes
+from clipref.config import PUBLISHED, NoTower, Shape, tensor_shapes
+from clipref.digests import PROVENANCE_NAME, digest_record, model_digest, refuse_other, tensor_digest
 from clipref.errors import InputError, WeightsError
 from clipref.hub import present
 from clipref.tokenizer import DEFAULT_MERGES, Tokenizer
 from clipref.weights import FLOATS, check_tensors, ignored, read_config
 
 from .folder import new_folder, refuse_existing, write_config, write_json, write_tensors
+from .hub_files import check_files
 from .layouts import Recipe
 from .sources import Options, Source, open_source
 from .stored import Array
@@ -43,12 +44,14 @@ def convert(
     *,
     dtype: str | None = None,
     origin: Mapping[str, Any] | None = None,
+    digest: str | None = None,
     progress: bool = False,
 ) -> Path:
     """Write the folder `destination` from a checkpoint of any known layout; returns its path.
 
     `dtype` casts every tensor to "float32", "float16", "bfloat16" or "float64", rounding to nearest; None keeps each as
-    it is. `origin` is added to the provenance. `progress` shows a bar on standard error.
+    it is. `origin` is added to the provenance. `digest` is what the result has to have, or nothing is kept. `progress`
+    shows a bar on standard error.
 
     Raises ModelNotFound, WeightsError, ConfigError, or InputError if `destination` exists.
     """
@@ -57,6 +60,7 @@ def convert(
     refuse_existing(destination)
     if not isinstance(source, Source):
         source = open_source(source, options or Options())
+        check_files(source.weights.parent, source.files)
     where = " + ".join(name for name in source.files if not name.endswith(".json")) or "the source"
     recipes = {name: recipe for name, recipe in source.tensors.items() if not ignored(name)}
     check_tensors(
@@ -67,7 +71,7 @@ def convert(
     )
     recipes = {name: recipes[name] for name in tensor_shapes(source.config)}  # always in the same order
     layout = {name: (DTYPES[dtype] if dtype else recipe.dtype, recipe.shape) for name, recipe in recipes.items()}
-    digests: dict[str, str] = {}
+    found: dict[str, tuple[str, Shape, str]] = {}
 
     def values() -> Iterator[tuple[str, Array]]:
         for name, recipe in _bar(recipes, progress):
@@ -78,14 +82,18 @@ def convert(
                     "that it takes part in has a meaning: the file is damaged, or its training went wrong."
                 )
             value = cast(stored, recipe.dtype, layout[name][0], name)
-            digests[name] = tensor_digest(value)
+            found[name] = *layout[name], tensor_digest(value)
             yield name, value
 
     with new_folder(destination) as folder:
         write_tensors(folder / "model.safetensors", layout, values())
+        whole = model_digest(found)
+        if digest is not None:
+            refuse_other(where, whole, digest)
         write_config(folder, source.config)
         _write_merges(folder, source)
-        write_json(folder / "provenance.json", _provenance(source, layout, digests, dtype, origin or {}))
+        record = digest_record(folder / "model.safetensors", whole)
+        write_json(folder / PROVENANCE_NAME, _provenance(source, record, found, dtype, origin or {}))
     return Path(destination)
 
 
@@ -114,11 +122,6 @@ def not_finite(stored: Array, dtype: str) -> int:
     return int(np.count_nonzero(~np.isfinite(cast(stored, dtype, "F32") if dtype == "BF16" else stored)))
 
 
-def tensor_digest(value: Array) -> str:
-    """sha256 of a tensor's bytes as safetensors stores them: little-endian, row by row."""
-    return hashlib.sha256(np.ascontiguousarray(value).data).hexdigest()
-
-
 def _write_merges(folder: Path, source: Source) -> None:
     """The checkpoint's own merges if it has some, else OpenAI's if they give its vocabulary, else none."""
     if isinstance(source.config.text, NoTower):
@@ -135,8 +138,8 @@ def _write_merges(folder: Path, source: Source) -> None:
 
 def _provenance(
     source: Source,
-    layout: Mapping[str, tuple[str, Any]],
-    digests: Mapping[str, str],
+    record: Mapping[str, Any],
+    tensors: Mapping[str, tuple[str, Shape, str]],
     dtype: str | None,
     origin: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -147,9 +150,10 @@ def _provenance(
         "model": source.model,
         "source": {"kind": source.kind, **origin, "files": source.files},
         "cast to": dtype,
+        **record,
         "tensors": {
-            name: {"dtype": kind, "shape": list(shape), "sha256": digests[name]}
-            for name, (kind, shape) in layout.items()
+            name: {"dtype": kind, "shape": list(shape), "sha256": digest}
+            for name, (kind, shape, digest) in tensors.items()
         },
     }
 

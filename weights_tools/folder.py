@@ -9,9 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import struct
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +20,7 @@ from numpy.typing import NDArray
 
 from clipref.config import ClipConfig, Shape
 from clipref.errors import InputError
+from clipref.files import folder_written_whole, written_whole
 from clipref.weights import FLOATS
 
 
@@ -40,17 +39,11 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     refuse_existing(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        yield scratch
-        scratch.chmod(0o755)
-        try:
-            scratch.rename(path)
-        except OSError:
-            refuse_existing(path)
-            raise
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
+        with folder_written_whole(path) as scratch:
+            yield scratch
+    except OSError:
+        refuse_existing(path)
         raise
 
 
@@ -81,4 +74,5 @@ def write_config(folder: Path, config: ClipConfig) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """JSON for people to read."""
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with written_whole(path) as scratch:
+        scratch.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
