@@ -37,6 +37,7 @@ from .arguments import (
     shown,
 )
 from .classifier import TEMPLATES, Classifier, label_embeddings, labels_and_templates
+from .config import NoTower
 from .engine import Engine, ReferenceEngine, available_threads, checked_pixels, make_engine, once
 from .errors import ImageError, InputError, TextError
 from .loading import in_batches, preprocessed, progress_bar, sound, with_gaps
@@ -102,8 +103,12 @@ class CLIP:
         self._options = options
 
     def __repr__(self) -> str:
-        vision = type(self.config.vision).__name__.removesuffix("Config")
-        return f"CLIP({vision} at {self.config.vision.resolution} px, backend={self.backend!r}, dtype={self.dtype!r})"
+        vision = self.config.vision
+        if isinstance(vision, NoTower):
+            towers = "text tower"
+        else:
+            towers = f"{type(vision).__name__.removesuffix('Config')} at {vision.resolution} px"
+        return f"CLIP({towers}, backend={self.backend!r}, dtype={self.dtype!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         from .model import reopen
