@@ -15,8 +15,10 @@ from typing import IO, Any
 
 from .errors import ImageError
 
-# libtiff allows as many in a JPEG inside of a TIFF; libjpeg-turbo and cameras write about ten.
-MAX_SCANS = 100
+# libtiff allows as many in a JPEG inside of a TIFF; of a picture with many pixels fewer, but more than anybody writes:
+# cameras about ten, libjpeg-turbo eighteen for four channels.
+MAX_SCANS, ALLOWED_SCANS = 100, 20
+MAX_SCANNED_PIXELS = 2**30
 MAX_MARKERS = 2**16
 MAX_JPEG_METADATA = 2**24
 
@@ -25,12 +27,14 @@ MAX_TIFF_VALUES = 2**18
 MAX_TAGS = 2**16
 MAX_TILE_PIXELS = 2**24
 
+# As many as 67 million pixels have in tiles of 128 x 128.
+MAX_JPEG_2000_TILES = 2**12
+
 # macOS has icons of 1024 x 1024, Windows of 256 x 256.
 MAX_ICON_SIDE = 1024
 
-# Calls of `read` and bytes while a header is read, and calls while pixels are.
-MAX_HEADER_READS = 2**18
-MAX_DECODING_READS = 2**23
+# Calls of `read` while a header is read, or the pixels of an image that has few, and bytes in one call.
+MAX_READS = 2**18
 MAX_READ = 2**29
 
 
@@ -44,25 +48,32 @@ class Meter:
         self._file = file
         self._size = file.seek(0, 2)
         file.seek(0)
-        self._calls = MAX_HEADER_READS
+        self._calls = MAX_READS
         self._bytes: float = 4 * self._size + 2**20
 
-    def allow_decoding(self) -> None:
-        """From here on pixels are read, whose number is known."""
-        self._calls, self._bytes = MAX_DECODING_READS, float("inf")
+    def allow_decoding(self, calls: int) -> None:
+        """From here on pixels are read, which need some more calls."""
+        self._calls, self._bytes = MAX_READS + calls, float("inf")
 
     def read(self, size: int = -1) -> bytes:
         """As of any file. Raises ImageError."""
-        at = self._file.tell()
-        wanted = max(self._size - at, 0) if size is None or size < 0 else size
-        self._count(min(wanted, max(self._size - at, 0)))
-        return self._file.read(wanted)
+        if size is None or size < 0 or size > MAX_READ:
+            left = max(self._size - self._file.tell(), 0)
+            size = left if size is None or size < 0 else min(size, left)
+            if size > MAX_READ:
+                raise ImageError(f"{size} bytes are to be read at once, of at most {MAX_READ}; make the file smaller.")
+        return self._counted(self._file.read(size))
 
     def readline(self, size: int = -1) -> bytes:
         """As of any file. Raises ImageError."""
-        line = self._file.readline(size)
-        self._count(len(line))
-        return line
+        return self._counted(self._file.readline(size if 0 <= size < MAX_READ else MAX_READ))
+
+    def _counted(self, data: bytes) -> bytes:
+        self._calls -= 1
+        self._bytes -= len(data)
+        if self._calls < 0 or self._bytes < 0:
+            raise ImageError("it is made of more parts than an image has; save it anew.")
+        return data
 
     def seek(self, offset: int, whence: int = 0) -> int:
         """As of any file."""
@@ -75,14 +86,6 @@ class Meter:
     def close(self) -> None:
         """Nothing: who opened the file closes it."""
 
-    def _count(self, size: int) -> None:
-        self._calls -= 1
-        self._bytes -= size
-        if self._calls < 0 or self._bytes < 0:
-            raise ImageError("it is made of more parts than an image has; save it anew.")
-        if size > MAX_READ:
-            raise ImageError(f"{size} bytes are to be read at once, of at most {MAX_READ}; make the file smaller.")
-
 
 def check_before_decoding(file: IO[bytes]) -> None:
     """Refuse a file with ImageError for what its format lets it hide; leave the file where it was."""
@@ -94,6 +97,8 @@ def check_before_decoding(file: IO[bytes]) -> None:
     elif start in (b"II*\0", b"MM\0*", b"MM*\0", b"II\0*", b"MM\0+", b"II+\0"):
         file.seek(0)
         check_tiff(file)
+    elif start in (b"\xff\x4f\xff\x51", b"\0\0\0\x0c"):
+        _check_jpeg_2000(file)
     elif start in (b"\0\0\1\0", b"icns"):
         _check_icons(file)
     elif start == b"BLP1" and file.read(4) == bytes(4):
@@ -105,7 +110,7 @@ def _check_jpeg(file: IO[bytes]) -> None:
     """Markers and metadata before the first scan, and how many scans there are."""
     file.seek(0)
     data = file.read(MAX_READ)
-    at, markers, metadata, components, progressive = 2, 0, 0, 0, False
+    at, markers, metadata, components, progressive, scans = 2, 0, 0, 0, False, MAX_SCANS
     while found := _MARKER.search(data, at):
         at, code = found.end(), found[1][0]
         if code in _ALONE:
@@ -113,11 +118,13 @@ def _check_jpeg(file: IO[bytes]) -> None:
         length = int.from_bytes(data[at : at + 2], "big")
         if code == 0xDA:
             # One scan with all components is all that a sequential JPEG has.
-            if (progressive or data[at + 2 : at + 3] != bytes([components])) and _scans(data, at) > MAX_SCANS:
-                raise ImageError(f"a JPEG of over {MAX_SCANS} scans, each a pass over all pixels; save it anew.")
+            if (progressive or data[at + 2 : at + 3] != bytes([components])) and _has_more_scans(data, at, scans):
+                raise ImageError(f"a JPEG of over {scans} scans, each a pass over all pixels; save it anew.")
             return
         if 0xC0 <= code < 0xD0 and code not in (0xC4, 0xC8, 0xCC):  # the frame
-            progressive, components = code % 4 == 2, int.from_bytes(data[at + 7 : at + 8], "big")
+            progressive = code % 4 == 2
+            height, width, components = struct.unpack(">HHB", data[at + 3 : at + 8].ljust(5, b"\0"))
+            scans = min(MAX_SCANS, max(ALLOWED_SCANS, MAX_SCANNED_PIXELS // max(height * width, 1)))
         at += length
         markers += 1
         metadata += length if code >= 0xE0 else 0
@@ -130,19 +137,19 @@ _MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
 _ALONE = (0x01, 0xD8)  # markers that no segment follows
 
 
-def _scans(data: bytes, at: int) -> int:
-    """How many scans there are, from the one whose marker ends at `at`; not counted on when they are too many."""
-    if data.count(b"\xff\xda", at) < MAX_SCANS:  # no more than that, whatever they are
-        return 1 + data.count(b"\xff\xda", at)
+def _has_more_scans(data: bytes, at: int, most: int) -> bool:
+    """Whether there are more scans, from the one whose marker ends at `at`."""
+    if data.count(b"\xff\xda", at) < most:  # whatever they are
+        return False
     scans, code = 1, 0xDA
-    while scans <= MAX_SCANS and code != 0xD9:
+    while scans <= most and code != 0xD9:
         at += 0 if code in _ALONE else int.from_bytes(data[at : at + 2], "big")
         found = _MARKER.search(data, at)
         if not found:
             break
         at, code = found.end(), found[1][0]
         scans += code == 0xDA
-    return scans
+    return scans > most
 
 
 # Bytes in each number of a kind that Pillow makes objects of; the other kinds are bytes and texts.
@@ -193,11 +200,23 @@ def _check_directories(file: IO[bytes], order: str, big: bool) -> None:
         raise ImageError("a TIFF of more, or larger, parts than an image has; save it anew.")
 
 
+def _check_jpeg_2000(file: IO[bytes]) -> None:
+    """Count tiles, for each of which OpenJPEG sets some kilobytes aside."""
+    file.seek(0)
+    for found in re.finditer(rb"\xff\x4f\xff\x51.{4}(.{32})", file.read(MAX_READ), re.DOTALL):
+        width, height, _, _, tile_width, tile_length, left, top = struct.unpack(">8I", found[1])
+        across, down = (width - left) // max(tile_width, 1) + 1, (height - top) // max(tile_length, 1) + 1
+        if across * down > MAX_JPEG_2000_TILES:
+            raise ImageError(
+                f"a JPEG 2000 of {across * down} tiles; at most {MAX_JPEG_2000_TILES} are read. Save it anew."
+            )
+
+
 def _check_icons(file: IO[bytes]) -> None:
     """Sizes of the PNG and JPEG 2000 files inside, which needn't be those that the icon's own header promises."""
-    data = file.read(MAX_READ)
+    file.seek(0)
     header = re.compile(rb"(?:IHDR|ihdr|\xff\x4f\xff\x51.{4})(?=(.{4})(.{4}))", re.DOTALL)
-    for found in header.finditer(data):
+    for found in header.finditer(file.read(MAX_READ)):
         sides: Any = [int.from_bytes(side, "big") for side in found.groups()]
         if max(sides) > MAX_ICON_SIDE:
             raise ImageError(f"an icon of {sides[0]} x {sides[1]}; at most {MAX_ICON_SIDE} x {MAX_ICON_SIDE} are read.")

@@ -7,6 +7,7 @@ stretches under `_guard`, and the child forgets the turns and the room that thos
 
 from __future__ import annotations
 
+import logging  # imported before the hooks below are set, see there
 import os
 import re
 import threading
@@ -118,5 +119,8 @@ def _after_fork_in_child() -> None:
     _guard.release()
 
 
+# Hooks run in the reverse order of their registration. A thread under `_guard` may want logging's lock, as Pillow's
+# modules do when they are imported, so a fork has to take `_guard` first: logging's own hook must be there before.
+assert logging
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_guard.acquire, after_in_parent=_guard.release, after_in_child=_after_fork_in_child)

@@ -78,7 +78,7 @@ FORMATS: Mapping[str, Format] = {
     "GBR": _PIXELS,
     "GRIB": _STUB,
     "HDF5": _STUB,
-    "JPEG2000": Format(True, "decoded by OpenJPEG, in four bytes a channel", 3),
+    "JPEG2000": Format(True, "decoded by OpenJPEG, in four bytes a channel", 4),
     "ICNS": Format(True, "icons, as pixels or as PNG or JPEG 2000, by Pillow's classes for these"),
     "ICO": Format(True, "icons, as BMP or PNG, by Pillow's classes for these"),
     "IM": _PIXELS,
@@ -156,7 +156,9 @@ def decoded_file(file: IO[bytes], name: str, max_pixels: int, upright: bool) -> 
         raise ImageError(
             f"{name}: not a sound image file ({type(error).__name__}: {error}); try to save it anew."
         ) from error
-    meter.allow_decoding()
+    # A decoder in Python reads a pixel, or a part of one, at a time; a PNG comes in pieces of some kilobytes.
+    pixels = image.width * image.height
+    meter.allow_decoding(4 * pixels if _in_python(image) else pixels // 64)
     with decoded_image(image, name, max_pixels, upright) as picture:
         yield picture
 
@@ -170,7 +172,7 @@ def decoded_image(image: Image, name: str, max_pixels: int, upright: bool) -> It
             weight = _weight(image, name)
             check_size(image.size, name, max_pixels // weight)
             pixels = image.width * image.height
-            stack.enter_context(image_locks.decoding_room(BYTES_PER_PIXEL * pixels * min(weight, 3)))
+            stack.enter_context(image_locks.decoding_room(BYTES_PER_PIXEL * pixels * min(weight, 4)))
             try:
                 if _is_lazy(image) and getattr(image, "fp", None):
                     check_before_decoding(image.fp)  # type: ignore[attr-defined]
@@ -193,18 +195,28 @@ def read_stream(stream: Any) -> io.BytesIO:
         with suppress(Exception):  # a stream without a way back is read from where it is
             stream.seek(0)
         try:
-            while part := _part(stream):
+            for part in _parts(stream):
                 if whole.write(part) and whole.tell() > MAX_READ:
-                    raise ImageError(f"the file object has over {MAX_READ} bytes; expected one image.")
-        except ImageError:
-            raise
+                    break
         except Exception as error:  # raised by whoever wrote the file object
             raise ImageError(f"the file object can't be read: {error}; expected one opened in binary mode.") from error
+    if whole.tell() > MAX_READ:
+        raise ImageError(f"the file object has over {MAX_READ} bytes; expected one image.")
     return whole
 
 
-def _part(stream: Any) -> bytes | bytearray | memoryview:
-    part = stream.read(2**20)
+def _parts(stream: Any) -> Iterator[bytes | bytearray | memoryview]:
+    try:
+        part = stream.read(2**20)
+    except TypeError:  # some uploads give the whole only
+        yield _checked_part(stream.read())
+        return
+    while _checked_part(part):
+        yield part
+        part = stream.read(2**20)
+
+
+def _checked_part(part: Any) -> bytes | bytearray | memoryview:
     if isinstance(part, bytes | bytearray | memoryview):
         return part
     if hasattr(part, "__await__"):
@@ -230,7 +242,7 @@ def _is_lazy(image: Image) -> bool:
     """Whether the pixels are still in the file."""
     from PIL.ImageFile import StubImageFile
 
-    return isinstance(image, StubImageFile) or bool(getattr(image, "tile", ()))
+    return isinstance(image, StubImageFile) or bool(getattr(image, "tile", ())) or getattr(image, "_im", 1) is None
 
 
 def _weight(image: Image, name: str) -> int:
@@ -240,9 +252,13 @@ def _weight(image: Image, name: str) -> int:
     kind = FORMATS.get(image.format or "", _PIXELS)
     if not kind.opened:
         raise ImageError(f"{name} is {image.format}, which isn't opened: {kind.why}. Save it as PNG or JPEG.")
-    tiles: Any = getattr(image, "tile", ())
+    return PYTHON_WEIGHT if _in_python(image) else kind.weight
+
+
+def _in_python(image: Image) -> bool:
+    """Whether a decoder of the pixels is written in Python."""
     decoders = image_locks.pillow().DECODERS
-    return PYTHON_WEIGHT if any(tile[0] in decoders for tile in tiles) else kind.weight
+    return any(tile[0] in decoders for tile in getattr(image, "tile", ()))
 
 
 def _turned_upright(image: Image) -> Image:

@@ -60,8 +60,8 @@ def preprocess(
     """One image -> float32 [3, resolution, resolution], RGB, C-contiguous. The input is not changed.
 
     `image`, `input_color_format`, `max_pixels` and `upright` are `open_image`'s. `mean` and `std` are per RGB channel,
-    of values between 0 and 1. `interpolation` is "bicubic" or "bilinear"; `resize_mode` "shortest" resizes the short side and
-    crops the long one, "squash" resizes both. The defaults are OpenAI's.
+    of values between 0 and 1. `interpolation` is "bicubic" or "bilinear"; `resize_mode` "shortest" resizes the short
+    side and crops the long one, "squash" resizes both. The defaults are OpenAI's.
 
     Raises ImageError for an image that can't be read, is too large, too long and thin, or of a kind that Pillow can't
     resize; InputError for any other argument.
