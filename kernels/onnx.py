@@ -30,6 +30,8 @@ from clipref.errors import BackendError
 from clipref.transformer import Tap, no_tap
 from clipref.weights import Checkpoint, DType, SafetensorsFile
 
+from .runtime import onnxruntime
+
 Array: TypeAlias = NDArray[Any]
 Dim: TypeAlias = "int | str"  # a length, or the name of one that is known only when the graph runs
 
@@ -497,10 +499,8 @@ def session(
     file: SafetensorsFile | None = None,
 ) -> Any:
     """An ONNX Runtime session of what is recorded; `file` as in `build`."""
-    import onnxruntime as ort
-
+    ort = onnxruntime()
     model, weights = build(record, name, taps, file)
-    ort.disable_telemetry_events()
     options = ort.SessionOptions()
     options.intra_op_num_threads = settings.threads
     options.enable_cpu_mem_arena = settings.arena
@@ -541,7 +541,8 @@ def available() -> None:
     """Raise BackendError where ONNX Runtime or onnx is missing."""
     try:
         import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
+
+        onnxruntime()
     except ImportError as error:
         raise BackendError(f"It needs onnx and onnxruntime ({error}): pip install onnx onnxruntime.") from error
 
@@ -559,7 +560,6 @@ def check_options(backend: str, dtype: DType, threads: int | None, **switches: b
 
 def check_providers(providers: Any) -> None:
     """Raise BackendError unless these are execution providers that ONNX Runtime has here."""
-    import onnxruntime as ort
 
     def is_provider(item: Any) -> bool:
         if isinstance(item, tuple) and len(item) == 2:
@@ -571,7 +571,7 @@ def check_providers(providers: Any) -> None:
             f"providers are {providers!r}; expected a list of at least one name, such as [{CPU!r}], or of pairs of a "
             f"name and a dict of its options."
         )
-    there = ort.get_available_providers()
+    there = onnxruntime().get_available_providers()
     missing = [name for p in providers if (name := p if isinstance(p, str) else p[0]) not in there]
     if missing:
         raise BackendError(f"ONNX Runtime has no {missing[0]} here; there are: {', '.join(there)}.")

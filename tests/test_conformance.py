@@ -34,6 +34,7 @@ from clipref.conformance.spec import claims
 from clipref.conformance.verdicts import MARGIN, Report
 from clipref.engine import NumpyEngine, overlay
 from clipref.errors import InputError, ModelNotFound, WeightsError
+from clipref.kernels.runtime import onnxruntime
 from clipref.weights import Checkpoint, read_config
 from clipref.weights_tools.convert import convert
 from clipref.weights_tools.export_onnx import export_onnx
@@ -135,6 +136,7 @@ class Quantised:
         self.folder = folder
 
     def answer(self, case: Case) -> Outputs:
+        onnxruntime()
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
         assert case.checkpoint is not None

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from clipref.config import ViTConfig
 from clipref.engine import ReferenceEngine
 from clipref.kernels import onnx as kernels
 from clipref.kernels.onnx import Graph, RecordingOps, Symbol
+from clipref.kernels.runtime import onnxruntime
 from clipref.weights import Checkpoint
 from clipref.weights_tools import synthetic
 
@@ -116,7 +118,6 @@ def test_a_wrong_operation_is_caught(name: str) -> None:
 
 def run_operation(name: str, arguments: list[object], operations: RecordingOps) -> np.ndarray:
     """One operation as a graph; arrays that a tower would compute are its inputs, weights are constants."""
-    import onnxruntime as ort
     from onnx import helper
 
     computed = {"attention": 4, "take": 2}.get(name, 1)
@@ -144,7 +145,7 @@ def run_operation(name: str, arguments: list[object], operations: RecordingOps) 
         opset_imports=[helper.make_opsetid("", kernels.OPSET)],
         ir_version=10,
     )
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime().InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     result: np.ndarray = session.run(None, values)[0]
     return result
 
@@ -348,12 +349,11 @@ except BackendError as error:
 
 
 def test_settings_reach_onnx_runtime(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import onnxruntime as ort
-
-    seen: list[ort.SessionOptions] = []
+    ort = onnxruntime()
+    seen: list[Any] = []
     options = ort.SessionOptions
 
-    def watched() -> ort.SessionOptions:
+    def watched() -> Any:
         seen.append(options())
         return seen[-1]
 
