@@ -11,9 +11,7 @@ Either may have a function `available()` that raises BackendError, with the reas
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from inspect import Parameter, isfunction, signature
 from types import SimpleNamespace
@@ -26,6 +24,7 @@ from . import ops as reference_ops
 from . import resnet, text_transformer, vision_transformer
 from .config import ResNetConfig
 from .errors import BackendError, InputError
+from .lazy import MAX_THREADS, no_fork, once
 from .transformer import Ops, Tap, no_tap
 from .weights import Checkpoint, DType
 
@@ -85,18 +84,23 @@ class NumpyEngine:
         """Preprocessed pixels [N, 3, R, R] -> embeddings [N, E]."""
         pixels = pixels.astype(self.dtype, copy=False)
         vision = self.config.vision
-        if isinstance(vision, ResNetConfig):
-            return _array(resnet.encode_image(self.ops, pixels, vision, tap, **self._visual()))
-        return _array(vision_transformer.encode_image(self.ops, pixels, vision, tap, **self._visual()))
+        params = self._visual()
+        with no_fork:  # matrix libraries have locks
+            if isinstance(vision, ResNetConfig):
+                return _array(resnet.encode_image(self.ops, pixels, vision, tap, **params))
+            return _array(vision_transformer.encode_image(self.ops, pixels, vision, tap, **params))
 
     def encode_text(self, ids: Array, tap: Tap = no_tap) -> Array:
         """Token ids [N, T] -> embeddings [N, E]."""
-        return _array(text_transformer.encode_text(self.ops, ids, self.config.text, tap, **self._text()))
+        params = self._text()
+        with no_fork:
+            return _array(text_transformer.encode_text(self.ops, ids, self.config.text, tap, **params))
 
     def encode_tree(self, ids: Array, positions: Array, visible: Array, ends: Array, tap: Tap = no_tap) -> Array:
         """Trees of tokens -> embeddings [N, S, E]; see text_transformer.encode_tree."""
-        encode = text_transformer.encode_tree
-        return _array(encode(self.ops, ids, positions, visible, ends, self.config.text, tap, **self._text()))
+        encode, params = text_transformer.encode_tree, self._text()
+        with no_fork:
+            return _array(encode(self.ops, ids, positions, visible, ends, self.config.text, tap, **params))
 
 
 class ReferenceEngine(NumpyEngine):
@@ -125,49 +129,15 @@ def _array(x: Any) -> Array:
     return np.asarray(x)
 
 
-def once(make: Callable[[], Any]) -> Callable[[], Any]:
-    """A function that calls `make` the first time and remembers its result, also when threads race for it."""
-    lock = threading.Lock()
-    made: list[Any] = []
-
-    def get() -> Any:
-        if not made:
-            with lock:
-                if not made:
-                    made.append(make())
-        return made[0]
-
-    return get
-
-
-def once_a_process(make: Callable[[], Any]) -> Callable[[], Any]:
-    """As `once`, and anew in a process that was forked: for what has threads, which a fork doesn't take along."""
-    made: dict[int, Callable[[], Any]] = {}
-
-    def get() -> Any:
-        process = os.getpid()
-        return (made.get(process) or made.setdefault(process, once(make)))()
-
-    return get
-
-
 def is_count(value: Any) -> bool:
     """Whether this is a whole number, at least 1."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)
 
 
-CGROUP_QUOTA = "/sys/fs/cgroup/cpu.max"  # https://docs.kernel.org/admin-guide/cgroup-v2.html, "cpu.max"
-
-
-def available_threads() -> int:
-    """Processors that this process may use: its affinity, less what the container's quota withholds."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        with open(CGROUP_QUOTA, encoding="ascii") as file:
-            quota, period = file.read().split()
-    except (OSError, ValueError):
-        return count
-    return count if quota == "max" else max(1, min(count, -(-int(quota) // int(period))))
+def check_threads(threads: Any) -> None:
+    """Raise BackendError unless this is a number of threads, or None."""
+    if threads is not None and not (is_count(threads) and threads <= MAX_THREADS):
+        raise BackendError(f"threads is {threads!r}; expected a whole number, at least 1 and at most {MAX_THREADS}.")
 
 
 def backends() -> Mapping[str, EntryPoint | None]:

@@ -24,9 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .config import Activation, ClipConfig
-from .engine import Engine, ReferenceEngine, available_threads, checked_pixels, is_count, make_engine, once
+from .engine import Engine, ReferenceEngine, checked_pixels, is_count, make_engine
 from .errors import ClipError, InputError, TextError
 from .hub import locate
+from .lazy import available_threads, once
 from .ops import softmax
 from .preprocessing import preprocess
 from .tokenizer import Tokenizer

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ConfigError, InputError, TextError
+from .lazy import no_fork
 
 START = "<|startoftext|>"
 END = "<|endoftext|>"
@@ -57,7 +58,8 @@ def byte_symbols() -> tuple[str, ...]:
 @cache
 def _compiled() -> tuple[Any, Any]:
     """The pattern of words, and that of white space, which the module `regex` sees more of than `re`."""
-    import regex
+    with no_fork:
+        import regex
 
     return regex.compile(_PATTERN, regex.IGNORECASE), regex.compile(r"\s+")
 
@@ -230,7 +232,8 @@ class Tokenizer:
 
 def clean(text: str) -> str:
     """As the original cleans: mojibake repaired, HTML unescaped twice, white space collapsed, lower case."""
-    import ftfy
+    with no_fork:
+        import ftfy
 
     _, space = _compiled()
     text = html.unescape(html.unescape(ftfy.fix_text(text))).strip()

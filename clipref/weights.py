@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from .config import ClipConfig, Shape, infer_config, tensor_shapes, text_shapes, visual_shapes
 from .errors import ConfigError, ModelNotFound, WeightsError
+from .lazy import no_fork
 
 DType: TypeAlias = Literal["float32", "float64"]
 
@@ -59,7 +60,8 @@ class SafetensorsFile:
     """The tensors of one memory-mapped safetensors file, by name. Raises WeightsError if the file is damaged."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        from safetensors import SafetensorError, safe_open
+        with no_fork:
+            from safetensors import SafetensorError, safe_open
 
         self.path = Path(path).absolute()  # which a later os.chdir doesn't move
         try:

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from clipref import ops
 from clipref.config import ResNetConfig, TextConfig, ViTConfig
-from clipref.engine import NumpyEngine, once, overlay
+from clipref.engine import NumpyEngine, overlay
+from clipref.lazy import once
 from clipref.transformer import Tap, no_tap
 from clipref.weights import Checkpoint, DType
 

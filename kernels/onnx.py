@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 
 from clipref import ops, resnet, text_transformer, vision_transformer
 from clipref.config import ClipConfig, ResNetConfig, ViTConfig
-from clipref.engine import available_threads, is_count, once, once_a_process
+from clipref.engine import check_threads
 from clipref.errors import BackendError
+from clipref.lazy import available_threads, no_fork, once, once_a_process
 from clipref.transformer import Tap, no_tap
 from clipref.weights import Checkpoint, DType, SafetensorsFile
 
@@ -312,7 +313,8 @@ def build(
     Its output is `embeddings`, and with `taps` each named activation besides. Weights that lie in `file` as they are
     needed are referred to by their place in it, and not among those returned.
     """
-    from onnx import TensorProto, helper, numpy_helper
+    with no_fork:
+        from onnx import TensorProto, helper, numpy_helper
 
     def value_info(name: str, dtype: np.dtype[Any], shape: Sequence[Dim]) -> Any:
         return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(dtype), shape)
@@ -360,9 +362,9 @@ MAX_BYTES = 2**31 - 1
 
 def complete(record: Record, name: str, notes: Mapping[str, str] | None = None) -> bytes:
     """An ONNX model with its weights inside, and notes in its metadata. Raises BackendError if that is over 2 GiB."""
+    model, weights = build(record, name)
     from onnx import helper, numpy_helper
 
-    model, weights = build(record, name)
     size = sum(value.nbytes for value in weights.values()) + len(model.SerializeToString())
     if size > MAX_BYTES:
         raise BackendError(f"The graph {name!r} would be {size} bytes; one ONNX file holds at most {MAX_BYTES}.")
@@ -488,7 +490,8 @@ def run(session: Any, inputs: Mapping[str, Array]) -> dict[str, Array]:
     """The outputs of a session by name."""
     names = [output.name for output in session.get_outputs()]
     given = {name: np.ascontiguousarray(value) for name, value in inputs.items()}
-    return dict(zip(names, session.run(names, given), strict=True))
+    with no_fork:
+        return dict(zip(names, session.run(names, given), strict=True))
 
 
 def session(
@@ -515,9 +518,10 @@ def session(
     options.add_external_initializers(list(values), list(values.values()))
     try:
         # Without its own fallback, which says on standard output that it leaves out what was asked for.
-        made = ort.InferenceSession(
-            model.SerializeToString(), options, providers=list(settings.providers), enable_fallback=False
-        )
+        with no_fork:
+            made = ort.InferenceSession(
+                model.SerializeToString(), options, providers=list(settings.providers), enable_fallback=False
+            )
     except Exception as error:  # ONNX Runtime's have no base of their own
         raise BackendError(f"ONNX Runtime can't run the tower {name!r}: {error}") from error
     _sessions.add(made)
@@ -551,8 +555,7 @@ def check_options(backend: str, dtype: DType, threads: int | None, **switches: b
     """Raise BackendError for a dtype, a number of threads or a switch that no backend of recorded graphs can have."""
     if dtype != "float32":
         raise BackendError(f"Backend {backend!r} takes and gives float32, not {dtype}; use backend='reference'.")
-    if threads is not None and not is_count(threads):
-        raise BackendError(f"threads is {threads!r}; expected a whole number, at least 1.")
+    check_threads(threads)
     for name, value in switches.items():
         if not isinstance(value, bool):
             raise BackendError(f"{name} is {value!r}; expected True or False.")

@@ -25,8 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipref.config import ClipConfig, PreprocessConfig, ResNetConfig, TextConfig
-from clipref.engine import available_threads, checked_pixels, once
+from clipref.engine import checked_pixels
 from clipref.errors import InputError
+from clipref.lazy import available_threads, once
 from clipref.transformer import Tap
 from clipref.weights import Checkpoint, DType
 

@@ -13,8 +13,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from clipref.engine import available_threads, once
 from clipref.errors import BackendError
+from clipref.lazy import available_threads, no_fork, once
 from clipref.weights import Checkpoint, DType
 
 from .onnx import (
@@ -44,8 +44,8 @@ class OpenVinoEngine:
         self._images, self._positions = images_at_a_time(config.vision, threads), POSITIONS * threads
 
         def compiled(record: Record, name: str) -> Any:
-            import openvino
-
+            with no_fork:
+                import openvino
             core = openvino.Core()
             settings = {
                 "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],

@@ -7,14 +7,16 @@ set before the import, stops both. tests/test_runtime.py runs it where the kerne
 
 from __future__ import annotations
 
-import importlib
 import os
 from typing import Any
+
+from clipref.lazy import no_fork
 
 
 def onnxruntime() -> Any:
     """The module `onnxruntime`, without its telemetry. Raises ImportError where it isn't installed."""
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-    module = importlib.import_module("onnxruntime")
+    with no_fork:
+        import onnxruntime as module
     module.disable_telemetry_events()  # which older versions know instead of the variable
     return module

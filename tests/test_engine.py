@@ -84,21 +84,6 @@ def test_a_backend_that_lacks_something(monkeypatch: pytest.MonkeyPatch, tiny_vi
         AutoModel.from_pretrained(tiny_vit, backend="broken")
 
 
-@pytest.mark.parametrize(
-    ("quota", "processors", "expected"),
-    [("max 100000", 4, 4), ("150000 100000", 4, 2), ("50000 100000", 4, 1), ("800000 100000", 4, 4), (None, 3, 3)],
-)
-def test_threads_are_those_of_the_container(
-    quota: str | None, processors: int, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "cpu.max"
-    if quota is not None:
-        file.write_text(quota + "\n", encoding="ascii")
-    monkeypatch.setattr(engines, "CGROUP_QUOTA", str(file))
-    monkeypatch.setattr(engines.os, "sched_getaffinity", lambda _: set(range(processors)), raising=False)
-    assert engines.available_threads() == expected
-
-
 def in_turn(model: CLIP, batch: np.ndarray, ids: np.ndarray) -> list[bytes]:
     """The bits that a thread sees, calling with all, some and one."""
     found = [model.encode_image(batch[:n]) for n in (1, 3, 5)] + [model.encode_text(ids[:n]) for n in (1, 3)]

@@ -266,7 +266,7 @@ def test_sessions_that_have_threads_are_made_anew_in_another_process(
     engine = kernels.engine(Checkpoint(tiny_vit), "float32", threads=2)
     batch = pixels(4, TINY["vit"].vision.resolution)
     for process in (1, 2, 2):
-        monkeypatch.setattr("clipref.engine.os.getpid", lambda process=process: process)
+        monkeypatch.setattr("clipref.lazy._generation", process)
         engine.encode_image(batch)
         engine.encode_text(np.array([[8, 520]]))
     assert made == ["visual, of one thread", "textual", "textual"]
@@ -309,6 +309,7 @@ def test_what_onnx_runtime_refuses_is_an_error_of_ours(tiny_vit: Path) -> None:
         ("threads", True, "threads is True"),
         ("threads", 2.5, "threads is 2.5"),
         ("threads", "2", "threads is '2'"),
+        ("threads", 10**6, "threads is 1000000; expected a whole number, at least 1 and at most 1024"),
         ("spinning", "no", "spinning is 'no'; expected True or False"),
         ("arena", None, "arena is None"),
         ("providers", "CPUExecutionProvider", "providers are 'CPUExecutionProvider'; expected a list"),

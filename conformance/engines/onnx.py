@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from clipref.engine import available_threads
 from clipref.errors import InputError
 from clipref.kernels.runtime import onnxruntime
+from clipref.lazy import available_threads
 
 from ..case import Array, Case, Outputs, Unsupported
 
