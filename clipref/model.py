@@ -23,8 +23,9 @@ from typing import Any, Literal, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from .backends import make_engine
 from .config import Activation, ClipConfig
-from .engine import Engine, ReferenceEngine, checked_pixels, is_count, make_engine
+from .engine import Engine, ReferenceEngine, checked_pixels, is_count
 from .errors import ClipError, InputError, TextError
 from .hub import locate
 from .lazy import available_threads, once
@@ -83,7 +84,7 @@ class CLIP:
         self.dtype: DType = dtype
         self.logit_scale = checkpoint.logit_scale
         self.engine: Engine
-        self.backend, self.engine = make_engine(backend, checkpoint, dtype, **options)
+        self.backend, self.engine, self.precision, self.fidelity = make_engine(backend, checkpoint, dtype, **options)
         self._tokenizer = once(
             lambda: Tokenizer.default() if checkpoint.merges is None else Tokenizer.from_file(checkpoint.merges)
         )

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from clipref import CLIP, AutoModel, BackendError, ops
-from clipref import engine as engines
+from clipref import backends as engines
+from clipref.engine import ReferenceEngine
 
 from . import cases
 from .conftest import pictures, pixels
@@ -62,7 +63,7 @@ def test_options_of_a_function_that_takes_any(registered: ModuleType, tiny_vit: 
 
     def engine(checkpoint, dtype, **options):  # type: ignore[no-untyped-def]
         given.update(options)
-        return engines.ReferenceEngine(checkpoint, dtype)
+        return ReferenceEngine(checkpoint, dtype)
 
     registered.engine = engine  # type: ignore[attr-defined]
     AutoModel.from_pretrained(tiny_vit, backend="somebodys", depth=3)
@@ -70,7 +71,7 @@ def test_options_of_a_function_that_takes_any(registered: ModuleType, tiny_vit: 
 
 
 def test_a_backend_that_is_not_there(tiny_vit: Path) -> None:
-    for name in (None, ["onnx"]):
+    for name in (None, 1, [], ["onx"]):
         with pytest.raises(BackendError, match="there are: auto"):
             AutoModel.from_pretrained(tiny_vit, backend=name)  # type: ignore[arg-type]
     with pytest.raises(BackendError, match="No backend 'onx'; there are: auto, .*onnx.*reference"):

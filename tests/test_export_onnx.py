@@ -11,7 +11,7 @@ from onnx.reference import ReferenceEvaluator
 from clipref import AutoModel, BackendError, InputError
 from clipref.cli import main
 from clipref.config import PUBLISHED, ClipConfig
-from clipref.kernels import onnx as kernels
+from clipref.kernels import recording as kernels
 from clipref.kernels.runtime import onnxruntime
 from clipref.weights_tools import export_onnx as module
 from clipref.weights_tools import synthetic

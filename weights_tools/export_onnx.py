@@ -20,7 +20,7 @@ import numpy as np
 from clipref.engine import ReferenceEngine
 from clipref.errors import BackendError, InputError
 from clipref.hub import locate
-from clipref.kernels.onnx import complete, record_image, record_text
+from clipref.kernels.recording import complete, record_image, record_text
 from clipref.kernels.runtime import onnxruntime
 from clipref.weights import Checkpoint
 
