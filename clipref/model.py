@@ -15,7 +15,7 @@ import dataclasses
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -53,7 +53,7 @@ class AutoModel:
     def from_pretrained(
         name: str | os.PathLike[str],
         *,
-        backend: str = "auto",
+        backend: str | Sequence[str] = "auto",
         dtype: DType = "float32",
         config: ClipConfig | None = None,
         activation: Activation | None = None,
@@ -64,8 +64,8 @@ class AutoModel:
         """Open a checkpoint; its weights are read when a tower is first used.
 
         `name`: a published id ("clip/ViT-B-32"), an embedded model ("clipref/shapes-vit"), a folder with
-        `model.safetensors`, or a `.safetensors` file. `backend`: "auto" takes the fastest installed; see
-        `clipref.engine`, which `options` are passed to. `dtype`: "float32", or "float64" for the reference.
+        `model.safetensors`, or a `.safetensors` file. `backend`: "auto" takes the fastest installed, a list of names the
+        first that runs; see `clipref.backends`, which `options` (`precision=` among them) are passed to. `dtype`: "float32", or "float64" for the reference.
         `config` overrides what the checkpoint says of itself, for instance heads or activation.
 
         Raises ModelNotFound, ConfigError, WeightsError or BackendError.
@@ -79,7 +79,9 @@ class AutoModel:
 class CLIP:
     """A CLIP behind one engine. Safe to call from several threads."""
 
-    def __init__(self, checkpoint: Checkpoint, backend: str = "auto", dtype: DType = "float32", **options: Any) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, backend: str | Sequence[str] = "auto", dtype: DType = "float32", **options: Any
+    ) -> None:
         self.config = checkpoint.config
         self.dtype: DType = dtype
         self.logit_scale = checkpoint.logit_scale

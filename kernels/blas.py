@@ -33,7 +33,7 @@ TILES = 2**20
 WIDEST = 2**22
 
 TRAITS = Traits(
-    {"float32": "errs as much as OpenAI's code does", "float64": "1e-10 of the RMS from the reference"},
+    {"float32": "graded float32", "float64": "within 1e-10 of the reference"},
     speed=lambda precision, kind, features: 0.0 if precision == "float64" else 1.6 if kind == "resnet" else 1.9,
 )
 
@@ -159,7 +159,7 @@ class BlasOps:
         return plain_conv2d(x, convolution, stride, padding)
 
     def batch_norm(self, x: Array, *norm: Array, **named: Array) -> Array:
-        # Nothing is left of one that is part of its convolution.
+        # A norm that `prepare` has made part of its convolution has no parameters left.
         return ops.batch_norm(x, *norm, **named) if norm or named else x
 
     def avg_pool(self, x: Array, size: int) -> Array:

@@ -47,11 +47,11 @@ def _speed(precision: str, kind: str, features: frozenset[str]) -> float:
 
 TRAITS = Traits(
     {
-        "float32": "errs as much as OpenAI's code does",
-        "float64": "1e-13 of the RMS from the reference",
-        "tf32": "three significant digits; float32 on a CPU",
-        "bfloat16": "two significant digits; cosine 0.9999 with exact embeddings of ViT-B-32",
-        "float16": "three significant digits",
+        "float32": "graded float32",
+        "float64": "within 1e-13 of the reference",
+        "tf32": "float32 on a CPU; not tried on a GPU",
+        "bfloat16": "graded bfloat16; cosine 0.9999 with exact embeddings of ViT-B-32",
+        "float16": "graded float16",
     },
     speed=_speed,
 )
