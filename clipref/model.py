@@ -64,8 +64,9 @@ class AutoModel:
         """Open a checkpoint; its weights are read when a tower is first used.
 
         `name`: a published id ("clip/ViT-B-32"), an embedded model ("clipref/shapes-vit"), a folder with
-        `model.safetensors`, or a `.safetensors` file. `backend`: "auto" takes the fastest installed, a list of names the
-        first that runs; see `clipref.backends`, which `options` (`precision=` among them) are passed to. `dtype`: "float32", or "float64" for the reference.
+        `model.safetensors`, or a `.safetensors` file. `backend`: "auto" takes the fastest installed, a list of names
+        the first that runs; see `clipref.backends`, which `options` (`precision=` among them) are passed to. `dtype`:
+        "float32", or "float64" for the reference.
         `config` overrides what the checkpoint says of itself, for instance heads or activation.
 
         Raises ModelNotFound, ConfigError, WeightsError or BackendError.

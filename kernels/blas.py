@@ -22,7 +22,7 @@ from clipref import ops
 from clipref.backends import Traits
 from clipref.config import ResNetConfig, TextConfig, ViTConfig
 
-from .fold import folded
+from .fold import fold_norms
 
 Array: TypeAlias = NDArray[Any]
 
@@ -83,15 +83,15 @@ def transforms(shape: tuple[int, ...]) -> bool:
     return shape[1] >= 16 and shape[2:] == (3, 3)
 
 
-def laid_out(params: Any) -> Any:
-    """A tower's parameters, `folded`, with each convolution laid out."""
+def lay_out_convolutions(params: Any) -> Any:
+    """A tower's parameters, `fold_norms`, with each convolution laid out."""
     if isinstance(params, list):
-        return [laid_out(item) for item in params]
+        return [lay_out_convolutions(item) for item in params]
     if not isinstance(params, dict):
         return params
     if getattr(params.get("weight"), "ndim", 0) == 4:
         return {"weight": lay_out(**params)}
-    return {name: laid_out(item) for name, item in params.items()}
+    return {name: lay_out_convolutions(item) for name, item in params.items()}
 
 
 class BlasOps:
@@ -102,7 +102,7 @@ class BlasOps:
 
     def prepare(self, params: Any) -> Any:
         """A tower's parameters with each BatchNorm part of its convolution, and each convolution laid out."""
-        return laid_out(folded(params))
+        return lay_out_convolutions(fold_norms(params))
 
     def batch_size(self, tower: ViTConfig | ResNetConfig | TextConfig) -> int:
         """So few items that their widest activation stays in the cache."""
