@@ -14,7 +14,7 @@ No answer is NaN or infinite: weights that lead there are a WeightsError.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -35,10 +35,12 @@ from .arguments import (
     listed_texts,
     shown,
 )
+from .backends import make_engine
 from .classifier import TEMPLATES, Classifier, label_embeddings, labels_and_templates
 from .config import NoTower
-from .engine import Engine, ReferenceEngine, available_threads, checked_pixels, make_engine, once
+from .engine import Engine, ReferenceEngine, checked_pixels
 from .errors import ImageError, InputError, TextError
+from .lazy import available_threads, once
 from .loading import in_batches, preprocessed, preprocessor, progress_bar, sound, with_gaps
 from .memory import Memory
 from .similarity import cosines, finished, have_direction, nearest, unit_vectors
@@ -66,7 +68,7 @@ class CLIP:
     def __init__(
         self,
         checkpoint: Checkpoint,
-        backend: str = "auto",
+        backend: str | Sequence[str] = "auto",
         dtype: DType = "float32",
         *,
         max_pixels: int | None = None,
@@ -84,7 +86,7 @@ class CLIP:
         self.max_pixels = max_pixels
         self.logit_scale = checkpoint.logit_scale
         self.engine: Engine
-        self.backend, self.engine = make_engine(backend, checkpoint, dtype, **options)
+        self.backend, self.engine, self.precision, self.fidelity = make_engine(backend, checkpoint, dtype, **options)
         self._tokenizer = once(
             lambda: Tokenizer.default() if checkpoint.merges is None else Tokenizer.from_file(checkpoint.merges)
         )
