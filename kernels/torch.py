@@ -5,11 +5,13 @@ placed on the device once, inputs and embeddings travel once a batch, and what c
 same operations (weights_tools/shapes/train.py).
 
 A precision below float32 is for weights and activations both; torch's kernels add up in float32. TF32, with which GPUs
-round the factors of products to 10 bits, is off unless it is the precision asked for. `mps` is untested.
+round the factors of products to 10 bits, is off unless it is the precision asked for. `mps` is untested. A forked child
+computes with one thread, as torch's own workers do, and not on a GPU.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +24,7 @@ from clipref.backends import Traits
 from clipref.config import ResNetConfig, TextConfig, ViTConfig
 from clipref.engine import check_threads
 from clipref.errors import BackendError
-from clipref.lazy import no_fork, once_a_process
+from clipref.lazy import no_fork, once, once_a_process
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +37,15 @@ Tensor: TypeAlias = "torch.Tensor"
 WIDEST_ON_CPU, WIDEST = 2**25, 2**29
 # torch's switches for TF32 are the whole process's: one tower at a time, so that none runs with another's.
 _switches = once_a_process(threading.Lock)
+
+
+@once
+def _prepare_forks() -> None:
+    """The threads of OpenMP stay behind in a fork, and a child that calls for them would wait for ever."""
+    import torch
+
+    if hasattr(os, "register_at_fork"):  # not on Windows
+        os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 def _speed(precision: str, kind: str, features: frozenset[str]) -> float:
@@ -124,6 +135,8 @@ class PlacedTorchOps(TorchOps):
         torch = self.torch
         self.device = torch.device(device)
         self.tf32, self.compiled = precision == "tf32", compiled
+        self.process = os.getpid()
+        _prepare_forks()
         # float32 and float64 stay what they are as arrays.
         self.narrow: Any = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision)
 
@@ -146,9 +159,14 @@ class PlacedTorchOps(TorchOps):
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Without gradients, and with TF32 as asked for, whatever the rest of the program has it set to."""
+        """Without gradients, and with TF32 as asked for, whatever the rest of the program has it set to.
+
+        Raises BackendError in a forked child of a process that has opened a GPU, and where its memory is too small.
+        """
         torch = self.torch
-        with torch.inference_mode():
+        if self.device.type != "cpu" and os.getpid() != self.process:
+            raise BackendError(f"A forked process can't use the device {self.device}; start the process by spawn.")
+        with torch.inference_mode(), self._memory_errors():
             if self.device.type != "cuda":
                 yield
                 return
@@ -160,6 +178,14 @@ class PlacedTorchOps(TorchOps):
                     yield
                 finally:
                     matmul.allow_tf32, cudnn.allow_tf32 = before
+
+    @contextmanager
+    def _memory_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except self.torch.OutOfMemoryError as error:
+            reason = str(error).partition("\n")[0]
+            raise BackendError(f"{self.device} lacks memory ({reason}); give batches of fewer items.") from error
 
     def compile(self, tower: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """By torch.compile where that was asked for; lengths that change don't compile anew."""

@@ -1,5 +1,8 @@
 """The torch backend: every operation, all towers in each precision, shapes of the nine models, and what travels."""
 
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -213,6 +216,41 @@ def test_eight_threads_get_the_bits_of_one(tiny: Path) -> None:
     assert isinstance(alone, np.ndarray) and alone.dtype == np.float32
     with ThreadPoolExecutor(8) as pool:
         assert all(np.array_equal(found, alone) for found in pool.map(model.encode_image, [batch] * 24))
+
+
+FORKED = """
+import os, signal, sys, numpy as np
+from clipref import AutoModel
+model = AutoModel.from_pretrained(sys.argv[1], backend="torch")
+side = model.config.vision.resolution
+def used():
+    return model.encode_image(np.ones((32, 3, side, side), "f4")), model.encode_text(np.array([[8, 520]] * 30))
+before = used()
+child = os.fork()
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+    used()
+else:
+    signal.alarm(30)
+    assert all(np.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(used(), before))
+    os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_fork_can_use_the_model_too() -> None:
+    subprocess.run([sys.executable, "-W", "ignore", "-c", FORKED, "clipref/shapes-rn"], check=True, timeout=120)
+
+
+def test_a_gpu_is_refused_to_a_fork_and_its_lack_of_memory_is_an_error_of_ours() -> None:
+    import torch
+
+    ops = kernels.PlacedTorchOps("cpu", "float32", False)
+    with pytest.raises(BackendError, match="cpu lacks memory.*fewer items"), ops.running():
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+    ops.device, ops.process = torch.device("cuda"), -1
+    with pytest.raises(BackendError, match="A forked process can't use the device cuda"), ops.running():
+        pass
 
 
 def test_gradients_and_tf32_of_the_program_are_left_alone() -> None:
