@@ -165,9 +165,7 @@ class PlacedTorchOps(TorchOps):
         """
         torch = self.torch
         if self.device.type != "cpu" and os.getpid() != self.process:
-            raise BackendError(
-                f"A forked process can't use the device {self.device}; start it by spawn, or fork earlier."
-            )
+            raise BackendError(f"A forked process can't use the device {self.device}; start the process by spawn.")
         with torch.inference_mode(), self._memory_errors():
             if self.device.type != "cuda":
                 yield
@@ -187,9 +185,7 @@ class PlacedTorchOps(TorchOps):
             yield
         except self.torch.OutOfMemoryError as error:
             reason = str(error).partition("\n")[0]
-            raise BackendError(
-                f"{self.device} has too little memory ({reason}); give batches of fewer items."
-            ) from error
+            raise BackendError(f"{self.device} lacks memory ({reason}); give batches of fewer items.") from error
 
     def compile(self, tower: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """By torch.compile where that was asked for; lengths that change don't compile anew."""

@@ -212,7 +212,7 @@ def test_habits_of_inference_models(tiny_vit: Path) -> None:
         ),
         ({"api_key": "secret"}, "no key is needed.*HF_TOKEN"),
         ({"onnx_execution_providers": ["CPUExecutionProvider"]}, r"it is providers=\[...\] here"),
-        ({"max_batch_size": 8}, "batch_size=, of embed_images"),
+        ({"max_batch_size": 8}, "batch_size= here, of embed_images"),
         ({"batch_size": 8}, "embed_images"),
         ({"quantization": "int8"}, "it is precision= here"),
         ({"weights_provider": "roboflow"}, "hf:owner/name"),

@@ -1,5 +1,8 @@
 """The torch backend: every operation, all towers in each precision, shapes of the nine models, and what travels."""
 
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -243,7 +246,7 @@ def test_a_gpu_is_refused_to_a_fork_and_its_lack_of_memory_is_an_error_of_ours()
     import torch
 
     ops = kernels.PlacedTorchOps("cpu", "float32", False)
-    with pytest.raises(BackendError, match="cpu has too little memory.*fewer items"), ops.running():
+    with pytest.raises(BackendError, match="cpu lacks memory.*fewer items"), ops.running():
         raise torch.OutOfMemoryError("CUDA out of memory.")
     ops.device, ops.process = torch.device("cuda"), -1
     with pytest.raises(BackendError, match="A forked process can't use the device cuda"), ops.running():
