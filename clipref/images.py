@@ -125,11 +125,12 @@ def decoded_path(path: str | os.PathLike[str], max_pixels: int, upright: bool) -
     """The first picture of a file, decoded, and room for it in memory meanwhile."""
     try:
         name = os.fsdecode(path)
+    except Exception as error:  # raised by whoever wrote the object's __fspath__
+        raise ImageError(f"The {type(path).__name__} gives no path: {error}.") from error
+    try:
         file = open_regular(name)
     except (OSError, ValueError) as error:
         raise ImageError(f"{shown(name)}: {_reason_not_opened(name, error)}") from error
-    except Exception as error:  # raised by whoever wrote the object's __fspath__
-        raise ImageError(f"The {type(path).__name__} gives no path: {error}.") from error
     with file, decoded_file(file, shown(name), max_pixels, upright) as image:
         yield image
 

@@ -288,6 +288,11 @@ CALLS: dict[str, tuple[Callable[..., Any], str, str]] = {
     "embed_text": (lambda **a: model().embed_text(**a), "text", "texts normalize truncate"),
     "tokenize": (lambda **a: model().tokenize(**a), "texts", "truncate"),
     "clipref.tokenize": (lambda **a: clipref.tokenize(**a), "texts", "context_length truncate"),
+    "clipref.preprocess": (
+        lambda **a: clipref.preprocess(**a),
+        "image",
+        "resolution input_color_format mean std interpolation resize_mode max_pixels upright",
+    ),
     "encode_image": (lambda **a: model().encode_image(**a), "pixels", ""),
     "encode_text": (lambda **a: model().encode_text(**a), "ids", ""),
     "compare": (
