@@ -125,11 +125,12 @@ def decoded_path(path: str | os.PathLike[str], max_pixels: int, upright: bool) -
     """The first picture of a file, decoded, and room for it in memory meanwhile."""
     try:
         name = os.fsdecode(path)
+    except Exception as error:  # raised by whoever wrote the object's __fspath__
+        raise ImageError(f"The {type(path).__name__} gives no path: {error}.") from error
+    try:
         file = open_regular(name)
     except (OSError, ValueError) as error:
         raise ImageError(f"{shown(name)}: {_reason_not_opened(name, error)}") from error
-    except Exception as error:  # raised by whoever wrote the object's __fspath__
-        raise ImageError(f"The {type(path).__name__} gives no path: {error}.") from error
     with file, decoded_file(file, shown(name), max_pixels, upright) as image:
         yield image
 
@@ -174,8 +175,9 @@ def decoded_image(image: Image, name: str, max_pixels: int, upright: bool) -> It
             pixels = image.width * image.height
             stack.enter_context(image_locks.decoding_room(BYTES_PER_PIXEL * pixels * min(weight, 4)))
             try:
-                if _is_lazy(image) and getattr(image, "fp", None):
-                    check_before_decoding(image.fp)  # type: ignore[attr-defined]
+                file = getattr(image, "fp", None) if _is_lazy(image) else None
+                if file and not isinstance(file, Meter):  # the caller opened it
+                    check_before_decoding(file)
                 image.load()
                 if upright:
                     image = _turned_upright(image)
