@@ -175,8 +175,9 @@ def decoded_image(image: Image, name: str, max_pixels: int, upright: bool) -> It
             pixels = image.width * image.height
             stack.enter_context(image_locks.decoding_room(BYTES_PER_PIXEL * pixels * min(weight, 4)))
             try:
-                if _is_lazy(image) and getattr(image, "fp", None):
-                    check_before_decoding(image.fp)  # type: ignore[attr-defined]
+                file = getattr(image, "fp", None) if _is_lazy(image) else None
+                if file and not isinstance(file, Meter):  # the caller opened it
+                    check_before_decoding(file)
                 image.load()
                 if upright:
                     image = _turned_upright(image)

@@ -5,7 +5,8 @@ resize with Pillow's antialiased bicubic filter in the image's own mode, centre 
 the work here too; `clipref.bicubic` shows what it does.
 
 What may surprise, and is so in the original:
-- EXIF orientation is ignored, except in TIFF files, which Pillow itself turns upright. `upright=True` follows it.
+- EXIF orientation is ignored, except in TIFF files, which Pillow itself turns upright, and in HEIF, which its plugin
+  turns. `upright=True` follows it in all formats.
 - Transparency is ignored too: what lies under it is seen.
 - 1-bit and palette images are resized without a filter (NEAREST), as Pillow always does in these modes.
 - 16-bit, 32-bit and float images are clipped to 0..255, not scaled: most 16-bit pictures turn out white.
@@ -101,15 +102,17 @@ def open_image(
     """Anything that holds one image -> a decoded PIL image in its own mode; of an animation, the first frame.
 
     `image` is one of
-    - a path, or the bytes of an image file, or a binary file object (read from its start, left open);
+    - a path, or the bytes of an image file, or an object with `read` (read from its start if it can go there, left
+      open); in a format of `clipref.images.FORMATS`;
     - a PIL image, returned as it is;
     - an array, or what numpy can view as one without a copy to float: uint8 [H, W], [H, W, C] or [C, H, W] with 1, 3 or
       4 channels ([H, W, C] if it could be either). Its colours are BGR or BGRA, as cv2 reads them, unless
       `input_color_format` is "rgb". Files, bytes and PIL images are what they say they are;
     - a torch tensor, like an array, but [C, H, W] if it could be either, and RGB unless `input_color_format` is "bgr".
 
-    `max_pixels` is checked before anything is decoded. `upright` turns the image as its EXIF says. Several threads may
-    give the same file object or PIL image. Raises ImageError or InputError.
+    `max_pixels` is checked before anything is decoded; formats that take more memory or time are allowed fewer.
+    `upright` turns the image as its EXIF says. Several threads may give the same file object or PIL image.
+    Raises ImageError or InputError.
     """
     with _opened(image, input_color_format, max_pixels, upright) as opened:
         return opened
