@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from .arguments import as_array
 from .config import TextConfig
 from .engine import Engine
-from .errors import InputError
+from .errors import InputError, TextError
 from .loading import in_batches
 from .memory import Memory
 from .trees import plant
@@ -32,6 +32,20 @@ def checked_ids(given: Any, config: TextConfig) -> Array:
     if ids.min() < 0 or ids.max() >= config.vocab_size:
         raise InputError(f"ids reach from {ids.min()} to {ids.max()}; the vocabulary has 0 to {config.vocab_size - 1}.")
     return ids
+
+
+def rows_of(ids: Array, texts: Sequence[str]) -> list[Ids]:
+    """Token ids [N, T] -> those of each text up to its end. Raises TextError for an empty text."""
+    ends = ids.argmax(axis=1)
+    empty = np.flatnonzero(ends == 1)
+    if empty.size:
+        raise TextError(
+            f"text {empty[0]} is empty, and an empty text has no meaning to embed; "
+            f"encode_text(tokenize('')) gives its vector nevertheless.",
+            index=int(empty[0]),
+            source=texts[empty[0]],
+        )
+    return [tuple(row[: end + 1]) for row, end in zip(ids.tolist(), ends, strict=True)]
 
 
 def embeddings_of(texts: Sequence[Ids], engine: Engine, memory: Memory[Ids, Array]) -> Array:
