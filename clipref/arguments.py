@@ -65,9 +65,17 @@ def as_array(value: Any, name: str, expected: str) -> Array:
     return array
 
 
+def attribute(value: Any, name: str) -> Any:
+    """An attribute, or None where there is none, or where getting it fails."""
+    try:
+        return getattr(value, name, None)
+    except Exception:  # raised by whoever wrote the property
+        return None
+
+
 def axes(value: Any) -> int | None:
     """How many axes an array, a tensor or a series has; None for what has none of these."""
-    found = _attribute(value, "ndim")
+    found = attribute(value, "ndim")
     return found if isinstance(found, int) else None
 
 
@@ -88,8 +96,8 @@ def is_one_image(images: Any) -> bool:
         return True
     found = axes(images)
     if found == 1:
-        return _attribute(_attribute(images, "dtype"), "kind") in tuple("biufc")
-    return _attribute(images, "read") is not None if found is None else found < 4
+        return attribute(attribute(images, "dtype"), "kind") in tuple("biufc")
+    return attribute(images, "read") is not None if found is None else found < 4
 
 
 def are_embeddings(items: Any, embed_dim: int) -> bool:
@@ -175,14 +183,6 @@ def listed_labels(name: str, labels: Any) -> list[str]:
         raise InputError(f"{name} are not all texts ({str(error).rstrip('.')}); {expected}.") from error
     except InputError as error:
         raise InputError(f"{name} are {shown(labels)}; {expected}. {error}") from error
-
-
-def _attribute(value: Any, name: str) -> Any:
-    """An attribute, or None where there is none, or where getting it fails."""
-    try:
-        return getattr(value, name, None)
-    except Exception:  # raised by whoever wrote the property
-        return None
 
 
 def _iterates_over_keys(items: Any, first: str) -> bool:

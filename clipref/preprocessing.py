@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arguments import as_array, is_count, shown
+from .arguments import as_array, attribute, is_count, shown
 from .config import OPENAI_MEAN, OPENAI_STD, Interpolation, ResizeMode
 from .errors import ImageError, InputError
 from .image_locks import pillow
@@ -132,9 +132,9 @@ def _opened(
         return decoded_path(image, max_pixels, upright)
     if isinstance(image, bytes | bytearray | memoryview):
         return decoded_file(io.BytesIO(bytes(image)), "the bytes given", max_pixels, upright)
-    if callable(getattr(image, "read", None)):
+    if callable(attribute(image, "read")):
         return decoded_file(read_stream(image), "the file object", max_pixels, upright)
-    if hasattr(image, "__array__") or hasattr(image, "__array_interface__"):
+    if attribute(image, "__array__") is not None or attribute(image, "__array_interface__") is not None:
         return decoded_image(_from_array(image, input_color_format, max_pixels), "the array", max_pixels, False)
     raise ImageError(_not_an_image(image))
 
