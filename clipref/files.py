@@ -10,6 +10,8 @@ Raises OSError, as `open` does; whoever knows what the file was to be makes a Cl
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import secrets
 import shutil
@@ -17,7 +19,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 try:
     import fcntl
@@ -48,6 +50,45 @@ def read_bytes(path: str | os.PathLike[str], limit: int) -> bytes:
     if len(data) > limit:
         raise OSError(f"it has over {limit} bytes")
     return data
+
+
+def parse_json(data: bytes) -> Any:
+    """What JSON says, if it says one thing in numbers that a computer has. Raises ValueError for anything else.
+
+    Refused, though Python reads them: a key that is there twice, NaN and infinity, whole numbers beyond 64 bits (which
+    can't even be put into a message when they are long enough), and values nested deeper than Python can follow.
+    """
+    try:
+        return json.loads(
+            data.decode("utf-8-sig"),
+            object_pairs_hook=_object,
+            parse_int=_whole_number,
+            parse_float=_number,
+            parse_constant=_number,
+        )
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"it has the key {key[:80]!r} twice")
+        found[key] = value
+    return found
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > 20 or not -(2**63) <= int(digits) < 2**63:
+        raise ValueError(f"it has a number of {len(digits)} digits, {digits[:20]}...")
+    return int(digits)
+
+
+def _number(text: str) -> float:
+    if not math.isfinite(float(text)):
+        raise ValueError(f"it has the number {text[:20]}, which is not finite")
+    return float(text)
 
 
 @contextmanager

@@ -9,7 +9,6 @@ downloaded is executed.
 from __future__ import annotations
 
 import difflib
-import json
 import os
 from collections.abc import Callable
 from importlib.metadata import entry_points
@@ -17,6 +16,8 @@ from pathlib import Path
 
 from .config import PUBLISHED, Activation, ClipConfig
 from .errors import ModelNotFound
+from .files import parse_json, read_bytes
+from .weights import MAX_CONFIG
 
 EMBEDDED = {
     "clipref/shapes-vit": "a small ViT, trained on drawn scenes; part of the package",
@@ -116,8 +117,8 @@ def is_foreign(path: Path) -> bool:
     if (path / "model.safetensors").is_file() and not config.is_file():
         return False
     try:
-        return "model_type" in json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return "model_type" in parse_json(read_bytes(config, MAX_CONFIG))
+    except (OSError, ValueError, TypeError):
         # No sound config.json. With weights under another project's name it is that project's, otherwise the error
         # is for the one who opens it.
         return not config.is_file() and any((path / name).is_file() for name in FOREIGN_WEIGHTS)

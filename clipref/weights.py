@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from .config import ClipConfig, Shape, infer_config, tensor_shapes, text_shapes, visual_shapes
 from .errors import ConfigError, ModelNotFound, WeightsError
+from .files import parse_json, read_bytes
 
 DType: TypeAlias = Literal["float32", "float64"]
 
@@ -40,6 +41,9 @@ FLOATS: dict[str, np.dtype[Any]] = {
     "BF16": np.dtype("<u2"),
 }
 
+
+# Bytes of a config.json; ours has 900.
+MAX_CONFIG = 1_000_000
 
 # Bytes of a safetensors header; ViT-bigG-14's has 250,000. The library takes 100 MB, a gigabyte once they are parsed.
 MAX_HEADER = 8_000_000
@@ -193,9 +197,8 @@ def _files(path: Path) -> tuple[Path, Path | None]:
 def read_config(path: Path) -> ClipConfig:
     """`config.json` as written by `ClipConfig.to_dict`. Raises ConfigError that names the file."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        return ClipConfig.from_dict(data)
-    except (ValueError, RecursionError) as error:
+        return ClipConfig.from_dict(parse_json(read_bytes(path, MAX_CONFIG)))
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is not JSON: {error}. Remove it, to have the configuration inferred.") from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error

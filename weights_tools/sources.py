@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -21,6 +20,7 @@ from typing import Any
 
 from clipref.config import PUBLISHED, ClipConfig, ViTConfig, infer_config
 from clipref.errors import ConfigError, ModelNotFound, WeightsError
+from clipref.files import open_regular, parse_json, read_bytes
 from clipref.weights import MERGES_NAMES, read_config
 
 from .configs import from_open_clip, from_transformers
@@ -150,8 +150,11 @@ def _read(weights: Path) -> tuple[str, dict[str, Stored], list[Path], str | None
         if len(tensors) != sum(len(part[1]) for part in parts):
             raise WeightsError(f"{weights}: a tensor is in two of its shards.")
         return f"sharded {parts[0][0]}", tensors, [weights, *shards], None
-    with open(weights, "rb") as file:
-        start = file.read(9)
+    try:
+        with open_regular(weights) as file:
+            start = file.read(9)
+    except OSError as error:
+        raise WeightsError(f"{weights} can't be read: {error}.") from error
     if start[:2] != b"PK" and start[8:9] == b"{":
         return "safetensors", safetensors_tensors(weights), [weights], None
     torch_file = read_torch_file(weights)
@@ -211,12 +214,8 @@ def _activation(code: str | None) -> str | None:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read(MAX_JSON + 1)
-        if len(text) > MAX_JSON:
-            raise ValueError(f"it has over {MAX_JSON} characters")
-        value = json.loads(text)
-    except (ValueError, RecursionError, OSError) as error:
+        value = parse_json(read_bytes(path, MAX_JSON))
+    except (ValueError, OSError) as error:
         raise ConfigError(f"{path} is not JSON: {error}. Fetch it again.") from error
     if not isinstance(value, dict):
         raise ConfigError(f"{path} is not a JSON object. Fetch it again.")
