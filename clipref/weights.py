@@ -28,7 +28,14 @@ from .files import parse_json, read_bytes
 
 DType: TypeAlias = Literal["float32", "float64"]
 
-MERGES_NAMES = ("merges.txt", "merges.txt.gz", "bpe_simple_vocab_16e6.txt.gz", "bpe_simple_vocab_16e6.txt")
+# In the order of preference; the last has other people's steps before the merges, which have to be checked.
+MERGES_NAMES = (
+    "merges.txt",
+    "merges.txt.gz",
+    "bpe_simple_vocab_16e6.txt.gz",
+    "bpe_simple_vocab_16e6.txt",
+    "tokenizer.json",
+)
 
 # Buffers and constants that archives of CLIP carry beside the weights; none takes part in the forward pass.
 _IGNORED = re.compile(r".*\.num_batches_tracked|(.*\.)?attn_mask|input_resolution|context_length|vocab_size")

@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from clipref import ClipError, ConfigError
-from clipref.tokenizer import MAX_MERGES_BYTES
+from clipref.vocabulary import MAX_MERGES_BYTES
 from clipref.weights import MAX_HEADER, read_config
 from clipref.weights_tools.convert import convert
 from clipref.weights_tools.sources import MAX_JSON, Options

@@ -25,7 +25,7 @@ import numpy as np
 from clipref.config import PUBLISHED, tensor_shapes
 from clipref.errors import InputError, WeightsError
 from clipref.hub import present
-from clipref.tokenizer import DEFAULT_MERGES, Tokenizer
+from clipref.vocabulary import DEFAULT_MERGES, read_vocabulary, symbols_of, write_vocabulary
 from clipref.weights import FLOATS, check_tensors, ignored, read_config
 
 from .folder import new_folder, refuse_existing, write_config, write_json, write_tensors
@@ -117,10 +117,10 @@ def _write_merges(folder: Path, source: Source) -> None:
     """The checkpoint's own merges if it has some, else OpenAI's if they give its vocabulary, else none."""
     vocab_size = source.config.text.vocab_size
     merges = source.merges or DEFAULT_MERGES
-    found = Tokenizer.from_file(merges).vocab_size
+    vocabulary = read_vocabulary(merges)
+    found = len(symbols_of(vocabulary.merges)) + len(vocabulary.added)
     if found == vocab_size:
-        name = merges.name if source.merges else "merges.txt.gz"
-        (folder / name).write_bytes(merges.read_bytes())
+        write_vocabulary(folder, vocabulary)
     elif source.merges is not None:
         raise WeightsError(f"{merges} gives {found} tokens, but the model has {vocab_size}. Is it another model's?")
 

@@ -46,7 +46,7 @@ _SAFETENSORS = ("model.safetensors.index.json", "open_clip_model.safetensors", "
 _TORCH = ("open_clip_pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model.bin")
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # before transformers 5, and since
 _CONFIGS = ("open_clip_config.json", "config.json", *_PROCESSORS)
-_TOKENIZERS = MERGES_NAMES
+_TOKENIZERS = (*MERGES_NAMES, "vocab.json", "added_tokens.json")
 
 # An index of ViT-bigG-14's shards has 150 KB.
 MAX_JSON = 10_000_000
@@ -118,7 +118,7 @@ def open_source(path: str | os.PathLike[str], options: Options | None = None) ->
         except ModelNotFound as error:
             raise ModelNotFound(f"{path}: {error}") from error
         beside = {name: folder / name for name in _CONFIGS if (folder / name).is_file()}
-        merges = next((folder / name for name in _TOKENIZERS if (folder / name).is_file()), None)
+        merges = next((folder / name for name in MERGES_NAMES if (folder / name).is_file()), None)
     elif path.is_file():
         weights, beside, merges = path, {}, None
     else:
