@@ -21,7 +21,7 @@ from clipref.weights_tools.convert import convert
 from clipref.weights_tools.sources import MAX_JSON, Options
 
 from .cases import TINY
-from .conftest import make_tiny
+from .conftest import MERGES, make_tiny
 from .layouts import as_open_clip
 from .test_torch_files import BOMBS, FOOLED, HOSTILE, HOSTILE_SAFETENSORS
 
@@ -116,6 +116,13 @@ def merges_bomb(folder: Path) -> None:
     (folder / "merges.txt.gz").write_bytes(gzip.compress(bytes(20 * MAX_MERGES_BYTES), 1))
 
 
+def merges_with_a_tail(folder: Path) -> None:
+    """A gigabyte of zeros behind the end, which takes no room, and which gzip skips byte by byte."""
+    (folder / "merges.txt").unlink()
+    (folder / "merges.txt.gz").write_bytes(gzip.compress(MERGES.encode()))
+    os.truncate(folder / "merges.txt.gz", 2**30)
+
+
 FOLDERS: dict[str, tuple[Callable[[Path], None], str]] = {
     "an index that names itself": (
         index('{"weight_map": {"a": "model.safetensors.index.json"}}'),
@@ -144,6 +151,9 @@ FOLDERS: dict[str, tuple[Callable[[Path], None], str]] = {
     "40,000 unexpected names": (many_names, "more."),
     "a header of 8 MB": (long_header, f"it would have a header of {MAX_HEADER + 8} bytes"),
     "merges that are a bomb": (merges_bomb, f"it has over {MAX_MERGES_BYTES} bytes"),
+    "merges with a tail of a gigabyte": (merges_with_a_tail, f"it has over {MAX_MERGES_BYTES} bytes"),
+    "a tokenizer of 3 GB": (sparse("tokenizer.json", 3 * 10**9), f"it has over {MAX_MERGES_BYTES} bytes"),
+    "a vocabulary of 3 GB": (sparse("vocab.json", 3 * 10**9), f"it has over {MAX_MERGES_BYTES} bytes"),
     "an endless ratio": (endless_ratio, "it has the number Infinity"),
     "a resolution of 4,000 digits": (number("resolution", "1" + "0" * 4000), "a number of 4001 digits"),
     "a resolution of 19 digits": (number("resolution", "9" * 18), "vision.resolution is 999999999999999999; expected"),
@@ -245,6 +255,61 @@ def test_no_hostile_checkpoint_takes_a_gigabyte_or_ten_seconds(tmp_path: Path) -
         spoil(folder)
         folder.rename(corpus / f"folder {i}")
     each_is_refused_at_little_cost(corpus)
+
+
+# A million characters each, or what becomes of fewer.
+N = 10**6
+TEXTS = {
+    "letters": "a" * N,
+    "words of a million letters": [chr(ord("a") + i % 26) * (N - i) for i in range(50)],
+    "letters of other scripts": "猫" * N,
+    "emoji": "😀" * N,
+    "marks": "!" * N,
+    "lines": "a cat\n" * (N // 6),
+    "empty lines": "\n" * N,
+    "any characters of Latin-1": bytes(range(128, 256)).decode("latin-1") * (N // 128),
+    "mojibake": "â€™ " * (N // 4),
+    "escapes": "&amp;" * (N // 5),
+    "escapes of escapes": "&" + "amp;" * ((N - 1) // 4),
+    "lines of escapes of escapes": ("&" + "amp;" * 250 + "\n") * (N // 1002),
+    "a number": "&#" + "1" * (N - 3) + ";",
+    "a number of zeros": "&#" + "0" * (N - 5) + "65;",
+    "ligatures": "ﬃ" * N,
+    "notes": "\U0001d160" * N,
+    "surrogates": "\ud83d\ude00" * (N // 2),
+}
+ENCODE_EACH = """
+import json, signal, sys, time
+from pathlib import Path
+from clipref import ClipError, tokenize
+from clipref.tokenizer import Tokenizer
+def peak():
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+tokenize("é&")
+before = peak()
+for name, texts in json.loads(sys.stdin.read()).items():
+    for what in (lambda: tokenize(texts, truncate=True), lambda: Tokenizer.default().encode(texts)):
+        signal.alarm(30)
+        started = time.perf_counter()
+        try:
+            what()
+        except ClipError:
+            pass
+        print(name, time.perf_counter() - started, peak() - before, flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads its peak memory as Linux tells it")
+def test_no_text_takes_a_gigabyte_or_ten_seconds() -> None:
+    command = [sys.executable, "-c", ENCODE_EACH]
+    run = subprocess.run(command, input=json.dumps(TEXTS), capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout[-300:] + run.stderr
+    lines = run.stdout.splitlines()
+    assert len(lines) == 2 * len(TEXTS)
+    for line in lines:
+        _, seconds, kilobytes = line.rsplit(" ", 2)
+        assert float(seconds) < 10 and int(kilobytes) < 1_000_000, line
 
 
 @pytest.mark.slow

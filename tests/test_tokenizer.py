@@ -166,6 +166,9 @@ def test_absurd_paths(path: object) -> None:
 def test_absurd_merges(merges: object) -> None:
     with pytest.raises(ConfigError, match="Merge 0"):
         Tokenizer(merges)  # type: ignore[arg-type]
+    for none in (None, 5, "ab", {}, iter([])):
+        with pytest.raises(ConfigError, match="The merges are"):
+            Tokenizer(none)  # type: ignore[arg-type]
     doubling = [("a" * 2**i, "a" * 2**i) for i in range(9)]
     with pytest.raises(ConfigError, match="Merge 8 makes a symbol of 512 bytes"):
         Tokenizer(doubling)

@@ -177,6 +177,18 @@ def two_records() -> bytes:
     return with_records(record + record + struct.pack("<4sIQI", b"PK\6\7", 0, len(content) - 22, 1))
 
 
+def two_directories() -> bytes:
+    """The honest directory, to which a locator leads, and another of 2 million members before the locator."""
+    content = honest()
+    length, begin = struct.unpack_from("<II", content, len(content) - 10)
+    first = struct.pack("<4sQHHIIQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, 2, 2, length, begin)
+    entry = struct.pack("<4sHHHHHHIIIHHHHHII", b"PK\1\2", 45, 45, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0)
+    entries = b"".join(entry + b"%07d" % i for i in range(2_000_000))
+    at = len(content) - 22 + len(first)
+    second = struct.pack("<4sQHHIIQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, 2 * 10**6, 2 * 10**6, len(entries), at)
+    return with_records(first + entries + second + struct.pack("<4sIQI", b"PK\6\7", 0, len(content) - 22, 1))
+
+
 def twice() -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file, warnings.catch_warnings():
@@ -320,6 +332,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "a string of 4 GB": (lambda: archive(b"\x80\x02X\xff\xff\xff\xffabc."), "damaged"),
     "an integer of 2 GB": (lambda: archive(b"\x80\x02\x8b\xff\xff\xff\x7fabc."), "damaged"),
     "too many operations": (lambda: archive(b"\x80\x02" + b"N0" * MAX_OPERATIONS + b"N."), "operations"),
+    "a name with an escape": (lambda: archive(b"\x80\x02cos\\\xc6\nx\n."), "damaged"),
     "an empty stack": (lambda: archive(b"\x80\x02."), "damaged"),
     "no end": (lambda: archive(b"\x80\x02N"), "damaged"),
     "no mark": (lambda: archive(b"\x80\x02t."), "damaged"),
@@ -367,6 +380,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
         "big-endian",
     ),
     "a bomb of code": (lambda: bomb("archive/code/x.py", pickled(Call("os", "system", RAN))), "asks for 'os.system'"),
+    "2 million members, in the second of two directories": (two_directories, "is not where torch writes it"),
     "no pickle": (lambda: zipped({"archive/other": b""}), "no data.pkl"),
     "two pickles": (lambda: zipped({"a/data.pkl": b"", "b/data.pkl": b""}), "no data.pkl in one top folder"),
     "big-endian": (
@@ -401,7 +415,11 @@ def bomb(name: str, pickle: bytes) -> bytes:
     return buffer.getvalue()
 
 
-BOMBS = {"a bomb of a byte order", "a bomb of code"}  # which take a while to make
+BOMBS = {
+    "a bomb of a byte order",
+    "a bomb of code",
+    "2 million members, in the second of two directories",
+}  # which take a while to make
 
 
 @pytest.mark.parametrize("name", [name for name in HOSTILE if name not in BOMBS])

@@ -145,8 +145,10 @@ def unpickle(data: bytes) -> Any:
             if count > MAX_OPERATIONS:
                 raise WeightsError(f"its pickle has over {MAX_OPERATIONS} operations.")
         return _run(data)
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError, UnicodeError, OverflowError) as error:
-        raise WeightsError(f"its pickle is damaged ({type(error).__name__}: {error}). Fetch it again.") from error
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, DeprecationWarning) as error:
+        # The last, of an escape that no name has, is raised where warnings are errors.
+        shown = f"{type(error).__name__}: {str(error)[:200]}"
+        raise WeightsError(f"its pickle is damaged ({shown}). Fetch it again.") from error
     except (RecursionError, MemoryError) as error:
         raise WeightsError("its pickle is nested too deeply or claims too much. Fetch it again.") from error
 
