@@ -20,7 +20,7 @@ import numpy as np
 from clipref.engine import ReferenceEngine
 from clipref.errors import BackendError, InputError
 from clipref.hub import locate
-from clipref.kernels.onnx import complete, record_image, record_text
+from clipref.kernels.onnx import complete, is_utf8, record_image, record_text
 from clipref.weights import Checkpoint
 
 from .folder import new_folder
@@ -37,6 +37,8 @@ def export_onnx(path: str | Path, out: str | Path, ids: str = "int32") -> Iterat
     """
     if ids not in ("int32", "int64"):
         raise InputError(f"ids is {ids!r}; expected 'int32' or 'int64'.")
+    if not is_utf8(Path(out).absolute()):
+        raise InputError(f"{str(out)!r} is not UTF-8, as ONNX Runtime needs a file's path to be; choose another name.")
     place, known = locate(path)
     checkpoint = Checkpoint(place, known)
     config = checkpoint.config

@@ -39,7 +39,7 @@ TEXT_BATCH = 256
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own arguments."""
-    parser.add_argument("image", nargs="*", type=Path, help="images' paths, or folders")
+    parser.add_argument("image", nargs="*", help="images' paths, or folders")
     parser.add_argument("--text", action="append", type=text_argument, default=[], help="a text to embed; repeatable")
     parser.add_argument("--texts-file", metavar="FILE", help="a text file, one text a line; - for standard input")
     parser.add_argument("--out", type=Path, help="a .npy or .safetensors file")
@@ -91,8 +91,8 @@ def find(args: argparse.Namespace) -> Found:
         if not here.images and not here.failures:
             told = here.told()
             raise InputError(f"{path} holds no images{f'; left out: {told}' if told else ''}.")
-        for failed, reason in here.failures:
-            leave_out(args, f"{failed}: {reason}")
+        for problem in here.failures:
+            leave_out(args, problem)
         found.add(here)
     return found
 
@@ -118,8 +118,9 @@ def embedded(
             rows, errors = embed_readable(model, paths, args.normalize)
             for i, error in errors.items():
                 bar.clear()
-                leave_out(args, problem_of(start + i, error))
-                found.failures.append((paths[i], str(error)))
+                problem = problem_of(start + i, error)
+                leave_out(args, problem)
+                found.failures.append(problem)
             if len(rows):
                 yield [name_of(path) for i, path in enumerate(paths) if i not in errors], rows
             bar.total -= len(errors)

@@ -50,7 +50,7 @@ class Found:
     images: list[Path] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     others: Counter[str] = field(default_factory=Counter)
-    failures: list[tuple[Path, str]] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
 
     def add(self, other: Found) -> None:
         """Count what another search found, too."""
@@ -69,12 +69,13 @@ class Found:
         return ", ".join(parts)
 
 
-def images_at(path: Path) -> Found:
+def images_at(given: str) -> Found:
     """The path itself, or what the rule takes of a folder."""
+    path = Path(given)
     try:
-        mode = os.stat(path).st_mode
+        mode = os.stat(given).st_mode  # of "", as a script's unset variable gives it, there is none; Path makes it "."
     except (OSError, ValueError) as error:
-        return Found(failures=[(path, reason(error))])
+        return Found(failures=[f"{given!r}: {reason(error)}"])
     return images_in(path) if stat.S_ISDIR(mode) else Found([path])
 
 
@@ -98,13 +99,13 @@ def images_in(top: Path) -> Found:
             found.left_out["vanished"] += 1
             continue
         except OSError as error:
-            found.failures.append((folder, reason(error)))
+            found.failures.append(f"{str(folder)!r}: {reason(error)}")
             continue
         for entry in entries:
             try:
                 _sort_in(entry, found, folders, linked)
             except OSError as error:
-                found.failures.append((Path(entry.path), reason(error)))
+                found.failures.append(f"{entry.path!r}: {reason(error)}")
     found.images.sort()
     return found
 
