@@ -89,7 +89,7 @@ def relative(found: Any, truth: Any) -> float:
 
 def forgetful(model: CLIP) -> CLIP:
     """The model with nothing remembered."""
-    model._embedded.clear()
+    model._texts.clear()
     return model
 
 

@@ -24,8 +24,11 @@ from numpy.typing import NDArray
 
 from . import ops as reference_ops
 from . import resnet, text_transformer, vision_transformer
+from .arguments import as_array, shown
+from .arguments import is_count as is_count
 from .config import ResNetConfig
 from .errors import BackendError, InputError
+from .peers import backend_advice, option_advice
 from .transformer import Ops, Tap, no_tap
 from .weights import Checkpoint, DType
 
@@ -55,10 +58,7 @@ class TreeEngine(Engine, Protocol):
 def checked_pixels(pixels: Any, side: int, dtype: DType, name: str = "pixels") -> Array:
     """Preprocessed pixels [N, 3, side, side] as `dtype`. Raises InputError, which calls them `name`."""
     expected = f"expected [N, 3, {side}, {side}] floats, as preprocess makes them"
-    try:
-        pixels = np.asarray(pixels)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{name} can't be viewed as an array ({error}); {expected}.") from error
+    pixels = as_array(pixels, name, expected)
     if pixels.dtype.kind != "f":
         raise InputError(f"{name} have dtype {pixels.dtype}; {expected}.")
     if pixels.ndim != 4 or pixels.shape[1:] != (3, side, side) or not len(pixels):
@@ -151,11 +151,6 @@ def once_a_process(make: Callable[[], Any]) -> Callable[[], Any]:
     return get
 
 
-def is_count(value: Any) -> bool:
-    """Whether this is a whole number, at least 1."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)
-
-
 CGROUP_QUOTA = "/sys/fs/cgroup/cpu.max"  # https://docs.kernel.org/admin-guide/cgroup-v2.html, "cpu.max"
 
 
@@ -193,7 +188,7 @@ def described(name: str) -> dict[str, Any]:
 
 def make_engine(name: str, checkpoint: Checkpoint, dtype: DType, **options: Any) -> tuple[str, Engine]:
     """The engine of that name, and the name it has if `auto` was asked for. Raises BackendError."""
-    if name == "auto":
+    if isinstance(name, str) and name == "auto":
         name, kernels = _first_that_runs() if dtype == "float32" else ("reference", None)
     else:
         kernels = _loaded(name)
@@ -210,8 +205,11 @@ def make_engine(name: str, checkpoint: Checkpoint, dtype: DType, **options: Any)
 def _loaded(name: str) -> Any:
     """The module of a backend that can run here, None for the reference. Raises BackendError if it can't."""
     known = backends()
-    if not isinstance(name, str) or name not in known:
-        raise BackendError(f"No backend {name!r}; there are: auto, {', '.join(sorted(known))}.")
+    there = f"there are: auto, {', '.join(sorted(known))}"
+    if not isinstance(name, str):
+        raise BackendError(f"backend is {shown(name)}; expected one name; {there}.")
+    if name not in known:
+        raise BackendError(f"No backend {name!r}; {there}.{backend_advice(name)}")
     entry = known[name]
     if entry is None:
         return None
@@ -253,4 +251,4 @@ def _check_names(name: str, options: Mapping[str, Any], parameters: list[Paramet
     for option in options:
         if option not in known:
             has = f"it has: {', '.join(known)}" if known else "it has none"
-            raise BackendError(f"Backend {name!r} has no option {option!r}; {has}.")
+            raise BackendError(f"Backend {name!r} has no option {option!r}; {has}.{option_advice(option)}")

@@ -204,3 +204,20 @@ def _remove(path: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """While in here, no other process is in here for the same folder; for files that are to change together.
+
+    Windows, and folders of other machines that know no locks, don't promise it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY) if fcntl else -1
+    try:
+        if fcntl:
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)

@@ -16,7 +16,7 @@ import heapq
 import html
 import os
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ConfigError, InputError, TextError
+from .arguments import is_count, is_true, listed_texts, shown
+from .errors import ConfigError, InputError, TextError, numbered
 
 START = "<|startoftext|>"
 END = "<|endoftext|>"
@@ -41,6 +42,9 @@ DEFAULT_MERGES = Path(__file__).parent / "data" / "bpe_merges.txt.gz"
 
 # Characters. A text as long as this has thousands of times the tokens of the longest context.
 MAX_LENGTH = 1_000_000
+
+# Tokens. The longest context that anyone published has 248; ids are padded to it.
+MAX_CONTEXT = 2**16
 
 # Specials, English contractions, runs of letters, single digits, runs of what is neither letter, digit nor space.
 _PATTERN = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -167,13 +171,14 @@ class Tokenizer:
         Raises TextError, with the number of the text, if one is too long and not to be truncated; `truncate` cuts it,
         and the last id becomes the end. Raises InputError if there are no texts.
         """
-        if context_length < 2:
-            raise InputError(f"context_length is {context_length}; start and end alone need 2.")
-        unordered = isinstance(texts, Mapping | set | frozenset)
-        if unordered or not isinstance(texts, Iterable) or getattr(texts, "ndim", 1) == 0:
-            raise InputError(f"The texts are a {type(texts).__name__}; expected a text, or a list of texts.")
+        if not is_count(context_length) or not 2 <= context_length <= MAX_CONTEXT:
+            raise InputError(
+                f"context_length is {shown(context_length)}; expected a whole number up to {MAX_CONTEXT}, at least 2, "
+                f"for start and end."
+            )
+        truncate = is_true("truncate", truncate)
         rows = []
-        for number, text in enumerate([texts] if isinstance(texts, str) else texts):
+        for number, text in enumerate(listed_texts(texts)):
             try:
                 row = [self.start_id, *self.encode(text), self.end_id]
                 if len(row) > context_length and not truncate:
@@ -182,12 +187,10 @@ class Tokenizer:
                         f"{text[:50]!r}... Shorten it, or pass truncate=True."
                     )
             except TextError as error:
-                raise TextError(f"text {number}: {error}") from None
+                raise numbered(error, "text", number, text) from None
             if len(row) > context_length:
                 row = [*row[: context_length - 1], self.end_id]
             rows.append(row)
-        if not rows:
-            raise InputError("No texts were given; expected at least one.")
         ids = np.zeros((len(rows), context_length), np.int32)
         for i, row in enumerate(rows):
             ids[i, : len(row)] = row

@@ -249,8 +249,18 @@ class Checkpoint:
 
     @property
     def logit_scale(self) -> float:
-        """The factor that turns cosines into logits: the exponential of the tensor `logit_scale`."""
-        return float(np.exp(self.file.read("logit_scale", "float64")))
+        """The factor that turns cosines into logits: the exponential of the tensor `logit_scale`.
+
+        Raises WeightsError unless float32 holds it: as infinity or zero it would make every probability the same.
+        """
+        logarithm = float(self.file.read("logit_scale", "float64"))
+        limits = np.log([np.finfo(np.float32).tiny, np.finfo(np.float32).max])
+        if not limits[0] <= logarithm <= limits[1]:
+            raise WeightsError(
+                f"{self.file.path}: logit_scale is {logarithm:g}, whose exponential float32 can't hold; expected the "
+                f"logarithm of the scale, about 4.6. Is the scale itself stored there?"
+            )
+        return math.exp(logarithm)
 
     @cached_property
     def digest(self) -> str:

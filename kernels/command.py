@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print a table, or one line of JSON."""
-    return _check(args.check, args.json) if args.check else _list(args.json)
+    return _list(args.json) if args.check is None else _check(args.check, args.json)
 
 
 def _list(json: bool) -> int:

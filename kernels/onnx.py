@@ -17,6 +17,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeAlias, cast
 from weakref import WeakSet
 
@@ -499,6 +500,8 @@ def session(
     """An ONNX Runtime session of what is recorded; `file` as in `build`."""
     import onnxruntime as ort
 
+    if file is not None and not is_utf8(file.path.resolve()):
+        file = None  # ONNX Runtime takes no other paths, so the weights are handed over in memory
     model, weights = build(record, name, taps, file)
     ort.disable_telemetry_events()
     options = ort.SessionOptions()
@@ -522,6 +525,15 @@ def session(
         raise BackendError(f"ONNX Runtime can't run the tower {name!r}: {error}") from error
     _sessions.add(made)
     return made
+
+
+def is_utf8(path: Path) -> bool:
+    """Whether a path is UTF-8, as its name on Linux need not be."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 _sessions: WeakSet[Any] = WeakSet()

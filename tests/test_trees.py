@@ -121,19 +121,23 @@ def test_engines_without_trees_get_texts_by_length(tiny_vit: Path) -> None:
     assert len(lengths) == 2 and lengths[0] < lengths[1] == len(model.tokenize([many[-1]])[0].nonzero()[0])
 
 
-def test_texts_are_remembered(tiny_vit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_are_remembered(tiny_vit: Path) -> None:
     model = AutoModel.from_pretrained(tiny_vit, backend="reference")
     watched = model.engine = Watched(model.engine)
     first = model.embed_text(["a cat", "dog"])
     assert np.array_equal(model.embed_text(["dog", "a cat", "dog"]), first[[1, 0, 1]]) and len(watched.shapes) == 1
     first[:] = 0  # what a caller does to its array is the caller's
     assert model.embed_text("dog").any()
-    monkeypatch.setattr("clipref.model.REMEMBERED_TEXTS", 3)
+    model._texts.limit = 3
     model.embed_text(["red", "red dog", "red cat"])
     model.embed_text("red")
     assert len(watched.shapes) == 2
     model.embed_text("a cat")
     assert len(watched.shapes) == 3
+    model.embed_text("red")  # used last but one, so it stays, where the first that came would be gone
+    assert len(watched.shapes) == 3
+    model.embed_text("red dog")
+    assert len(watched.shapes) == 4
 
 
 def test_threads_share_what_is_remembered(tiny_vit: Path) -> None:

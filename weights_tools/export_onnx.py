@@ -21,7 +21,7 @@ from clipref.config import Activation
 from clipref.engine import ReferenceEngine
 from clipref.errors import BackendError, InputError
 from clipref.hub import locate
-from clipref.kernels.onnx import complete, record_image, record_text
+from clipref.kernels.onnx import complete, is_utf8, record_image, record_text
 from clipref.weights import Checkpoint
 
 from .convert import add_activation_argument
@@ -41,6 +41,8 @@ def export_onnx(
     """
     if ids not in ("int32", "int64"):
         raise InputError(f"ids is {ids!r}; expected 'int32' or 'int64'.")
+    if not is_utf8(Path(out).absolute()):
+        raise InputError(f"{str(out)!r} is not UTF-8, as ONNX Runtime needs a file's path to be; choose another name.")
     checkpoint = Checkpoint(*locate(path, activation=activation))
     config = checkpoint.config
     reference = ReferenceEngine(checkpoint, "float32")
