@@ -52,7 +52,7 @@ class Exact:
 
     Errors are the largest difference relative to the root mean square of what is right. An output that has no units is
     compared for equality. `bits`: what the original itself gives in float32; who gives the same is exact. `refused`:
-    what the original refuses to answer; an engine passes if it raises anything but Unsupported, or, where it is a
+    what the original refuses to answer; an engine passes if it raises anything that doesn't decline, or, where it is a
     program, ends with another code than 0 and 3, and fails if it answers or hangs.
     """
 
@@ -72,10 +72,14 @@ class Question:
     claims: tuple[str, ...]
     make: Callable[[Path], Case]  # in a folder for checkpoints, which are reused where they exist
     exact: Callable[[Case], Exact]
+    model: str = ""  # the name of its checkpoint, if it has one
 
 
 class Unsupported(Exception):
-    """Raised by an engine that doesn't do what is asked; the case is skipped, and counts neither way."""
+    """Raised by an engine that doesn't do what is asked; the case is skipped, and counts neither way.
+
+    NotImplementedError counts as the same.
+    """
 
 
 class EngineUnderTest(Protocol):

@@ -428,7 +428,7 @@ def properties() -> Iterator[Question]:
                 sharp = f"properties/{name} large scores/{tower}"
                 yield Question(
                     sharp, "properties", f"encode_{tower}", ("OPS-2",),
-                    partial(_sharp_case, sharp, name, tower), _by_the_reference,
+                    partial(_sharp_case, sharp, name, tower), _by_the_reference, f"{name}-sharp",
                 )  # fmt: skip
             yield _question(
                 f"properties/{name} extremes/{tower}", ("PROP-4", "OUT-2"), f"encode_{tower}", (name, "plain"),
@@ -495,4 +495,4 @@ def _question(
         checkpoint = None if model is None else made(*model, folder)
         return Case(id, level, verb, claims, inputs() if callable(inputs) else inputs, attributes, checkpoint)
 
-    return Question(id, level, verb, claims, make, exact)
+    return Question(id, level, verb, claims, make, exact, "" if model is None else "-".join(model))

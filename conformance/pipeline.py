@@ -53,7 +53,7 @@ def _question(
             shutil.copytree(path, copy)
         return Case(identity, "pipeline", verb, claims, inputs, {}, copy)
 
-    return Question(identity, "pipeline", verb, claims, make, partial(_exact, profile, path))
+    return Question(identity, "pipeline", verb, claims, make, partial(_exact, profile, path), path.name)
 
 
 def _exact(profile: str, checkpoint: Path, case: Case) -> Exact:
