@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import dataclasses
 import os
 import sys
 import tempfile
@@ -98,13 +99,14 @@ def _run(args: argparse.Namespace) -> int:
     with _stdout_to_stderr():
         engine = open_engine(name, getattr(args, "time_limit", TIME_LIMIT))
         report = suite.run(
-            engine, chosen, name=name, precision=args.precision, profile=profile, unclaimed=others, progress=_progress
-        )
-        if getattr(args, "released", []):
+            engine, chosen, name=name, precision=args.precision, profile=profile, reasons=reasons, unclaimed=others,
+            progress=_progress,
+        )  # fmt: skip
+        for model in getattr(args, "released", []):
             from . import released
 
-            report = released.added(report, engine, args.released, args.images)
-    report = expectations.expected(report, reasons)
+            found = (expectations.expected_result(r, reasons) for r in released.results(engine, model, args.images))
+            report = dataclasses.replace(report, results=[*report.results, *found])
     _write(report, args)
     return 0 if report.passed else 1
 

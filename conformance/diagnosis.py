@@ -102,7 +102,7 @@ def leaning(
         if certain:
             fault = certain[max(certain)]
             says = f"your {_SUBJECT[where]} lean, within their precision, to {fault.title} ({fault.claim})"
-            yield Diagnosis((fault.id,), (fault.claim,), says, 0.0, tuple(answer.case.id for answer in answers))
+            yield Diagnosis((fault.id,), (fault.claim,), says, 0.0, tuple(answer.case.id for answer in answers), True)
 
 
 def _share(answers: Sequence[Answered], fault: Fault, profile: str) -> tuple[float, float]:

@@ -21,6 +21,7 @@ import numpy as np
 
 from clipref import __version__
 from clipref.errors import InputError
+from clipref.files import read_bytes
 from clipref.weights_tools.folder import new_folder, write_json
 from clipref.weights_tools.sources import sha256
 
@@ -30,8 +31,10 @@ from .engines.failures import Garbage
 ANSWER = "answer.safetensors"
 # Of a checkpoint, what an engine may need.
 CHECKPOINT_FILES = ("model.safetensors", "config.json", "merges.txt")
-# In bytes: far more than the activations of the largest case.
-_LARGEST_ANSWER = 2**31
+# In bytes. The largest answer to a case is some 10 MB; all activations of one image in ViT-L/14@336px have 290 MB.
+_LARGEST_ANSWER = 2**26
+_LARGEST_TRACE = 2**28 + 2**26
+_LARGEST_LIST = 2**24  # of an export.json: all cases have less than a hundredth of it
 # Dtypes of safetensors that numpy has too.
 _DTYPES = ("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "F32", "F64", "C64")
 
@@ -52,13 +55,31 @@ def folder_name(case: Case) -> str:
 
 def write_case(folder: Path, case: Case, checkpoint: str | None) -> None:
     """`case.json` and `inputs.safetensors` in a folder that exists; `checkpoint` is absolute, or relative to it."""
-    from safetensors.numpy import save_file
-
-    save_file({name: np.ascontiguousarray(array) for name, array in case.inputs.items()}, folder / "inputs.safetensors")
+    write_arrays(folder / "inputs.safetensors", case.inputs)
     write_json(
         folder / "case.json",
         {**asked(case), "checkpoint": checkpoint, "claims": list(case.claims)},
     )
+
+
+def read_case(folder: Path) -> Case:
+    """What write_case has written."""
+    from safetensors.numpy import load_file
+
+    written = json.loads((folder / "case.json").read_text(encoding="utf-8"))
+    checkpoint = None if written["checkpoint"] is None else folder / written["checkpoint"]
+    level = written["id"].partition("/")[0]
+    inputs = load_file(folder / "inputs.safetensors")
+    return Case(
+        written["id"], level, written["verb"], tuple(written["claims"]), inputs, written["attributes"], checkpoint
+    )
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
+    """A safetensors file of arrays by name, whatever their strides."""
+    from safetensors.numpy import save_file
+
+    save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, path)
 
 
 def asked(case: Case) -> dict[str, Any]:
@@ -75,21 +96,22 @@ def digest(arrays: Mapping[str, Array]) -> str:
     """sha256 of arrays: their names, dtypes, shapes and bytes."""
     total = hashlib.sha256()
     for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
+        array = np.asarray(arrays[name], order="C")
         total.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
         total.update(array.tobytes())
     return total.hexdigest()
 
 
-def read_answer(path: Path) -> dict[str, Array]:
-    """The outputs by name. Raises Garbage if the file is not what it should be."""
+def read_answer(path: Path, verb: str) -> dict[str, Array]:
+    """The outputs of a verb by name. Raises Garbage if the file is not what it should be."""
     from safetensors import SafetensorError, safe_open
 
     # A link could lead to a device without an end, or to a file of somebody else's.
     if path.is_symlink() or not path.is_file():
         raise Garbage(f"{path.name} is not a regular file; expected a safetensors file")
-    if (size := path.stat().st_size) > _LARGEST_ANSWER:
-        raise Garbage(f"{path.name} has {size} bytes; expected at most {_LARGEST_ANSWER}")
+    largest = _LARGEST_TRACE if verb.startswith("trace") else _LARGEST_ANSWER
+    if (size := path.stat().st_size) > largest:
+        raise Garbage(f"{path.name} has {size} bytes; expected at most {largest}")
     outputs: dict[str, Array] = {}
     try:
         with safe_open(path, "np") as file:
@@ -177,10 +199,15 @@ def write_backend_test(folder: Path, case: Case) -> None:
 def exported(folder: Path) -> Exported:
     """What a folder was exported with. Raises InputError if it isn't an exported folder."""
     path = folder / "export.json"
-    if not path.is_file():
-        raise InputError(f"{folder} has no export.json; expected a folder that clipref conformance export wrote.")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        text = read_bytes(path, _LARGEST_LIST)
+    except OSError as problem:
+        raise InputError(
+            f"{folder} has no export.json that can be read ({problem}); expected a folder that clipref conformance "
+            "export wrote."
+        ) from problem
+    try:
+        found = json.loads(text.decode("utf-8"))
         known = Exported(found["profile"], tuple(found["cases"]), dict(found["files"]))
         if not known.cases or not all(isinstance(text, str) for text in (known.profile, *known.cases)):
             raise ValueError("no ids of cases")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ from clipref.weights import Checkpoint
 from clipref.weights_tools import synthetic
 
 from . import comparison, emulation, pipeline, recipe
-from .case import Array, Case, Exact, Question
+from .case import Array, Case, Exact, Question, Units
 from .cases import FULL, SEED, TINY, full_inputs, golden_file, goldens, sample, tiny_inputs
+from .units import frozen
 
 LEVELS = {
     "describe": "the numbers of a model",
@@ -121,7 +122,7 @@ def towers(level: str, models: Mapping[str, ClipConfig]) -> Iterator[Question]:
             for tower, claims in (("image", _image_claims(config)), ("text", _TEXT)):
                 yield _question(
                     f"{level}/{name.removeprefix('clip/')} {style}/{tower}", claims, f"{verb}_{tower}", (name, style),
-                    partial(_inputs, name, tower), {}, partial(_encoded, name, style),
+                    partial(_inputs, name, tower), {}, partial(_encoded, name, style), _measured,
                 )  # fmt: skip
 
 
@@ -134,37 +135,36 @@ def _inputs(name: str, tower: str) -> dict[str, Array]:
     return {"pixels": pixels} if tower == "image" else {"ids": ids}
 
 
-# Of a tower that was asked about once: it takes seconds, and is the same wherever the checkpoint lies.
-_towers: dict[tuple[str, str, str], tuple[Exact, Exact]] = {}
-
-
-def _tower(name: str, style: str, tower: str, folder: Path) -> tuple[Exact, Exact]:
+@cache
+def _tower(name: str, style: str, tower: str) -> tuple[Exact, Exact]:
     """The right embeddings and the right activations of a tower on its inputs, with their units."""
-    if (name, style, tower) not in _towers:
-        tiny = name in TINY
-        golden = goldens("tiny" if tiny else "full")[0][f"{name} {style}"]
-        taps = {
-            key: x for key, x in golden.items()
-            if tiny and key not in ("image", "text", "logits") and key.startswith("visual") == (tower == "image")
-        }  # fmt: skip
-        if tiny:
-            taps["visual" if tower == "image" else "text_projection"] = sample(golden[tower])
-        exact = {"embeddings": golden[tower], **taps}
-        (x,) = _inputs(name, tower).values()
-        orders = emulation.ORDERS if tiny else emulation.FEW_ORDERS
-        units = emulation.units(Checkpoint(folder), f"encode_{tower}", x, exact, orders)
-        _towers[name, style, tower] = (
-            Exact({"embeddings": exact["embeddings"]}, {"embeddings": units["embeddings"]}),
-            Exact(taps, {tap: units[tap] for tap in taps}),
-        )
-    return _towers[name, style, tower]
+    tiny = name in TINY
+    golden = goldens("tiny" if tiny else "full")[0][f"{name} {style}"]
+    key = f"{name.removeprefix('clip/')} {style}/{tower}"
+    embeddings = Exact({"embeddings": golden[tower]}, frozen(f"{'towers' if tiny else 'full'}/{key}"))
+    if not tiny:
+        return embeddings, Exact({})
+    taps = {
+        key: x for key, x in golden.items()
+        if key not in ("image", "text", "logits") and key.startswith("visual") == (tower == "image")
+    }  # fmt: skip
+    taps["visual" if tower == "image" else "text_projection"] = sample(golden[tower])
+    return embeddings, Exact(taps, frozen(f"taps/{key}"))
 
 
 def _encoded(name: str, style: str, case: Case) -> Exact:
-    assert case.checkpoint is not None
     verb, _, tower = case.verb.partition("_")
-    embeddings, taps = _tower(name, style, tower, case.checkpoint)
+    embeddings, taps = _tower(name, style, tower)
     return embeddings if verb == "encode" else taps
+
+
+def _measured(case: Case, exact: Exact) -> Units:
+    """The units of what a tower answers: embeddings or activations."""
+    assert case.checkpoint is not None
+    (x,) = case.inputs.values()
+    orders = emulation.FEW_ORDERS if case.level == "full" else emulation.ORDERS
+    verb = case.verb.replace("trace", "encode")
+    return emulation.units(Checkpoint(case.checkpoint), verb, x, exact.outputs, orders)
 
 
 def tap_shapes(case: Case) -> dict[str, tuple[int, ...]]:
@@ -266,7 +266,7 @@ def preprocess(profile: str) -> Iterator[Question]:
         yield _question(
             f"preprocess/{mode} {width}x{height} to {side}", claims, "preprocess", None,
             lambda m=mode, w=width, h=height: {"image": _png(m, w, h)},
-            {"resolution": side}, partial(_pixels, profile),
+            {"resolution": side}, partial(_pixels, profile), partial(_measured_pixels, profile),
         )  # fmt: skip
 
 
@@ -282,9 +282,15 @@ def _pixels(profile: str, case: Case) -> Exact:
 
 @cache
 def pixels_of(name: str, profile: str) -> Exact:
-    """The golden pixels of a picture; the units are of the arithmetic that makes floats of levels, in any order."""
+    """The golden pixels of a picture."""
     levels = goldens_pixels()[f"{name} {profile}"]
-    exact = recipe.normalised(levels, dtype=np.float64)
+    exact = {"pixels": recipe.normalised(levels, dtype=np.float64)}
+    return Exact(exact, frozen(f"preprocess/{name}", profile), {"pixels": recipe.normalised(levels)})
+
+
+def _measured_pixels(profile: str, case: Case, exact: Exact) -> Units:
+    """The units of the arithmetic that makes floats of levels, in any order."""
+    levels = goldens_pixels()[f"{case.id.partition('/')[2]} {profile}"]
     mean, std = (np.array(x)[:, None, None] for x in (recipe.Recipe.mean, recipe.Recipe.std))
     x = levels.transpose(2, 0, 1)
 
@@ -300,8 +306,7 @@ def pixels_of(name: str, profile: str) -> Exact:
             y = rounded(rounded(u * rounded(1 / (255 * s))) - rounded(m / s))
         return {"pixels": y}
 
-    units = emulation.units_of(computed, {"pixels": exact})
-    return Exact({"pixels": exact}, units, {"pixels": recipe.normalised(levels)})
+    return emulation.units_of(computed, exact.outputs)
 
 
 @cache
@@ -325,14 +330,16 @@ def similarity() -> Iterator[Question]:
         inputs = {"image": image, "text": text, "logit_scale": np.asarray(np.log(scale), np.float32)}
         yield _question(
             f"similarity/{images} images {texts} texts of {width}", ("SIM-1", "SIM-2", "SIM-3"), "similarity", None,
-            inputs, {}, _compared,
+            inputs, {}, _compared, _measured_similarity,
         )  # fmt: skip
 
 
 def _compared(case: Case) -> Exact:
     image, text, logit_scale = (case.inputs[name].astype(np.float64) for name in ("image", "text", "logit_scale"))
-    exact = comparison.compared(image, text, logit_scale)
+    return Exact(comparison.compared(image, text, logit_scale), frozen(case.id))
 
+
+def _measured_similarity(case: Case, exact: Exact) -> Units:
     def computed(precision: str, order: int) -> dict[str, Array]:
         rounded = emulation.rounding(precision)
         dtype = np.float64 if precision == "float64" else np.float32
@@ -341,7 +348,7 @@ def _compared(case: Case) -> Exact:
         shuffled = emulation.permutation(image.shape[1], order + (precision == "float64"))
         return comparison.compared(image, text, logit_scale, comparison.Steps(), rounded, shuffled)
 
-    return Exact(exact, emulation.units_of(computed, exact))
+    return emulation.units_of(computed, exact.outputs)
 
 
 # --- single operations ------------------------------------------------------------------------------------------------
@@ -377,7 +384,9 @@ def operations() -> Iterator[Question]:
     for name, special, claims, shapes, settings in _operations():
         case = f"operations/{name}{f' {special}' if special else ''}"
         inputs = {key: _argument(case, key, shape, special) for key, shape in shapes.items()}
-        yield _question(case, claims, "operation", None, inputs, {"name": name, **settings}, _operated)
+        yield _question(
+            case, claims, "operation", None, inputs, {"name": name, **settings}, _operated, _measured_operation
+        )
 
 
 def _argument(case: str, key: str, shape: tuple[int, ...], special: str) -> Array:
@@ -391,17 +400,26 @@ def _argument(case: str, key: str, shape: tuple[int, ...], special: str) -> Arra
     return np.asarray(x, np.float32)
 
 
-def _operated(case: Case) -> Exact:
-    name = case.attributes["name"]
+def _arguments(case: Case) -> tuple[str, dict[str, Any], dict[str, Array]]:
+    """An operation's name, its numbers, and its arrays in float64."""
     settings = {key: value for key, value in case.attributes.items() if key != "name"}
-    as_float64 = {key: x.astype(np.float64) if x.dtype != bool else x for key, x in case.inputs.items()}
-    exact = {"y": getattr(ops, name)(**as_float64, **settings)}
+    arrays = {key: x.astype(np.float64) if x.dtype != bool else x for key, x in case.inputs.items()}
+    return case.attributes["name"], settings, arrays
+
+
+def _operated(case: Case) -> Exact:
+    name, settings, arrays = _arguments(case)
+    return Exact({"y": getattr(ops, name)(**arrays, **settings)}, frozen(case.id))
+
+
+def _measured_operation(case: Case, exact: Exact) -> Units:
+    name, settings, arrays = _arguments(case)
 
     def computed(precision: str, order: int) -> dict[str, Array]:
         operation = getattr(emulation.operations(precision, order)[0], name)
-        return {"y": operation(**(as_float64 if precision == "float64" else case.inputs), **settings)}
+        return {"y": operation(**(arrays if precision == "float64" else case.inputs), **settings)}
 
-    return Exact(exact, emulation.units_of(computed, exact))
+    return emulation.units_of(computed, exact.outputs)
 
 
 # --- properties -------------------------------------------------------------------------------------------------------
@@ -428,11 +446,11 @@ def properties() -> Iterator[Question]:
                 sharp = f"properties/{name} large scores/{tower}"
                 yield Question(
                     sharp, "properties", f"encode_{tower}", ("OPS-2",),
-                    partial(_sharp_case, sharp, name, tower), _by_the_reference,
+                    partial(_sharp_case, sharp, name, tower), _by_the_reference, f"{name}-sharp", _measured,
                 )  # fmt: skip
             yield _question(
                 f"properties/{name} extremes/{tower}", ("PROP-4", "OUT-2"), f"encode_{tower}", (name, "plain"),
-                partial(_extreme_inputs, name, tower), {}, _by_the_reference,
+                partial(_extreme_inputs, name, tower), {}, _by_the_reference, _measured,
             )  # fmt: skip
 
 
@@ -446,8 +464,7 @@ def _some_inputs(name: str, tower: str, rows: list[int]) -> dict[str, Array]:
 
 
 def _some(name: str, tower: str, rows: list[int], case: Case) -> Exact:
-    assert case.checkpoint is not None
-    whole = _tower(name, "plain", tower, case.checkpoint)[0]
+    whole = _tower(name, "plain", tower)[0]
     return Exact({"embeddings": whole.outputs["embeddings"][rows]}, whole.units)
 
 
@@ -473,10 +490,9 @@ def _extreme_inputs(name: str, tower: str) -> dict[str, Array]:
 def _by_the_reference(case: Case) -> Exact:
     """No golden values: the float64 reference, which the towers' golden values hold."""
     assert case.checkpoint is not None
-    checkpoint = Checkpoint(case.checkpoint)
     (x,) = case.inputs.values()
-    exact = {"embeddings": getattr(NumpyEngine(checkpoint, "float64"), case.verb)(x)}
-    return Exact(exact, emulation.units(checkpoint, case.verb, x, exact))
+    exact = getattr(NumpyEngine(Checkpoint(case.checkpoint), "float64"), case.verb)(x)
+    return Exact({"embeddings": exact}, frozen(case.id))
 
 
 def _question(
@@ -487,6 +503,7 @@ def _question(
     inputs: Any,
     attributes: Mapping[str, Any],
     exact: Any,
+    measure: Callable[[Case, Exact], Units] | None = None,
 ) -> Question:
     """`inputs`: the arrays, or a function that makes them."""
     level = id.partition("/")[0]
@@ -495,4 +512,4 @@ def _question(
         checkpoint = None if model is None else made(*model, folder)
         return Case(id, level, verb, claims, inputs() if callable(inputs) else inputs, attributes, checkpoint)
 
-    return Question(id, level, verb, claims, make, exact)
+    return Question(id, level, verb, claims, make, exact, "" if model is None else "-".join(model), measure)

@@ -20,7 +20,8 @@ from clipref.tokenizer import Tokenizer
 from clipref.weights import Checkpoint
 
 from . import emulation, recipe
-from .case import Array, Case, Exact, Question
+from .case import Array, Case, Exact, Question, Units
+from .units import frozen
 
 # Mode, width, height: landscape and portrait, transparent, smaller than the model's input.
 _PICTURES = (("RGB", 97, 64), ("RGBA", 60, 85), ("L", 31, 47))
@@ -53,18 +54,37 @@ def _question(
             shutil.copytree(path, copy)
         return Case(identity, "pipeline", verb, claims, inputs, {}, copy)
 
-    return Question(identity, "pipeline", verb, claims, make, partial(_exact, profile, path))
+    exact, measure = partial(_exact, profile, path), partial(_measured, profile, path)
+    return Question(identity, "pipeline", verb, claims, make, exact, path.name, measure)
 
 
 def _exact(profile: str, checkpoint: Path, case: Case) -> Exact:
-    pixels = ids = None
+    return Exact(_right(profile, checkpoint, case), frozen(case.id, profile))
+
+
+def _measured(profile: str, folder: Path, case: Case, exact: Exact) -> Units:
+    checkpoint, given = Checkpoint(folder), _prepared(profile, folder, case)
+
+    def computed(precision: str, order: int) -> dict[str, Array]:
+        runs = (emulation.emulated(checkpoint, verb, x, precision, order)["embeddings"] for verb, x in given.items())
+        return {"similarity": _cosines(*runs)}
+
+    if len(given) == 2:
+        return emulation.units_of(computed, exact.outputs)
+    ((verb, x),) = given.items()
+    return emulation.units(checkpoint, verb, x, exact.outputs)
+
+
+def _prepared(profile: str, folder: Path, case: Case) -> dict[str, Array]:
+    """What the towers are given: pixels, ids, or both, by the verbs of the towers."""
+    given = {}
     if "image" in case.inputs:
-        side = Checkpoint(checkpoint).config.vision.resolution
+        side = Checkpoint(folder).config.vision.resolution
         image = recipe.opened(case.inputs["image"])
-        pixels = recipe.pixels(image, side, recipe.PROFILES[profile])[None]
+        given["encode_image"] = recipe.pixels(image, side, recipe.PROFILES[profile])[None]
     if "texts" in case.inputs:
-        ids = _ids(checkpoint, json.loads(case.inputs["texts"].tobytes()))
-    return _right(checkpoint, _Hashed(pixels), _Hashed(ids))
+        given["encode_text"] = _ids(folder, json.loads(case.inputs["texts"].tobytes()))
+    return given
 
 
 def _ids(folder: Path, texts: list[str]) -> Array:
@@ -73,37 +93,18 @@ def _ids(folder: Path, texts: list[str]) -> Array:
     return Tokenizer.from_file(checkpoint.merges)(texts, checkpoint.config.text.context_length).astype(np.int64)
 
 
-class _Hashed:
-    """An array, or none, as the key of a cache."""
-
-    def __init__(self, array: Array | None) -> None:
-        self.array = array
-        self._key = None if array is None else array.tobytes()
-
-    def __hash__(self) -> int:
-        return hash(self._key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Hashed) and self._key == other._key
+def _right(profile: str, folder: Path, case: Case) -> dict[str, Array]:
+    """Embeddings of what there is, or the cosines of both."""
+    given = _prepared(profile, folder, case)
+    exact = {verb: getattr(_reference(folder), verb)(x) for verb, x in given.items()}
+    if len(exact) == 2:
+        return {"similarity": _cosines(*exact.values())}
+    return {"embeddings": exact.popitem()[1]}
 
 
 @cache
-def _right(folder: Path, pixels: _Hashed, ids: _Hashed) -> Exact:
-    """Embeddings of what there is, or the cosines of both, and their units."""
-    checkpoint = Checkpoint(folder)
-    given = {f"encode_{kind}": x.array for kind, x in (("image", pixels), ("text", ids)) if x.array is not None}
-    exact = {verb: getattr(NumpyEngine(checkpoint, "float64"), verb)(x) for verb, x in given.items()}
-    if len(exact) == 2:
-        cosines = _cosines(*exact.values())
-
-        def computed(precision: str, order: int) -> dict[str, Array]:
-            runs = (emulation.emulated(checkpoint, v, x, precision, order)["embeddings"] for v, x in given.items())
-            return {"similarity": _cosines(*runs)}
-
-        return Exact({"similarity": cosines}, emulation.units_of(computed, {"similarity": cosines}))
-    ((verb, x),) = given.items()
-    outputs = {"embeddings": exact[verb]}
-    return Exact(outputs, emulation.units(checkpoint, verb, x, outputs))
+def _reference(folder: Path) -> NumpyEngine:
+    return NumpyEngine(Checkpoint(folder), "float64")
 
 
 def _cosines(image: Array, text: Array) -> Array:

@@ -191,6 +191,8 @@ img { width: 240px; height: 240px; image-rendering: pixelated; border: 1px solid
 
 def summary(report: Report) -> str:
     """The verdict of the whole in a sentence."""
+    if report.passed and not report.count("PASS"):
+        return f"No answer is right: {report.count('XFAIL')} fail, as expected"
     if report.passed:
         right = f"every answer is within {MARGIN:g} units of {report.precision}"
         answered = f"{report.count('PASS')} of {len(report.results)} questions answered"

@@ -10,23 +10,23 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-import os
 import shutil
 import tempfile
 import time
-import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .asking import CheckpointChanged, Misbehaved, ask, words
 from .case import Array, Case, EngineUnderTest, Exact, Outputs, Question, Unsupported
 from .cases import sample
 from .diagnosis import Answered, diagnosed, leaning
 from .emulation import PRECISIONS, error
 from .engines.failures import Failure, Garbage, Hung, Killed
+from .expectations import expected_result
 from .levels import tap_shapes
 from .recipe import Recipe
 from .verdicts import GRADES, MARGIN, NOT_CLAIMED, Diagnosis, Picture, Report, Result, Tap, Verdict, nearest
@@ -39,159 +39,146 @@ _PROMISING = 2
 _GIVE_UP = 10
 
 
-class Misbehaved(Exception):
-    """What an engine did wrong beside its values."""
+class Run:
+    """One engine, asked question after question, and what comes of it; the command line and pytest both go through it.
+
+    Questions of full sizes come last. Of their checkpoints one is on disk at a time, so that what such an answer shows
+    is looked into before the next one.
+    """
+
+    def __init__(
+        self,
+        engine: EngineUnderTest,
+        *,
+        name: str = "the engine",
+        precision: str = "float32",
+        profile: str = "openai",
+        reasons: Mapping[str, str] | None = None,
+        diagnose: bool = True,
+    ) -> None:
+        """`reasons`: for each case that is expected to fail, why."""
+        self._engine, self._name, self._precision, self._profile = engine, name, precision, profile
+        self._reasons, self._diagnose = reasons or {}, diagnose
+        self._scratch = tempfile.TemporaryDirectory()
+        self._started = time.perf_counter()
+        self._results: dict[str, Result] = {}
+        self._evidence = _Evidence()
+        self._explained: list[Diagnosis] | None = None  # of all but full sizes, since the last of these was asked
+        self._full: list[Diagnosis] = []
+        self._full_checkpoint: Path | None = None
+        self._repeated: dict[str, Outputs] = {}
+        self._first: dict[str, list[str | None]] = {}  # by verb, how the first questions ended; None with an answer
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the checkpoints."""
+        self._scratch.cleanup()
+
+    def ask(self, question: Question) -> Result:
+        """Ask, judge, and remember."""
+        case = question.make(Path(self._scratch.name))
+        if question.level == "full":
+            return self._ask_in_full(case, question)
+        self._explained = None
+        return self._record(self._answer(case, question, self._evidence))
+
+    def _ask_in_full(self, case: Case, question: Question) -> Result:
+        if self._full_checkpoint is not None and self._full_checkpoint != case.checkpoint:
+            shutil.rmtree(self._full_checkpoint)
+        self._full_checkpoint = case.checkpoint
+        evidence = _Evidence()
+        result = self._record(self._answer(case, question, evidence))
+        if self._diagnose and not self._evidence.failed:
+            self._full += diagnosed(evidence.failed, (), self._precision, self._profile, _PROMISING)
+        return result
+
+    def _record(self, result: Result) -> Result:
+        self._results[result.case] = result
+        return expected_result(result, self._reasons)
+
+    def _hopeless(self, verb: str) -> bool:
+        """Whether the engine has never answered to a verb, and always ended in the same way."""
+        first = self._first.get(verb, [])
+        return len(first) == _GIVE_UP and len(set(first)) == 1 and first[0] is not None
+
+    def _answer(self, case: Case, question: Question, evidence: _Evidence) -> Result:
+        if self._hopeless(case.verb):
+            problem = f"not asked: the first {_GIVE_UP} questions of {case.verb} all ended in the same way"
+            return Result(case.id, case.level, case.claims, "FAIL", problem=problem)
+        started = time.perf_counter()
+        answer = ask(self._engine, case)
+        seconds = time.perf_counter() - started
+        if isinstance(answer, CheckpointChanged) and case.checkpoint is not None:
+            shutil.rmtree(case.checkpoint)
+            question.make(case.checkpoint.parent)
+        exact = question.exact(case)
+        earlier = self._repeated.get(case.attributes.get("repeats", ""))
+        result = judged(case, exact, answer, self._precision, earlier, seconds)
+        if len(first := self._first.setdefault(case.verb, [])) < _GIVE_UP:
+            failed = isinstance(answer, Exception) and result.verdict == "FAIL"
+            first.append(result.problem if failed else None)
+        if isinstance(answer, Mapping):
+            if case.level == "properties":
+                self._repeated[case.id] = answer
+            known = Answered(case, exact, answer)
+            if result.verdict == "PASS":
+                evidence.passed.append(known)
+            elif result.problem is None or _of_other_shape(exact, answer):
+                evidence.failed.append(known)
+        return result
+
+    def explain(self) -> Sequence[Diagnosis]:
+        """What explains the answers that are wrong, and what is wrong with answers that pass one by one."""
+        if self._explained is None:
+            self._explained = []
+            if self._diagnose:
+                given = self._evidence.failed, self._evidence.passed, self._precision, self._profile
+                self._explained = [*diagnosed(*given), *leaning(*given)]
+        return [*self._explained, *self._full]
+
+    def report(self, order: Iterable[str] = (), unclaimed: Iterable[Question] = ()) -> Report:
+        """All that was found. `order`: ids of cases, first those that come first; `unclaimed` counts as skipped."""
+        diagnoses = self.explain()
+        results = {id: self._results[id] for id in order} | self._results
+        for diagnosis in diagnoses:
+            for id in diagnosis.cases if diagnosis.leans else ():
+                results[id] = dataclasses.replace(results[id], verdict="FAIL", problem=diagnosis.says)
+        found = [expected_result(result, self._reasons) for result in results.values()]
+        found += [Result(q.id, q.level, q.claims, "SKIP", problem=NOT_CLAIMED) for q in unclaimed]
+        seconds = time.perf_counter() - self._started
+        return Report(self._name, self._precision, self._profile, found, diagnoses, seconds)
 
 
-class CheckpointChanged(Misbehaved):
-    """The files of the checkpoint are not as they were; the next question needs them made again."""
+@dataclass(frozen=True)
+class _Evidence:
+    """Answers that were wrong by their values, and answers that were right."""
+
+    failed: list[Answered] = field(default_factory=list)
+    passed: list[Answered] = field(default_factory=list)
 
 
 def run(
     engine: EngineUnderTest,
     questions: Iterable[Question],
     *,
-    name: str = "the engine",
-    precision: str = "float32",
-    profile: str = "openai",
     unclaimed: Iterable[Question] = (),
-    diagnose: bool = True,
     progress: Callable[[Result], None] = lambda result: None,
+    **options: Any,
 ) -> Report:
-    """Ask all questions and judge the answers; those of `unclaimed` are skipped.
+    """Ask all questions and judge the answers; those of `unclaimed` are skipped. `options` are those of Run.
 
-    Questions about one model are asked together, so that an engine opens each model once. Of the full sizes, one is on
-    disk at a time.
+    Questions about one model are asked together, so that an engine opens each model once.
     """
-    started = time.perf_counter()
     questions = list(questions)
-    small = [question for question in questions if question.level != "full"]
-    results: dict[str, Result] = {}
-    diagnoses: list[Diagnosis] = []
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        session = Session(engine, precision)
-        cases = [(question.make(folder), question) for question in small]
-        for case, question in sorted(cases, key=lambda pair: str(pair[0].checkpoint or "")):
-            results[case.id] = session.ask(case, question)
-            progress(results[case.id])
-        if diagnose:
-            diagnoses += diagnosed(session.failed, session.passed, precision, profile)
-            for lean in leaning(session.failed, session.passed, precision, profile):
-                diagnoses.append(lean)
-                for id in lean.cases:
-                    results[id] = dataclasses.replace(results[id], verdict="FAIL", problem=lean.says)
-        explained = bool(session.failed)
-        last: Path | None = None
-        for question in questions:
-            if question.level == "full":
-                case = question.make(folder)
-                if last is not None and last != case.checkpoint:
-                    shutil.rmtree(last)
-                last = case.checkpoint
-                session.failed, session.passed = [], []
-                results[case.id] = session.ask(case, question)
-                progress(results[case.id])
-                if diagnose and not explained:
-                    diagnoses += diagnosed(session.failed, (), precision, profile, _PROMISING)
-    ordered = [results[question.id] for question in questions]
-    ordered += [Result(q.id, q.level, q.claims, "SKIP", problem=NOT_CLAIMED) for q in unclaimed]
-    return Report(name, precision, profile, ordered, diagnoses, time.perf_counter() - started)
-
-
-class Session:
-    """One engine, what it answered that later questions repeat, and what it got wrong."""
-
-    def __init__(self, engine: EngineUnderTest, precision: str) -> None:
-        self.engine, self.precision = engine, precision
-        self.failed: list[Answered] = []
-        self.passed: list[Answered] = []
-        self._answers: dict[str, Outputs] = {}
-        self._first: dict[str, list[str | None]] = {}  # by verb, how the first questions ended; None with an answer
-
-    def hopeless(self, verb: str) -> bool:
-        """Whether the engine has never answered to a verb, and always ended in the same way."""
-        first = self._first.get(verb, [])
-        return len(first) == _GIVE_UP and len(set(first)) == 1 and first[0] is not None
-
-    def ask(self, case: Case, question: Question) -> Result:
-        """Ask, judge, and remember."""
-        if self.hopeless(case.verb):
-            problem = f"not asked: the first {_GIVE_UP} questions of {case.verb} all ended in the same way"
-            return Result(case.id, case.level, case.claims, "FAIL", problem=problem)
-        started = time.perf_counter()
-        answer = answered(self.engine, case)
-        seconds = time.perf_counter() - started
-        if isinstance(answer, CheckpointChanged) and case.checkpoint is not None:
-            shutil.rmtree(case.checkpoint)
-            question.make(case.checkpoint.parent)
-        exact = question.exact(case)
-        earlier = self._answers.get(case.attributes.get("repeats", ""))
-        result = judged(case, exact, answer, self.precision, earlier, seconds)
-        if len(first := self._first.setdefault(case.verb, [])) < _GIVE_UP:
-            failed = isinstance(answer, Exception) and result.verdict == "FAIL"
-            first.append(result.problem if failed else None)
-        if isinstance(answer, Mapping):
-            if case.level == "properties":
-                self._answers[case.id] = answer
-            known = Answered(case, exact, answer)
-            if result.verdict == "PASS":
-                self.passed.append(known)
-            elif result.problem is None or _of_other_shape(exact, answer):
-                self.failed.append(known)
-        return result
-
-
-def answered(engine: EngineUnderTest, case: Case) -> Outputs | BaseException:
-    """What an engine answers, as plain arrays, or what it raised; what else it did wrong counts as that.
-
-    It is given copies, and whatever it does to the settings of numpy, of warnings or of the process is undone.
-    """
-    given = dataclasses.replace(
-        case, inputs={name: x.copy() for name, x in case.inputs.items()}, attributes=dict(case.attributes)
-    )
-    files, here = _files(case.checkpoint), os.getcwd()
-    try:
-        with np.errstate(), warnings.catch_warnings():
-            outputs = _plain(engine.answer(given))
-        for name, x in case.inputs.items():
-            if name not in given.inputs or not np.array_equal(given.inputs[name], x):
-                raise Misbehaved(f"changed its input {name!r}")
-        if files != _files(case.checkpoint):
-            raise CheckpointChanged("changed the files of the checkpoint")
-    except KeyboardInterrupt:
-        raise
-    except BaseException as problem:  # whatever somebody's engine raises is the verdict, SystemExit too
-        return problem
-    finally:
-        os.chdir(here)
-    return outputs
-
-
-def _plain(outputs: Any) -> Outputs:
-    """Copies of what an engine gave, without its classes: an engine may use its memory again."""
-    if not isinstance(outputs, Mapping):
-        raise Misbehaved(f"gave a {type(outputs).__name__}, expected arrays by name")
-    plain = {}
-    for name, x in outputs.items():
-        if not isinstance(name, str):
-            raise Misbehaved(f"gave an output by the name of {name!r}, expected a string")
-        if isinstance(x, np.ma.MaskedArray) or not isinstance(x, np.ndarray | np.generic):
-            raise Misbehaved(f"gave a {type(x).__name__} as {name!r}, expected arrays by name")
-        array = np.array(x, subok=False)
-        if array.dtype.kind not in "biufc":
-            raise Misbehaved(f"gave {name!r} in {array.dtype}, expected numbers")
-        plain[name] = array.astype(array.dtype.newbyteorder("="), copy=False)
-    return plain
-
-
-def _files(checkpoint: Path | None) -> dict[str, tuple[int, int]]:
-    """Size and time of a checkpoint's files, by which a change shows; what an engine puts beside them is its own."""
-    files = {} if checkpoint is None else {name: checkpoint / name for name in ("model.safetensors", "config.json")}
-    return {
-        name: (file.stat().st_size, file.stat().st_mtime_ns) if file.is_file() else (0, 0)
-        for name, file in files.items()
-    }
+    with Run(engine, **options) as asked:
+        for question in sorted(questions, key=lambda question: (question.level == "full", question.model)):
+            progress(asked.ask(question))
+        return asked.report((question.id for question in questions), unclaimed)
 
 
 def judged(
@@ -217,7 +204,7 @@ def judged(
         return result("FAIL", f"answered {exact.refused}; expected a refusal")
     if isinstance(answer, BaseException):
         what = answer.told if isinstance(answer, Failure) else f"raised {type(answer).__name__}"
-        return result("FAIL", f"{what}: {_said(answer)}")
+        return result("FAIL", f"{what}: {words(answer)}")
     trace = case.verb.startswith("trace")
     if trace:
         answer = {_LAST[case.verb] if name == "embeddings" else name: x for name, x in answer.items()}
@@ -286,13 +273,6 @@ def _graded(name: str, found: Array, exact: Array, units: Mapping[str, float] | 
     by = {p: off / unit if off else 0.0 for p, unit in units.items()}
     passed = any(by[p] <= MARGIN for p in PRECISIONS[: PRECISIONS.index(precision) + 1])
     return _Graded(name, off, by[precision], nearest([by]), passed, by)
-
-
-def _said(problem: BaseException) -> str:
-    try:
-        return " ".join(str(problem).split())[:300]
-    except Exception:  # of an exception that can't even be shown
-        return "(which can't be shown)"
 
 
 def _wrong_names(exact: Exact, answer: Outputs) -> str | None:

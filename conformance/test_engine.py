@@ -8,14 +8,13 @@ from __future__ import annotations
 import pytest
 
 from clipref.conformance.case import Question
-from clipref.conformance.pytest_plugin import RUN
+from clipref.conformance.pytest_plugin import QUESTIONS, RUN
 from clipref.conformance.reports import told
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One test for each question; none where pytest has come here by another way."""
-    run = metafunc.config.stash.get(RUN, None)
-    asked = run.questions if run else []
+    asked = metafunc.config.stash.get(QUESTIONS, [])
     metafunc.parametrize("question", asked, ids=[question.id for question in asked])
 
 

@@ -5,6 +5,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -181,7 +182,7 @@ def tensors(dtype: str, size: int) -> bytes:
 def test_a_dtype_that_numpy_has_not_is_named(dtype: str, size: int, tmp_path: Path) -> None:
     (tmp_path / ANSWER).write_bytes(tensors(dtype, size))
     with pytest.raises(Garbage, match=f"'embeddings' in {ANSWER} has dtype {dtype}; expected F32"):
-        read_answer(tmp_path / ANSWER)
+        read_answer(tmp_path / ANSWER, "encode_text")
 
 
 def test_an_answer_is_a_regular_file_of_some_size(copy: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -189,20 +190,46 @@ def test_an_answer_is_a_regular_file_of_some_size(copy: Path, monkeypatch: pytes
     answer = copy / TEXT / ANSWER
     monkeypatch.setattr(exchange, "_LARGEST_ANSWER", answer.stat().st_size - 1)
     with pytest.raises(Garbage, match="expected at most"):
-        read_answer(answer)
+        read_answer(answer, "encode_text")
     monkeypatch.undo()
-    assert "embeddings" in read_answer(answer)
+    assert "embeddings" in read_answer(answer, "encode_text")
     (tmp_path / ANSWER).symlink_to(answer)
     with pytest.raises(Garbage, match="not a regular file"):
-        read_answer(tmp_path / ANSWER)
+        read_answer(tmp_path / ANSWER, "encode_text")
     answer.unlink()
     answer.mkdir()
     with pytest.raises(Garbage, match="not a regular file"):
         open_engine(f"results:{copy}").answer(case)
 
 
+@pytest.mark.parametrize(("verb", "most"), [("encode_text", 2**26), ("similarity", 2**26), ("trace_image", 5 * 2**26)])
+def test_a_sparse_answer_is_not_read(verb: str, most: int, tmp_path: Path) -> None:
+    """It takes no disk, and would take its whole size of memory, twice."""
+    header = json.dumps({"y": {"dtype": "F32", "shape": [most // 4], "data_offsets": [0, most]}}).encode()
+    with (tmp_path / ANSWER).open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        file.truncate(8 + len(header) + most)
+    tracemalloc.start()
+    with pytest.raises(Garbage, match="expected at most"):
+        read_answer(tmp_path / ANSWER, verb)
+    assert tracemalloc.get_traced_memory()[1] < 1e6
+    tracemalloc.stop()
+
+
+def test_a_case_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    for question in levels.questions(["similarity", "operations", "tokenize"]):
+        case = question.make(tmp_path)
+        exchange.write_case(tmp_path, case, None)
+        read = exchange.read_case(tmp_path)
+        assert (read.id, read.level, read.verb, read.claims) == (case.id, case.level, case.verb, case.claims)
+        assert dict(read.attributes) == dict(case.attributes) and read.inputs.keys() == case.inputs.keys()
+        for name, x in case.inputs.items():
+            assert (read.inputs[name].shape, read.inputs[name].dtype) == (x.shape, x.dtype)
+            np.testing.assert_array_equal(read.inputs[name], x)
+
+
 def test_what_is_no_exported_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no export\.json"):
+    with pytest.raises(InputError, match=r"no export\.json that can be read"):
         exported(tmp_path)
     with pytest.raises(InputError, match="no cases to export"):
         export([], tmp_path / "none")

@@ -28,6 +28,23 @@ def test_each_case_is_a_test(tmp_path: Path) -> None:
     assert "8 passed, 5 skipped" in done.stdout and "has no similarity" in done.stdout
 
 
+SKIPS = """
+class Engine:
+    def answer(self, case): raise NotImplementedError("not yet")
+"""
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"), [((), "5 skipped"), pytest.param(("-k", "nothing"), "5 deselected", marks=pytest.mark.slow)]
+)
+def test_nothing_answered_is_no_pass(asked: tuple[str, ...], says: str, tmp_path: Path) -> None:
+    (tmp_path / "skips.py").write_text(SKIPS)
+    given = ("--pyargs", "clipref.conformance", "--engine=skips:Engine", "--levels", "similarity")
+    done = run(tmp_path, *given, *asked)
+    assert done.returncode in (1, 5) and says in done.stdout, done.stdout
+    assert "skips:Engine: No verdict: nothing was answered." in done.stdout
+
+
 @pytest.mark.slow
 def test_a_failure_is_explained_and_may_be_expected(tmp_path: Path) -> None:
     (tmp_path / "wrong.py").write_text(WRONG)
@@ -47,6 +64,8 @@ def test_a_failure_is_explained_and_may_be_expected(tmp_path: Path) -> None:
         ((), "--engine=SPEC is missing"),
         (("--engine=backend:none",), "No backend 'none'"),
         (("--engine=backend:onnx", "--levels", "every"), "invalid choice"),
+        (("--engine=backend:onnx", "--levels", "released"), "invalid choice"),
+        (("--engine=backend:onnx", "--levels", "full"), "The level full needs --full MODEL"),
     ],
 )
 def test_wrong_usage_is_explained(arguments: tuple[str, ...], says: str, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import io
 import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -155,16 +156,26 @@ def test_claims_of_a_kind_are_written_together() -> None:
 # --- expected failures ------------------------------------------------------------------------------------------------
 
 
+def expected(report: Report, reasons: dict[str, str]) -> Report:
+    return dataclasses.replace(report, results=[expectations.expected_result(r, reasons) for r in report.results])
+
+
 def test_expected_failures_are_strict(report: Report) -> None:
     passes = next(r.case for r in report.results if r.verdict == "PASS")
     skipped = next(r.case for r in report.results if r.verdict == "SKIP")
     reasons = {r.case: "known" for r in report.results if r.verdict == "FAIL"}
-    known = expectations.expected(report, reasons)
+    known = expected(report, reasons)
     assert known.passed and known.count("XFAIL") == report.count("FAIL")
-    strict = expectations.expected(report, {**reasons, passes: "was wrong once", skipped: "isn't asked"})
+    strict = expected(report, {**reasons, passes: "was wrong once", skipped: "isn't asked"})
     assert not strict.passed and strict.count("FAIL") == 1 and strict.count("SKIP") == report.count("SKIP")
     (failed,) = (r for r in strict.results if r.verdict == "FAIL")
     assert failed.case == passes and "is expected to fail (was wrong once)" in (failed.problem or "")
+
+
+def test_failures_that_are_all_expected_are_said_to_be(report: Report) -> None:
+    failed = [r for r in report.results if r.verdict == "FAIL"]
+    known = expected(dataclasses.replace(report, results=failed), {r.case: "known" for r in failed})
+    assert known.passed and reports.summary(known) == f"No answer is right: {len(failed)} fail, as expected"
 
 
 @pytest.mark.parametrize(
@@ -187,6 +198,13 @@ def test_a_file_that_is_not_utf_8_is_told(tmp_path: Path) -> None:
     (tmp_path / "expected.txt").write_bytes("preprocess/LA 50x40 to 24  # für uns\n".encode("latin-1"))
     with pytest.raises(InputError, match=r"expected\.txt is not text in UTF-8"):
         expectations.read(tmp_path / "expected.txt", {"preprocess/LA 50x40 to 24"})
+
+
+def test_a_list_of_failures_is_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(InputError, match="can't be read"):
+            expectations.read(path, set())
 
 
 def test_published_values_can_be_expected_to_fail(tmp_path: Path) -> None:

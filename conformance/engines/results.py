@@ -40,7 +40,7 @@ class Results:
         answer = self._root / folder / ANSWER
         if not os.path.lexists(answer):
             raise Unsupported(f"has no {ANSWER}")
-        return read_answer(answer)
+        return read_answer(answer, case.verb)
 
     def _refuse_other_checkpoint(self, checkpoint: Path) -> None:
         """Raise Garbage if a checkpoint of the folder isn't the one that the right answer is of."""
