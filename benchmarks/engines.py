@@ -26,6 +26,7 @@ import numpy as np
 import peers
 
 from clipref import engine as engines
+from clipref import lazy
 from clipref.config import PUBLISHED
 from clipref.weights import Checkpoint
 from clipref.weights_tools import synthetic
@@ -71,7 +72,7 @@ def inputs(checkpoint: Checkpoint, n: int) -> tuple[Any, Any]:
 
 def candidates(checkpoint: Checkpoint) -> dict[str, Callable[[], Any]]:
     """Every peer and backend that can run here, and how it is made."""
-    threads = engines.available_threads()
+    threads = lazy.available_threads()
     made: dict[str, Callable[[], Any]] = {
         peer.name: partial(peer, checkpoint, threads) for peer in peers.installed(checkpoint)
     }
@@ -187,7 +188,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--chart", type=Path)
     args = parser.parse_args()
-    machine = f"{processor()}, {engines.available_threads()} threads"
+    machine = f"{processor()}, {lazy.available_threads()} threads"
     print(f"{machine}, Python {platform.python_version()}, numpy {np.__version__}")
     rows = [row for name in args.models for row in measure(name, args.batches, args.rounds, args.only)]
     if args.json:

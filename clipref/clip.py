@@ -36,9 +36,11 @@ from .arguments import (
     listed_texts,
     shown,
 )
+from .backends import make_engine
 from .classifier import TEMPLATES, Classifier, label_embeddings, labels_and_templates
-from .engine import Engine, ReferenceEngine, available_threads, checked_pixels, make_engine, once
+from .engine import Engine, ReferenceEngine, checked_pixels
 from .errors import ImageError, InputError, TextError
+from .lazy import available_threads, once
 from .loading import in_batches, preprocessed, progress_bar, sound, with_gaps
 from .memory import Memory
 from .preprocessing import preprocess
@@ -86,7 +88,7 @@ class CLIP:
         self.max_pixels = max_pixels
         self.logit_scale = checkpoint.logit_scale
         self.engine: Engine
-        self.backend, self.engine = make_engine(backend, checkpoint, dtype, **options)
+        self.backend, self.engine, self.precision, self.fidelity = make_engine(backend, checkpoint, dtype, **options)
         self._tokenizer = once(
             lambda: Tokenizer.default() if checkpoint.merges is None else Tokenizer.from_file(checkpoint.merges)
         )

@@ -50,8 +50,10 @@ class AutoModel:
         "float64" for the reference.
 
         `config` stands for what the checkpoint says of itself; `activation` ("quick_gelu" or "gelu") for that of its
-        transformers alone, and has to be given where no file tells it. `upright` turns images as their EXIF data say before they are looked at;
-        `max_pixels` is the largest image that is read. `revision` and `digest` say which weights are expected.
+        transformers alone, and has to be given where no file tells it. `upright` turns images as their EXIF data say
+        before they are looked at; `max_pixels` is the largest image that is read. `revision` and `digest` say which
+        weights are expected. `precision` ("float32", "bfloat16", "int8", ...) is an option of every backend, and "auto"
+        finds the fastest that has it.
 
         Raises ModelNotFound, ConfigError, WeightsError, BackendError or InputError.
         """

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from .arguments import is_count, is_true, listed_texts, shown
 from .errors import ConfigError, InputError, TextError, numbered
+from .lazy import no_fork
 
 START = "<|startoftext|>"
 END = "<|endoftext|>"
@@ -61,7 +62,8 @@ def byte_symbols() -> tuple[str, ...]:
 @cache
 def _compiled() -> tuple[Any, Any]:
     """The pattern of words, and that of white space, which the module `regex` sees more of than `re`."""
-    import regex
+    with no_fork:
+        import regex
 
     return regex.compile(_PATTERN, regex.IGNORECASE), regex.compile(r"\s+")
 
@@ -233,7 +235,8 @@ class Tokenizer:
 
 def clean(text: str) -> str:
     """As the original cleans: mojibake repaired, HTML unescaped twice, white space collapsed, lower case."""
-    import ftfy
+    with no_fork:
+        import ftfy
 
     _, space = _compiled()
     text = html.unescape(html.unescape(ftfy.fix_text(text))).strip()

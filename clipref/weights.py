@@ -31,6 +31,7 @@ from .config import ClipConfig, Shape, tensor_shapes, text_shapes, visual_shapes
 from .digests import model_digest, read_provenance, recorded_digest, remember_digest, remembered_digest
 from .errors import ConfigError, ModelNotFound, WeightsError
 from .files import open_regular, read_bytes, stand_in
+from .lazy import no_fork
 
 DType: TypeAlias = Literal["float32", "float64"]
 
@@ -89,7 +90,8 @@ class SafetensorsFile:
     """The tensors of one memory-mapped safetensors file, by name. Raises WeightsError if the file is damaged."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        from safetensors import SafetensorError, safe_open
+        with no_fork:
+            from safetensors import SafetensorError, safe_open
 
         self.path = Path(path).absolute()  # which a later os.chdir doesn't move
         try:

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from clipref import ops
-from clipref.engine import NumpyEngine, overlay
+from clipref.backends import overlay
+from clipref.engine import NumpyEngine
 from clipref.weights import Checkpoint
 
 from .case import Array, Outputs
@@ -82,9 +83,7 @@ def operations(precision: str, order: int = 0) -> tuple[Any, Callable[[Array], A
     weights = (lambda w: _int8(w, axis=0)) if precision == "int8" else factors
     products = _reordered(factors, weights, everything, order)
     rest = {
-        name: _rounded(function, everything)
-        for name, function in vars(overlay(None)).items()
-        if name not in products and name not in ("find_end_of_text", "causal")
+        name: _rounded(function, everything) for name, function in vars(overlay(None)).items() if name not in products
     }
     return overlay(SimpleNamespace(**rest, **products)), everything
 

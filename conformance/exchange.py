@@ -173,7 +173,7 @@ def write_backend_test(folder: Path, case: Case) -> None:
     from onnx import numpy_helper
 
     from clipref.engine import ReferenceEngine
-    from clipref.kernels.onnx import complete, record_image, record_text
+    from clipref.kernels.recording import complete, record_image, record_text
     from clipref.weights import Checkpoint
 
     assert case.checkpoint is not None

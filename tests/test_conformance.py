@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 
 from clipref import AutoModel, hub
+from clipref.backends import overlay
 from clipref.cli import main
 from clipref.config import PUBLISHED
 from clipref.conformance import asking, cases, diagnosis, emulation, faults, levels, recipe, released, suite, tokens
@@ -31,8 +32,9 @@ from clipref.conformance.engines.failures import Crashed, Garbage, Hung
 from clipref.conformance.faults import FAULTS, FaultyEngine
 from clipref.conformance.spec import claims
 from clipref.conformance.verdicts import MARGIN, Report
-from clipref.engine import NumpyEngine, overlay
+from clipref.engine import NumpyEngine
 from clipref.errors import InputError, ModelNotFound, WeightsError
+from clipref.kernels.runtime import onnxruntime
 from clipref.weights import Checkpoint, read_config
 from clipref.weights_tools.convert import convert
 from clipref.weights_tools.export_onnx import export_onnx
@@ -134,6 +136,7 @@ class Quantised:
         self.folder = folder
 
     def answer(self, case: Case) -> Outputs:
+        onnxruntime()
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
         assert case.checkpoint is not None

@@ -18,6 +18,7 @@ from clipref.conformance import exchange, levels, suite
 from clipref.conformance.engines import open_engine
 from clipref.conformance.engines.failures import Garbage
 from clipref.conformance.exchange import ANSWER, digest, export, exported, read_answer
+from clipref.kernels.runtime import onnxruntime
 
 EXAMPLE = Path(levels.__file__).parent / "examples" / "engine.py"
 ASKED = ("describe/vit-b", "towers/vit-b plain", "similarity/3", "towers/rn-b plain/image")
@@ -251,7 +252,6 @@ def test_every_case_has_a_folder_of_its_own(tmp_path: Path) -> None:
 def test_onnx_backend_tests_run_with_onnx_runtime(tmp_path: Path) -> None:
     """As onnx.backend.test does it: load the model and the data, run, compare with its own tolerance."""
     import onnx
-    import onnxruntime as ort
     from onnx import numpy_helper
 
     asked = [q for q in levels.questions(["towers"]) if q.id.startswith(("towers/vit-b plain", "towers/rn-b trained"))]
@@ -260,7 +260,7 @@ def test_onnx_backend_tests_run_with_onnx_runtime(tmp_path: Path) -> None:
     assert len(models) == 4
     for model in models:
         onnx.checker.check_model(str(model), full_check=True)
-        session = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+        session = onnxruntime().InferenceSession(str(model), providers=["CPUExecutionProvider"])
         data = model.parent / "test_data_set_0"
         given, right = (
             onnx.TensorProto.FromString((data / f"{name}_0.pb").read_bytes()) for name in ("input", "output")

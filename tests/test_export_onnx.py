@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx.reference import ReferenceEvaluator
 
 from clipref import AutoModel, BackendError, InputError
 from clipref.cli import main
 from clipref.config import PUBLISHED, ClipConfig
-from clipref.kernels import onnx as kernels
+from clipref.kernels import recording as kernels
+from clipref.kernels.runtime import onnxruntime
 from clipref.weights_tools import export_onnx as module
 from clipref.weights_tools import synthetic
 from clipref.weights_tools.export_onnx import export_onnx
@@ -58,14 +58,14 @@ def test_each_file_is_complete_and_says_what_it_is(exported: tuple[Path, Path]) 
         config = AutoModel.from_pretrained(checkpoint, backend="reference").config
         assert ClipConfig.from_dict(json.loads(notes["config"])) == config
         assert float(notes["logit_scale"]) == pytest.approx(100, rel=1e-5)
-        (given,) = ort.InferenceSession(path, providers=["CPUExecutionProvider"]).get_inputs()
+        (given,) = onnxruntime().InferenceSession(path, providers=["CPUExecutionProvider"]).get_inputs()
         assert given.type == dtype and given.shape[0] == "batch"
 
 
 def test_int64_ids(exported: tuple[Path, Path], tmp_path: Path) -> None:
     checkpoint, _ = exported
     list(export_onnx(checkpoint, tmp_path / "out", "int64"))
-    session = ort.InferenceSession(tmp_path / "out" / "textual.onnx", providers=["CPUExecutionProvider"])
+    session = onnxruntime().InferenceSession(tmp_path / "out" / "textual.onnx", providers=["CPUExecutionProvider"])
     assert session.get_inputs()[0].type == "tensor(int64)"
 
 

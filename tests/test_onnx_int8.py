@@ -13,7 +13,8 @@ from clipref.config import ResNetConfig
 from clipref.engine import NumpyEngine
 from clipref.kernels import onnx_int8 as int8
 from clipref.kernels.fold import folded
-from clipref.kernels.onnx import Graph, Settings, Symbol, run, session
+from clipref.kernels.onnx import Settings, run, session
+from clipref.kernels.recording import Graph, Symbol
 from clipref.weights import Checkpoint
 from clipref.weights_tools import synthetic
 from clipref.weights_tools.shapes import captions, evaluate, world
@@ -161,7 +162,7 @@ def test_folding_a_norm_is_exact(name: str, tmp_path: Path) -> None:
 
     params = folded(checkpoint.visual("float64"))
     assert not any(key.startswith("bn") and value for key, value in params.items())
-    changed._visual = lambda: params  # type: ignore[method-assign]
+    changed.visual = lambda: params
     changed.ops = dataclasses.make_dataclass("Ops", [])()
     vars(changed.ops).update({**vars(exact.ops), "conv2d": conv2d, "batch_norm": lambda x: x})
     batch = cases.pixels(checkpoint.config, 2).astype(np.float64)
@@ -182,7 +183,7 @@ def test_moving_outliers_into_weights_is_exact_and_leaves_none(style: str, tmp_p
     ranges = extremes(exact)
     visual = int8.balanced(checkpoint.visual("float64"), ranges, "visual.transformer")
     text = int8.balanced(checkpoint.text("float64"), ranges, "transformer")
-    changed._visual, changed._text = lambda: visual, lambda: text  # type: ignore[method-assign]
+    changed.visual, changed.text = lambda: visual, lambda: text
     np.testing.assert_allclose(changed.encode_image(batch), exact.encode_image(batch), rtol=0, atol=1e-6)
     np.testing.assert_allclose(changed.encode_text(ids), exact.encode_text(ids), rtol=0, atol=1e-6)
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from clipref import AutoModel
 from clipref.engine import NumpyEngine, ReferenceEngine
+from clipref.text_transformer import single_texts
 from clipref.trees import Tree, plant
 from clipref.weights import Checkpoint
 
@@ -152,3 +153,14 @@ def test_threads_share_what_is_remembered(tiny_vit: Path) -> None:
     for thread in threads:
         thread.join()
     assert len(found) == 6 and all(np.array_equal(x, expected) for x in found)
+
+
+def test_a_text_ends_at_the_first_of_its_largest_id_and_columns_behind_all_ends_are_cut() -> None:
+    ids = np.array([[8, 3, 9, 0, 0, 0], [8, 9, 9, 4, 9, 0], [8, 1, 2, 3, 9, 0]])
+    cut, positions, visible, ends = single_texts(ids)
+    assert cut.tolist() == ids[:, :5].tolist() and ends.tolist() == [[2], [1], [4]]
+    assert positions.tolist() == [[0, 1, 2, 3, 4]] * 3
+    assert visible.tolist() == np.tri(5, dtype=bool)[None].repeat(3, axis=0).tolist()
+    cut, _, visible, ends = single_texts(np.array([[8, 3, 9, 7, 0, 0]]))
+    assert cut.tolist() == [[8, 3, 9]] and ends.tolist() == [[2]]
+    assert visible.tolist() == [[[1, 0, 0], [1, 1, 0], [1, 1, 1]]]

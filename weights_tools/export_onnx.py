@@ -21,7 +21,9 @@ from clipref.config import Activation
 from clipref.engine import ReferenceEngine
 from clipref.errors import BackendError, InputError
 from clipref.hub import locate
-from clipref.kernels.onnx import complete, is_utf8, record_image, record_text
+from clipref.kernels.onnx import is_utf8
+from clipref.kernels.recording import complete, record_image, record_text
+from clipref.kernels.runtime import onnxruntime
 from clipref.weights import Checkpoint
 
 from .convert import add_activation_argument
@@ -65,11 +67,10 @@ def export_onnx(
 def check(path: Path, given: Array, expected: Array) -> float:
     """Raise BackendError unless the file is sound and computes what the reference does; returns how far it is off."""
     import onnx
-    import onnxruntime as ort
 
     try:
         onnx.checker.check_model(str(path), full_check=True)
-        session: Any = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        session: Any = onnxruntime().InferenceSession(str(path), providers=["CPUExecutionProvider"])
         (found,) = session.run(None, {session.get_inputs()[0].name: given})
     except (onnx.checker.ValidationError, RuntimeError) as error:
         raise BackendError(f"{path.name} is not sound: {error}") from error

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from ..engine import available_threads
 from ..errors import ImageError
+from ..lazy import available_threads
 from .streams import say
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from clipref.engine import NumpyEngine, backends
+from clipref.backends import backends
+from clipref.engine import NumpyEngine
 from clipref.errors import InputError
 from clipref.model import CLIP
 from clipref.weights import Checkpoint

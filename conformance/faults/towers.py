@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from clipref import ops
+from clipref import ops, text_transformer
+from clipref.backends import overlay
 from clipref.config import ViTConfig
-from clipref.engine import NumpyEngine, overlay
+from clipref.engine import NumpyEngine
+from clipref.transformer import Tap, no_tap
 
 from ..case import Array
 from .fault import Change, Fault, Overrides, Place
@@ -25,6 +27,18 @@ from .fault import Change, Fault, Overrides, Place
 def apply(engine: NumpyEngine, *faults: Fault) -> None:
     """Give a fresh engine some faults. Raises ValueError if two of them change the same operation."""
     overrides: Overrides = {}
+
+    def encode_text(ids: Array, tap: Tap = no_tap) -> Array:
+        """As TowerEngine's, with what faults change before the tower is called."""
+        if "find_end_of_text" in overrides:
+            ids, ends = overrides["find_end_of_text"](ids)
+        else:
+            ids, _, _, ends = text_transformer.single_texts(ids)
+        visible = overrides.get("causal", text_transformer.causal)(ids)
+        positions = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
+        return engine.encode_tree(ids, positions, visible, ends, tap)[:, 0]
+
+    engine.encode_text = encode_text  # type: ignore[method-assign]
     for fault in faults:
         assert callable(fault.change)
         changed = fault.change(engine)
@@ -61,9 +75,9 @@ def operation(name: str, faults: Sequence[Fault]) -> Callable[..., Array]:
 def _blocks_and_heads(engine: NumpyEngine) -> list[tuple[Any, int]]:
     """The parameters of every residual attention block of both towers, and its heads."""
     config = engine.config
-    blocks = [(block, config.text.heads) for block in engine._text()["transformer"]["resblocks"]]
+    blocks = [(block, config.text.heads) for block in engine.text()["transformer"]["resblocks"]]
     if isinstance(config.vision, ViTConfig):
-        blocks += [(block, config.vision.heads) for block in engine._visual()["transformer"]["resblocks"]]
+        blocks += [(block, config.vision.heads) for block in engine.visual()["transformer"]["resblocks"]]
     return blocks
 
 
@@ -129,7 +143,7 @@ def _without_bias(name: str) -> Change:
 
 def _without_norm(tower: str, name: str) -> Change:
     def change(engine: NumpyEngine) -> Overrides:
-        skipped = (engine._text() if tower == "text" else engine._visual())[name]["weight"]
+        skipped = (engine.text() if tower == "text" else engine.visual())[name]["weight"]
 
         def layer_norm(x: Array, weight: Array, bias: Array) -> Array:
             return x if weight is skipped else ops.layer_norm(x, weight, bias)
@@ -141,7 +155,7 @@ def _without_norm(tower: str, name: str) -> Change:
 
 def _projection(tower: str, name: str, changed: Callable[[Array], Array]) -> Change:
     def change(engine: NumpyEngine) -> Overrides:
-        params = engine._text() if tower == "text" else engine._visual()
+        params = engine.text() if tower == "text" else engine.visual()
         params[name] = changed(params[name])
         return {}
 
@@ -204,7 +218,7 @@ def _silu(x: Array) -> Array:
 
 
 def _without_diagonal(ids: Array) -> Array:
-    seen = ops.causal(ids) & ~np.eye(ids.shape[1], dtype=bool)
+    seen = text_transformer.causal(ids) & ~np.eye(ids.shape[1], dtype=bool)
     seen[:, 0, 0] = True  # the first has nothing else to see
     return seen
 
@@ -310,7 +324,7 @@ def _strided_shortcut(engine: NumpyEngine) -> Overrides:
 
 
 def _later_stages(engine: NumpyEngine) -> list[Any]:
-    return [engine._visual()[f"layer{stage}"] for stage in (2, 3, 4)]
+    return [engine.visual()[f"layer{stage}"] for stage in (2, 3, 4)]
 
 
 def _forgotten(name: str, value: float) -> Change:
@@ -323,7 +337,7 @@ def _forgotten(name: str, value: float) -> Change:
             walk(item)
 
     def change(engine: NumpyEngine) -> Overrides:
-        walk(engine._visual())
+        walk(engine.visual())
         return {}
 
     return change
@@ -420,7 +434,7 @@ FAULTS: tuple[Fault, ...] = (
         "TXT-2",
         "no causal mask",
         ("text",),
-        _Operation(causal=lambda ids: np.ones_like(ops.causal(ids))),
+        _Operation(causal=lambda ids: np.ones_like(text_transformer.causal(ids))),
     ),
     Fault(
         "mask-diagonal",
@@ -469,7 +483,7 @@ FAULTS: tuple[Fault, ...] = (
         "TXT-2",
         "the token of id 0 hidden as if it were padding",
         ("text",),
-        _Operation(causal=lambda ids: ops.causal(ids) & (ids != 0)[:, None, :]),
+        _Operation(causal=lambda ids: text_transformer.causal(ids) & (ids != 0)[:, None, :]),
     ),
     Fault(
         "pool-before-id-0",
