@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -70,7 +70,7 @@ class CLIP:
     def __init__(
         self,
         checkpoint: Checkpoint,
-        backend: str = "auto",
+        backend: str | Sequence[str] = "auto",
         dtype: DType = "float32",
         *,
         max_pixels: int | None = None,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -32,7 +33,7 @@ class AutoModel:
         name: str | os.PathLike[str] | None = None,
         *,
         model_id_or_path: str | os.PathLike[str] | None = None,
-        backend: str = "auto",
+        backend: str | Sequence[str] = "auto",
         dtype: DType = "float32",
         config: ClipConfig | None = None,
         activation: Activation | None = None,
@@ -46,14 +47,14 @@ class AutoModel:
 
         `name`, or by its other name `model_id_or_path`: a published id ("clip/ViT-B-32"), an embedded model
         ("clipref/shapes-vit"), a repository of Hugging Face ("hf:owner/name"), a folder or a file. `backend`: "auto"
-        takes the fastest installed; see `clipref.engine`, which `options` are passed to. `dtype`: "float32", or
-        "float64" for the reference.
+        takes the fastest installed, a list of names the first that runs; see `clipref.backends`, which `options`
+        (`precision=` among them) are passed to. `dtype`: "float32", or "float64" for the reference.
 
         `config` stands for what the checkpoint says of itself; `activation` ("quick_gelu" or "gelu") for that of its
         transformers alone, and has to be given where no file tells it. `upright` turns images as their EXIF data say
         before they are looked at; `max_pixels` is the largest image that is read. `revision` and `digest` say which
-        weights are expected. `precision` ("float32", "bfloat16", "int8", ...) is an option of every backend, and "auto"
-        finds the fastest that has it.
+        weights are expected. `precision` is what the
+        backend computes in; "auto" finds the fastest that has it.
 
         Raises ModelNotFound, ConfigError, WeightsError, BackendError or InputError.
         """

@@ -22,7 +22,7 @@ from clipref import ops
 from clipref.backends import Traits
 from clipref.config import ResNetConfig, TextConfig, ViTConfig
 
-from .fold import folded
+from .fold import fold_norms
 
 Array: TypeAlias = NDArray[Any]
 
@@ -33,7 +33,7 @@ TILES = 2**20
 WIDEST = 2**22
 
 TRAITS = Traits(
-    {"float32": "errs as much as OpenAI's code does", "float64": "1e-10 of the RMS from the reference"},
+    {"float32": "graded float32", "float64": "within 1e-10 of the reference"},
     speed=lambda precision, kind, features: 0.0 if precision == "float64" else 1.6 if kind == "resnet" else 1.9,
 )
 
@@ -83,15 +83,15 @@ def transforms(shape: tuple[int, ...]) -> bool:
     return shape[1] >= 16 and shape[2:] == (3, 3)
 
 
-def laid_out(params: Any) -> Any:
-    """A tower's parameters, `folded`, with each convolution laid out."""
+def lay_out_convolutions(params: Any) -> Any:
+    """A tower's parameters, `fold_norms`, with each convolution laid out."""
     if isinstance(params, list):
-        return [laid_out(item) for item in params]
+        return [lay_out_convolutions(item) for item in params]
     if not isinstance(params, dict):
         return params
     if getattr(params.get("weight"), "ndim", 0) == 4:
         return {"weight": lay_out(**params)}
-    return {name: laid_out(item) for name, item in params.items()}
+    return {name: lay_out_convolutions(item) for name, item in params.items()}
 
 
 class BlasOps:
@@ -102,7 +102,7 @@ class BlasOps:
 
     def prepare(self, params: Any) -> Any:
         """A tower's parameters with each BatchNorm part of its convolution, and each convolution laid out."""
-        return laid_out(folded(params))
+        return lay_out_convolutions(fold_norms(params))
 
     def batch_size(self, tower: ViTConfig | ResNetConfig | TextConfig) -> int:
         """So few items that their widest activation stays in the cache."""
@@ -159,7 +159,7 @@ class BlasOps:
         return plain_conv2d(x, convolution, stride, padding)
 
     def batch_norm(self, x: Array, *norm: Array, **named: Array) -> Array:
-        # Nothing is left of one that is part of its convolution.
+        # A norm that `prepare` has made part of its convolution has no parameters left.
         return ops.batch_norm(x, *norm, **named) if norm or named else x
 
     def avg_pool(self, x: Array, size: int) -> Array:

@@ -65,7 +65,8 @@ def precisions() -> str:
         cells = [stated.fidelity.get(precision, "") for precision in PRECISIONS]
         rows.append([f"`{name}`", *cells, "yes" if stated.same_bits_in_any_batch else ""])
     head = ["", *PRECISIONS, "same bits in any batch"]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]).replace("|  |", "| |")
+    rule = ["---"] * len(head)
+    return "\n".join("|" + "|".join(f" {cell} " if cell else " " for cell in row) + "|" for row in [head, rule, *rows])
 
 
 def _check(name: str, json: bool) -> int:

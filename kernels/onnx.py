@@ -35,7 +35,7 @@ Array: TypeAlias = NDArray[Any]
 CPU = "CPUExecutionProvider"
 
 TRAITS = Traits(
-    {"float32": "errs as much as OpenAI's code does"},
+    {"float32": "graded float32"},
     dtypes=("float32",),
     speed=lambda precision, kind, features: 2.6 if kind == "resnet" else 2.2,
 )

@@ -12,7 +12,7 @@ from clipref import CLIP, AutoModel, BackendError, InputError, ops
 from clipref.config import ResNetConfig
 from clipref.engine import NumpyEngine
 from clipref.kernels import onnx_int8 as int8
-from clipref.kernels.fold import folded
+from clipref.kernels.fold import fold_norms
 from clipref.kernels.onnx import Settings, run, session
 from clipref.kernels.recording import Graph, Symbol
 from clipref.weights import Checkpoint
@@ -148,7 +148,7 @@ def test_sums_of_products_are_exact_here() -> None:
 
 
 def test_a_weight_of_zeros_stays_zero() -> None:
-    whole, step = int8.quantised(np.zeros((3, 4), np.float32), 127)
+    whole, step = int8.quantise_weight(np.zeros((3, 4), np.float32), 127)
     assert not whole.any() and np.isfinite(step).all()
 
 
@@ -160,7 +160,7 @@ def test_folding_a_norm_is_exact(name: str, tmp_path: Path) -> None:
     def conv2d(x, weight, stride=1, padding=0, bias=0.0):  # type: ignore[no-untyped-def]
         return ops.conv2d(x, weight, stride, padding) + np.reshape(bias, (-1, 1, 1))
 
-    params = folded(checkpoint.visual("float64"))
+    params = fold_norms(checkpoint.visual("float64"))
     assert not any(key.startswith("bn") and value for key, value in params.items())
     changed.visual = lambda: params
     changed.ops = dataclasses.make_dataclass("Ops", [])()
@@ -181,8 +181,8 @@ def test_moving_outliers_into_weights_is_exact_and_leaves_none(style: str, tmp_p
                 for y in [x.reshape(-1, x.shape[-1])]}  # fmt: skip
 
     ranges = extremes(exact)
-    visual = int8.balanced(checkpoint.visual("float64"), ranges, "visual.transformer")
-    text = int8.balanced(checkpoint.text("float64"), ranges, "transformer")
+    visual = int8.balance_channels(checkpoint.visual("float64"), ranges, "visual.transformer")
+    text = int8.balance_channels(checkpoint.text("float64"), ranges, "transformer")
     changed.visual, changed.text = lambda: visual, lambda: text
     np.testing.assert_allclose(changed.encode_image(batch), exact.encode_image(batch), rtol=0, atol=1e-6)
     np.testing.assert_allclose(changed.encode_text(ids), exact.encode_text(ids), rtol=0, atol=1e-6)
