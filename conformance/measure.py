@@ -1,4 +1,4 @@
-"""Measures by how much correct engines err, and writes golden/units.json: `python -m clipref.conformance.measure`.
+"""Measures by how much correct engines err: `python -m clipref.conformance.measure` writes golden/units.json.
 
 Each of OpenBLAS's kernels that a machine can run has a process of its own, because it is chosen when numpy is imported.
 What is not measured this time, such as other levels or full sizes, stays as it is in the file.
@@ -21,11 +21,11 @@ import numpy as np
 
 from clipref.weights_tools.sources import sha256
 
-from . import units as units_file
-from .case import Question, Units
-from .cases import GOLDEN
-from .levels import DEFAULT, questions
-from .recipe import PROFILES
+from .goldens import GOLDEN
+from .grading import units as units_file
+from .protocol import Question, Units
+from .questions import DEFAULT, questions
+from .restated.preprocessing import PROFILES
 
 # Each a generation of processors; those that numpy's OpenBLAS has own matrix products for.
 KERNELS = ("SkylakeX", "Haswell", "Sandybridge", "Nehalem", "Prescott")
@@ -98,7 +98,7 @@ def main() -> None:
             found.setdefault(key, []).append(units)
     path = GOLDEN / units_file.FILE
     kept: dict[str, Any] = json.loads(path.read_text(encoding="ascii")) if path.is_file() else {"units": {}}
-    units: dict[str, Units] = {**kept["units"], **{key: largest(several) for key, several in found.items()}}
+    measured: dict[str, Units] = {**kept["units"], **{key: largest(several) for key, several in found.items()}}
     provenance = {
         "made by": f"python -m {MODULE}",
         "units": "the largest error, relative to the root mean square of what is right, of clipref's reference with "
@@ -106,10 +106,10 @@ def main() -> None:
         "kernels": "SkylakeX, Haswell, Sandybridge, Nehalem, Prescott; of full sizes SkylakeX alone",
         "numpy": np.__version__,
     }  # fmt: skip
-    lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(units[key])}" for key in sorted(units))
+    lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(measured[key])}" for key in sorted(measured))
     path.write_text(f'{{"provenance": {json.dumps(provenance)},\n"units": {{\n{lines}\n}}}}\n', encoding="ascii")
     write_sums()
-    print(f"{path}: {len(units)} questions, {path.stat().st_size / 1e3:.0f} kB")
+    print(f"{path}: {len(measured)} questions, {path.stat().st_size / 1e3:.0f} kB")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import torch
 from safetensors.numpy import save_file
 
 from clipref.config import ClipConfig
-from clipref.conformance import cases as conformance
+from clipref.conformance import goldens as conformance
 from clipref.engine import NumpyEngine
 from clipref.weights import Checkpoint
 
@@ -184,22 +184,22 @@ def pixels() -> None:
     """
     from transformers import CLIPImageProcessor
 
-    from clipref.conformance import recipe
-    from clipref.conformance.levels import PICTURES
+    from clipref.conformance.questions.images import PICTURES
+    from clipref.conformance.restated import preprocessing
 
     arrays = {}
     version = importlib.metadata.version("transformers").partition(".")[0]
     for mode, width, height, side in PICTURES:
-        for profile, steps in recipe.PROFILES.items():
+        for profile, steps in preprocessing.PROFILES.items():
             if profile != "openai" and mode == "I;16":
                 continue
-            image = recipe.opened(recipe.png(recipe.picture(mode, width, height)))
-            levels = recipe.levels(image, side, steps)
+            image = preprocessing.open_png(preprocessing.png(preprocessing.picture(mode, width, height)))
+            levels = preprocessing.resize(image, side, steps)
             assert np.array_equal(levels, once(image, side, steps)), (mode, width, height, profile)
             if profile == f"transformers-{version}":
                 processor = CLIPImageProcessor(size={"shortest_edge": side}, crop_size=side)
                 theirs = processor(image, return_tensors="np", do_convert_rgb=True)["pixel_values"][0]
-                assert np.abs(theirs - recipe.normalised(levels)).max() < 1e-5, (mode, width, height)
+                assert np.abs(theirs - preprocessing.normalise(levels)).max() < 1e-5, (mode, width, height)
             arrays[f"{mode} {width}x{height} to {side} {profile}"] = np.ascontiguousarray(levels)
     provenance = {
         "made by": "python -m tests.make_goldens pixels",

@@ -23,14 +23,19 @@ import pytest
 from clipref import AutoModel, hub
 from clipref.cli import main
 from clipref.config import PUBLISHED
-from clipref.conformance import asking, cases, diagnosis, emulation, faults, levels, recipe, released, suite, tokens
-from clipref.conformance.case import Case, Outputs, Unsupported
-from clipref.conformance.cases import GOLDEN
+from clipref.conformance import asking, faults, goldens, released, suite
+from clipref.conformance import questions as levels
 from clipref.conformance.engines import open_engine
 from clipref.conformance.engines.failures import Crashed, Garbage, Hung
-from clipref.conformance.faults import FAULTS, FaultyEngine
+from clipref.conformance.faults import FAULTS, FaultyEngine, diagnosis
+from clipref.conformance.goldens import GOLDEN
+from clipref.conformance.grading import rounding
+from clipref.conformance.grading.judge import judge
+from clipref.conformance.grading.verdicts import MARGIN, Report
+from clipref.conformance.protocol import Case, Outputs, Unsupported
+from clipref.conformance.questions import images, texts
+from clipref.conformance.restated import preprocessing, tokenizer
 from clipref.conformance.spec import claims
-from clipref.conformance.verdicts import MARGIN, Report
 from clipref.engine import NumpyEngine, overlay
 from clipref.errors import InputError, ModelNotFound, WeightsError
 from clipref.weights import Checkpoint, read_config
@@ -83,18 +88,18 @@ def test_golden_values_are_as_they_were_made() -> None:
 
 
 def test_a_second_statement_of_the_tokenizer_gives_the_golden_ids() -> None:
-    for group in levels.golden_tokens()["groups"].values():
+    for group in texts.golden_tokens()["groups"].values():
         length = group["context_length"]
         if not group["ids"]:
             with pytest.raises(ValueError, match="78 tokens, with start and end; expected at most 77"):
-                tokens.tokenized(group["texts"], length, group["truncate"])
+                tokenizer.tokenize(group["texts"], length, group["truncate"])
             continue
-        rows = tokens.tokenized(group["texts"], length, group["truncate"])
+        rows = tokenizer.tokenize(group["texts"], length, group["truncate"])
         assert [row.tolist() for row in rows] == [ids + [0] * (length - len(ids)) for ids in group["ids"]]
 
 
 def test_the_golden_ids_go_to_the_brim_and_to_both_ends_of_the_table() -> None:
-    groups = levels.golden_tokens()["groups"]
+    groups = texts.golden_tokens()["groups"]
     assert any(len(ids) == 77 for ids in groups["to the brim"]["ids"]) and not groups["to the brim"]["truncate"]
     used = {i for group in groups.values() for ids in group["ids"] for i in ids}
     assert {0, 49405} <= used
@@ -104,12 +109,12 @@ def test_the_golden_ids_go_to_the_brim_and_to_both_ends_of_the_table() -> None:
 
 
 def test_the_recipe_gives_the_golden_pixels() -> None:
-    for mode, width, height, side in levels.PICTURES:
-        image = recipe.opened(recipe.png(recipe.picture(mode, width, height)))
-        for profile, steps in recipe.PROFILES.items():
+    for mode, width, height, side in images.PICTURES:
+        image = preprocessing.open_png(preprocessing.png(preprocessing.picture(mode, width, height)))
+        for profile, steps in preprocessing.PROFILES.items():
             key = f"{mode} {width}x{height} to {side} {profile}"
-            if key in levels.goldens_pixels():
-                np.testing.assert_array_equal(recipe.levels(image, side, steps), levels.goldens_pixels()[key])
+            if key in images.goldens_pixels():
+                np.testing.assert_array_equal(preprocessing.resize(image, side, steps), images.goldens_pixels()[key])
 
 
 # --- no false alarm ---------------------------------------------------------------------------------------------------
@@ -195,7 +200,7 @@ class Emulated:
     def answer(self, case: Case) -> Outputs:
         assert case.checkpoint is not None
         (x,) = case.inputs.values()
-        found = emulation.emulated(Checkpoint(case.checkpoint), case.verb, x, self.precision, order=7)
+        found = rounding.emulate(Checkpoint(case.checkpoint), case.verb, x, self.precision, order=7)
         return {"embeddings": found["embeddings"].astype(np.float32)}
 
 
@@ -302,17 +307,17 @@ def test_a_pair_is_found_among_the_most_promising_faults(tmp_path: Path) -> None
     answer = asking.ask(FaultyEngine(*pair), case)
     assert isinstance(answer, Mapping)
     failed = diagnosis.Answered(case, question.exact(case), answer)
-    (found,) = diagnosis.diagnosed([failed], (), "float32", promising=2)
+    (found,) = diagnosis.diagnose([failed], (), "float32", promising=2)
     assert set(found.faults) == {fault.id for fault in pair}
 
 
 def test_golden_files_that_were_changed_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(GOLDEN, tmp_path / "golden")
-    monkeypatch.setattr(cases, "GOLDEN", tmp_path / "golden")
-    assert cases.golden_file("tokens.json").is_file()
+    monkeypatch.setattr(goldens, "GOLDEN", tmp_path / "golden")
+    assert goldens.golden_file("tokens.json").is_file()
     (tmp_path / "golden" / "tokens.json").write_text("{}")
     with pytest.raises(InputError, match=r"tokens\.json has sha256 .*, expected .* Install clipref anew"):
-        cases.golden_file("tokens.json")
+        goldens.golden_file("tokens.json")
 
 
 def shows(case: str, place: str) -> bool:
@@ -334,11 +339,11 @@ def test_every_fault_is_caught_in_full_size(name: str, style: str, tmp_path: Pat
             continue
         case = question.make(tmp_path)
         exact = question.exact(case)
-        right = suite.judged(case, exact, asking.ask(FaultyEngine(), case))
+        right = judge(case, exact, asking.ask(FaultyEngine(), case))
         assert right.verdict == "PASS" and right.grade == "float32", (question.id, right.units)
         for fault in faults.of(faults.place(case)):
             if fault.id != "gelu-quick":  # the published models have no exact GELU to be wrong about
-                result = suite.judged(case, exact, asking.ask(FaultyEngine(fault), case))
+                result = judge(case, exact, asking.ask(FaultyEngine(fault), case))
                 print(question.id, fault.id, result.verdict, result.grade, f"{result.units:.3g}", result.problem or "")
                 missed += [(question.id, fault.id, result.units)] if result.verdict != "FAIL" else []
     assert not missed
@@ -516,21 +521,21 @@ def test_what_is_not_implemented_is_declined() -> None:
 
 
 def ended_by_zero(texts: list[str], length: int, truncate: bool) -> np.ndarray:
-    ids = tokens.tokenized(texts, length, truncate)
+    ids = tokenizer.tokenize(texts, length, truncate)
     return np.where(np.logical_and.accumulate(ids != 0, axis=1), ids, 0)
 
 
 # Of texts, the context length, and whether to truncate: ids. And which cases must fail.
 TOKENIZERS: dict[str, tuple[Callable[[list[str], int, bool], np.ndarray], set[str]]] = {
-    "right": (tokens.tokenized, set()),
-    "truncating always": (lambda texts, length, truncate: tokens.tokenized(texts, length, True), {"refused"}),
+    "right": (tokenizer.tokenize, set()),
+    "truncating always": (lambda texts, length, truncate: tokenizer.tokenize(texts, length, True), {"refused"}),
     "taking 76 tokens": (
-        lambda texts, length, truncate: tokens.tokenized(texts, length + (not truncate), truncate)[:, :length],
+        lambda texts, length, truncate: tokenizer.tokenize(texts, length + (not truncate), truncate)[:, :length],
         {"refused"},
     ),
     "refusing 75 tokens": (
         lambda texts, length, truncate: np.pad(
-            tokens.tokenized(texts, length - (not truncate), truncate), ((0, 0), (0, not truncate))
+            tokenizer.tokenize(texts, length - (not truncate), truncate), ((0, 0), (0, not truncate))
         ),
         {"to the brim"},
     ),
@@ -610,8 +615,8 @@ def test_a_softmax_that_overflows_is_caught() -> None:
     class Naive:
         def answer(self, case: Case) -> Outputs:
             assert case.checkpoint is not None
-            engine = NumpyEngine(Checkpoint(case.checkpoint), "float32")
-            engine.ops = overlay(SimpleNamespace(attention=attention))
+            ops = overlay(SimpleNamespace(attention=attention))
+            engine = NumpyEngine(Checkpoint(case.checkpoint), "float32", ops)
             return {"embeddings": getattr(engine, case.verb)(*case.inputs.values())}
 
     asked = [q for q in levels.questions(["towers", "properties"]) if "vit-a plain" in q.id or "large scores" in q.id]

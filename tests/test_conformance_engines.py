@@ -22,16 +22,17 @@ import pytest
 
 from clipref import AutoModel, InputError
 from clipref.cli import main
-from clipref.conformance import levels, suite
+from clipref.conformance import questions as levels
+from clipref.conformance import suite
 from clipref.conformance.asking import Misbehaved
-from clipref.conformance.case import Case, EngineUnderTest, Outputs, Question, Unsupported
 from clipref.conformance.engines import KINDS, open_engine, open_here, worker
 from clipref.conformance.engines.failures import Crashed, Exited, Garbage, Hung, Killed, Raised
 from clipref.conformance.engines.onnx import find
-from clipref.conformance.verdicts import Report
+from clipref.conformance.grading.verdicts import Report
+from clipref.conformance.protocol import Case, EngineUnderTest, Outputs, Question, Unsupported
 from clipref.weights_tools.export_onnx import export_onnx
 
-EXAMPLE = Path(levels.__file__).parent / "examples" / "engine.py"
+EXAMPLE = Path(suite.__file__).parent / "examples" / "engine.py"
 TINY_VIT = "vit-a plain"
 
 

@@ -24,7 +24,7 @@ import numpy as np
 from clipref.engine import available_threads
 from clipref.errors import InputError
 
-from ..case import Array, Case, Outputs, Unsupported
+from ..protocol import Array, Case, Outputs, Unsupported
 
 # Stems of files, the likeliest first; a name may go on after it ("clip_image_model_vitb32").
 _VISUAL = ("visual", "vision_model", "image_model", "clip_visual", "clip_image_model", "image_encoder", "model")

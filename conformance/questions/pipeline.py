@@ -16,12 +16,14 @@ import numpy as np
 
 from clipref.engine import NumpyEngine
 from clipref.hub import EMBEDDED, locate
+from clipref.numerics import cosines
 from clipref.tokenizer import Tokenizer
 from clipref.weights import Checkpoint
 
-from . import emulation, recipe
-from .case import Array, Case, Exact, Question, Units
-from .units import frozen
+from ..grading import rounding
+from ..grading.units import frozen
+from ..protocol import Array, Case, Exact, Question, Units
+from ..restated import preprocessing
 
 # Mode, width, height: landscape and portrait, transparent, smaller than the model's input.
 _PICTURES = (("RGB", 97, 64), ("RGBA", 60, 85), ("L", 31, 47))
@@ -33,12 +35,12 @@ def questions(profile: str = "openai") -> Iterator[Question]:
     for model in EMBEDDED:
         for picture in _PICTURES:
             mode, width, height = picture
-            image = recipe.png(recipe.picture(*picture))
+            image = preprocessing.png(preprocessing.picture(*picture))
             what = f"image {mode} {width}x{height}"
             yield _question(model, what, "embed_image", ("IMG-1", "IMG-5", "OUT-1", "OUT-2"), {"image": image}, profile)
         texts = np.frombuffer(json.dumps(_TEXTS).encode(), np.uint8)
         yield _question(model, "texts", "embed_text", ("TOK-4", "TXT-3", "OUT-1", "OUT-2"), {"texts": texts}, profile)
-        both = {"image": recipe.png(recipe.picture(*_PICTURES[0])), "texts": texts}
+        both = {"image": preprocessing.png(preprocessing.picture(*_PICTURES[0])), "texts": texts}
         yield _question(model, "image and texts", "compare", ("SIM-1", "SIM-2"), both, profile)
 
 
@@ -66,13 +68,13 @@ def _measured(profile: str, folder: Path, case: Case, exact: Exact) -> Units:
     checkpoint, given = Checkpoint(folder), _prepared(profile, folder, case)
 
     def computed(precision: str, order: int) -> dict[str, Array]:
-        runs = (emulation.emulated(checkpoint, verb, x, precision, order)["embeddings"] for verb, x in given.items())
-        return {"similarity": _cosines(*runs)}
+        runs = (rounding.emulate(checkpoint, verb, x, precision, order)["embeddings"] for verb, x in given.items())
+        return {"similarity": cosines(*runs)[0]}
 
     if len(given) == 2:
-        return emulation.units_of(computed, exact.outputs)
+        return rounding.units_of(computed, exact.outputs)
     ((verb, x),) = given.items()
-    return emulation.units(checkpoint, verb, x, exact.outputs)
+    return rounding.units(checkpoint, verb, x, exact.outputs)
 
 
 def _prepared(profile: str, folder: Path, case: Case) -> dict[str, Array]:
@@ -80,8 +82,8 @@ def _prepared(profile: str, folder: Path, case: Case) -> dict[str, Array]:
     given = {}
     if "image" in case.inputs:
         side = Checkpoint(folder).config.vision.resolution
-        image = recipe.opened(case.inputs["image"])
-        given["encode_image"] = recipe.pixels(image, side, recipe.PROFILES[profile])[None]
+        image = preprocessing.open_png(case.inputs["image"])
+        given["encode_image"] = preprocessing.preprocess(image, side, preprocessing.PROFILES[profile])[None]
     if "texts" in case.inputs:
         given["encode_text"] = _ids(folder, json.loads(case.inputs["texts"].tobytes()))
     return given
@@ -98,17 +100,10 @@ def _right(profile: str, folder: Path, case: Case) -> dict[str, Array]:
     given = _prepared(profile, folder, case)
     exact = {verb: getattr(_reference(folder), verb)(x) for verb, x in given.items()}
     if len(exact) == 2:
-        return {"similarity": _cosines(*exact.values())}
+        return {"similarity": cosines(*exact.values())[0]}
     return {"embeddings": exact.popitem()[1]}
 
 
 @cache
 def _reference(folder: Path) -> NumpyEngine:
     return NumpyEngine(Checkpoint(folder), "float64")
-
-
-def _cosines(image: Array, text: Array) -> Array:
-    """[1, E], [N, E] -> [N]"""
-    a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (image, text))
-    cosines: Array = (a @ b.T)[0]
-    return cosines

@@ -13,15 +13,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from clipref.numerics import rms, rms_error
 from clipref.weights import Checkpoint
 
-from . import faults
-from .case import Array, Case, Exact, Outputs
-from .emulation import PRECISIONS, error
-from .faults import Fault
-from .levels import goldens_pixels, pixels_of
-from .recipe import PROFILES
-from .verdicts import MARGIN, Diagnosis
+from .. import faults
+from ..grading.rounding import PRECISIONS
+from ..grading.units import key, table
+from ..grading.verdicts import MARGIN, Diagnosis
+from ..protocol import Array, Case, Exact, Outputs
+from ..questions.images import pixels_of
+from ..restated.preprocessing import PROFILES
+from . import Fault
 
 # Failing cases that are looked at for each place; the others would only repeat it.
 _CASES = 3
@@ -51,7 +53,7 @@ class Answered:
     outputs: Outputs
 
 
-def diagnosed(
+def diagnose(
     failed: Sequence[Answered],
     passed: Sequence[Answered],
     precision: str,
@@ -80,7 +82,7 @@ def diagnosed(
             )
 
 
-def leaning(
+def find_leans(
     failed: Sequence[Answered], passed: Sequence[Answered], precision: str, profile: str = "openai"
 ) -> Iterator[Diagnosis]:
     """For each tower without failures, the fault that its answers lean to: within the rounding allowed, but there.
@@ -232,15 +234,15 @@ class _Evidence:
                     return None
                 continue
             # Where a fault makes the result smaller, its error doesn't shrink with it.
-            unit = answer.exact.units[name][self.precision] * max(1.0, _rms(exact) / (_rms(faulty[name]) or 1.0))
-            off = error(found, faulty[name])
+            unit = answer.exact.units[name][self.precision] * max(1.0, rms(exact) / (rms(faulty[name]) or 1.0))
+            off = rms_error(found, faulty[name])
             allowed = unit
             if MARGIN * unit < off < _NEAR:  # some faults make the towers err more than right ones do
                 single = faults.answer(answer.case, several, "float32", self.profile)[name]
-                allowed = max(unit, error(single, faulty[name]))
+                allowed = max(unit, rms_error(single, faulty[name]))
             if not off <= MARGIN * allowed:
                 return None
-            if error(found, exact) > MARGIN * unit and _left(found, faulty[name], exact) > _LEFT:
+            if rms_error(found, exact) > MARGIN * unit and _left(found, faulty[name], exact) > _LEFT:
                 return None
             worst = max(worst, off / unit)
         return worst
@@ -248,21 +250,17 @@ class _Evidence:
 
 def _left(found: Array, faulty: Array, exact: Array) -> float:
     """How much of what is wrong a fault leaves unexplained, by root mean square."""
-    return _rms(found - faulty) / (_rms(found - exact) or 1.0) if found.shape == exact.shape else 0.0
-
-
-def _rms(x: Array) -> float:
-    return float(np.sqrt(np.square(x, dtype=np.float64).mean()))
+    return rms(found - faulty) / (rms(found - exact) or 1.0) if found.shape == exact.shape else 0.0
 
 
 def _other_profile(failures: Sequence[Answered]) -> Diagnosis | None:
     """Whether all wrong pixels are those that another way of preprocessing, used on purpose, gives."""
     for profile in PROFILES:
         named = [(failure.case.id.partition("/")[2], failure) for failure in failures]
-        known = [(name, failure) for name, failure in named if f"{name} {profile}" in goldens_pixels()]
+        known = [(name, failure) for name, failure in named if key(f"preprocess/{name}", profile) in table()]
         for name, failure in known:
             exact = pixels_of(name, profile)
-            off = error(np.asarray(failure.outputs["pixels"]), exact.outputs["pixels"])
+            off = rms_error(np.asarray(failure.outputs["pixels"]), exact.outputs["pixels"])
             if not off <= MARGIN * exact.units["pixels"]["float32"]:
                 break
         else:

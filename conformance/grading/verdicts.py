@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from .case import Array
+from ..protocol import Array
 
 Verdict: TypeAlias = Literal["PASS", "FAIL", "SKIP", "XFAIL"]
 NOT_CLAIMED = "not claimed"
