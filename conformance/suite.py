@@ -13,7 +13,8 @@ from typing import Any
 
 from .asking import CheckpointChanged, ask
 from .expectations import expected_result
-from .faults.diagnosis import Answered, diagnose, find_leans
+from .faults.diagnosis import Answered, diagnose
+from .faults.leans import find_leans
 from .grading.judge import has_other_shape, judge
 from .grading.verdicts import NOT_CLAIMED, Diagnosis, Report, Result
 from .protocol import Case, EngineUnderTest, Outputs, Question

@@ -29,7 +29,10 @@ def test_every_question_that_is_measured_has_units_in_every_precision(profile: s
     for question in asked:
         found = units.frozen(question.id, profile)
         assert found and all(list(by) == list(PRECISIONS) for by in found.values()), question.id
-        assert all(0 < by["float64"] < by["float32"] < by["float16"] < by["bfloat16"] < 2 and by["float32"] < by["int8"] for by in found.values())
+        assert all(
+            0 < by["float64"] < by["float32"] < by["float16"] < by["bfloat16"] < 2 and by["float32"] < by["int8"]
+            for by in found.values()
+        )
 
 
 def test_no_units_are_kept_of_questions_that_there_are_not() -> None:

@@ -32,6 +32,13 @@ FAULTS: tuple[Fault, ...] = (
         changes.operations(quick_gelu=changes.tanh_gelu),
     ),
     Fault(
+        "quick-gelu-1.7",
+        "BLK-5",
+        "QuickGELU with the factor 1.7 instead of 1.702",
+        _TRANSFORMERS,
+        changes.operations(quick_gelu=changes.quick_gelu_by(1.7)),
+    ),
+    Fault(
         "silu",
         "BLK-5",
         "x * sigmoid(x) without the factor 1.702",

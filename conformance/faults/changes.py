@@ -244,6 +244,16 @@ def tanh_gelu(x: Array) -> Array:
     return y
 
 
+def quick_gelu_by(factor: float) -> Operation:
+    """x * sigmoid(factor x)"""
+
+    def quick_gelu(x: Array) -> Array:
+        y: Array = x / (1 + np.exp(-np.clip(factor * x, -500, None)))
+        return y
+
+    return quick_gelu
+
+
 def silu(x: Array) -> Array:
     y: Array = x / (1 + np.exp(-np.clip(x, -500, None)))
     return y
