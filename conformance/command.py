@@ -29,6 +29,12 @@ if TYPE_CHECKING:
     from .protocol import Question
 
 
+_PROFILES = (
+    "of preprocessing: openai; transformers-4, for 4 and 5.0 to 5.20; transformers-5, for 5.21 and later; the default "
+    "processor of transformers 5, which is torchvision's, has none"
+)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own arguments."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="run|export|check|list|explain")
@@ -59,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action.add_argument("--full", nargs="+", default=[], metavar="MODEL", help="published sizes: clip/ViT-B-32 ...")
         action.add_argument("--only", metavar="TEXT", help="cases whose id has this in it")
         profile = None if action is checker else "openai"  # what is checked was exported with one
-        action.add_argument("--profile", default=profile, help="of preprocessing: openai, transformers-4 or -5")
+        action.add_argument("--profile", default=profile, help=_PROFILES)
     add_json_argument(actions.add_parser("list", help="the cases, the claims and the known faults"))
     explainer = actions.add_parser("explain", help="what a case, a claim or a fault means")
     explainer.add_argument("id", metavar="ID")

@@ -14,11 +14,13 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from clipref.config import PUBLISHED
 from clipref.weights_tools.sources import sha256
 
 from .goldens import GOLDEN
@@ -40,6 +42,13 @@ def measure(questions: Sequence[Question], profile: str) -> Iterator[tuple[str, 
             if question.measure is not None:
                 case = question.make(Path(scratch))
                 yield units_file.key(question.id, profile), question.measure(case, question.exact(case))
+
+
+@cache
+def known_keys() -> set[str]:
+    """The keys of all questions that have units."""
+    every = [(q, profile) for profile in PROFILES for q in questions(DEFAULT, list(PUBLISHED), profile)]
+    return {units_file.key(q.id, profile) for q, profile in every if q.measure is not None}
 
 
 def largest(found: Sequence[Units]) -> Units:
@@ -99,6 +108,7 @@ def main() -> None:
     path = GOLDEN / units_file.FILE
     kept: dict[str, Any] = json.loads(path.read_text(encoding="ascii")) if path.is_file() else {"units": {}}
     measured: dict[str, Units] = {**kept["units"], **{key: largest(several) for key, several in found.items()}}
+    measured = {key: by for key, by in measured.items() if key in known_keys()}
     provenance = {
         "made by": f"python -m {MODULE}",
         "units": "the largest error, relative to the root mean square of what is right, of clipref's reference with "

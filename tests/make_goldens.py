@@ -188,7 +188,7 @@ def pixels() -> None:
     from clipref.conformance.restated import preprocessing
 
     arrays = {}
-    version = importlib.metadata.version("transformers").partition(".")[0]
+    theirs_profile = preprocessing.transformers_profile(importlib.metadata.version("transformers"))
     for mode, width, height, side in PICTURES:
         for profile, steps in preprocessing.PROFILES.items():
             if profile != "openai" and mode == "I;16":
@@ -196,7 +196,7 @@ def pixels() -> None:
             image = preprocessing.open_png(preprocessing.png(preprocessing.picture(mode, width, height)))
             levels = preprocessing.resize(image, side, steps)
             assert np.array_equal(levels, once(image, side, steps)), (mode, width, height, profile)
-            if profile == f"transformers-{version}":
+            if profile == theirs_profile:
                 processor = CLIPImageProcessor(size={"shortest_edge": side}, crop_size=side)
                 theirs = processor(image, return_tensors="np", do_convert_rgb=True)["pixel_values"][0]
                 assert np.abs(theirs - preprocessing.normalise(levels)).max() < 1e-5, (mode, width, height)

@@ -35,6 +35,7 @@ from clipref.conformance.grading.judge import judge
 from clipref.conformance.grading.verdicts import MARGIN, Report
 from clipref.conformance.protocol import Case, Outputs, Unsupported
 from clipref.conformance.questions import images, texts
+from clipref.conformance.reports import words
 from clipref.conformance.restated import preprocessing, tokenizer
 from clipref.conformance.spec import claims
 from clipref.engine import NumpyEngine, overlay
@@ -182,13 +183,13 @@ def test_openais_code_is_graded_as_what_it_is(precision: str) -> None:
 @pytest.mark.oracle
 def test_transformers_passes_in_its_own_profile_and_the_report_says_which() -> None:
     engine = open_engine("transformers:float32")
-    version = importlib.metadata.version("transformers").partition(".")[0]
-    report = ran(engine, profile=f"transformers-{version}")
+    profile = preprocessing.transformers_profile(importlib.metadata.version("transformers"))
+    report = ran(engine, profile=profile)
     assert report.passed and report.grade == "float32", failing(report)
     claimed = ran(engine)
     assert {r.level for r in claimed.results if r.verdict == "FAIL"} == {"preprocess"}
     assert [d.says for d in claimed.diagnoses] == [
-        f"your pixels are those of the profile 'transformers-{version}'; claim it with --profile transformers-{version}"
+        f"your pixels are those of the profile {profile!r}; claim it with --profile {profile}"
     ]
 
 
@@ -701,6 +702,46 @@ def test_wrong_pixels_are_shown() -> None:
     channel, row, column = picture.worst
     assert picture.found.shape == picture.exact.shape and picture.difference > 1
     assert picture.found[channel, row, column] != picture.exact[channel, row, column]
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16", "int8"])
+def test_pixels_that_are_a_level_off_have_no_precision(precision: str) -> None:
+    """One level in 0.6 % of the values is within a few units of bfloat16; but rounding would change nearly all."""
+    std = np.array(preprocessing.Steps.std, np.float32)[:, None, None]
+
+    class Off:
+        def answer(self, case: Case) -> Outputs:
+            pixels = np.array(faults.answer(case, (), "float32")["pixels"])
+            changed = np.random.default_rng(1).random(pixels.shape) < 0.006
+            return {"pixels": pixels + np.where(changed, 1 / 255 / std, 0).astype(np.float32)}
+
+    asked = [q for q in levels.questions() if q.id == "preprocess/RGB 500x400 to 224"]
+    report = suite.run(Off(), asked, precision=precision)
+    assert not report.passed and report.grade is None
+    assert "conformant in" not in words.summary(report) and "as it is" not in words.summary(report)
+    assert words.line(report.results[0]) == "within 1 level, 0.6 % of values"
+
+
+def test_pixels_in_a_coarse_precision_are_graded() -> None:
+    class Half:
+        def answer(self, case: Case) -> Outputs:
+            pixels = faults.answer(case, (), "float32")["pixels"]
+            return {"pixels": pixels.astype(np.float16).astype(np.float32)}
+
+    asked = [q for q in levels.questions() if q.id == "preprocess/RGB 500x400 to 224"]
+    assert not suite.run(Half(), asked, diagnose=False).passed
+    report = suite.run(Half(), asked, precision="float16")
+    assert report.passed and report.grade == "float16"
+
+
+@pytest.mark.parametrize(
+    ("version", "profile"),
+    [("4.57.1", "transformers-4"), ("5.0.0", "transformers-4"), ("5.20.0", "transformers-4"),
+     ("5.21.0", "transformers-5"), ("5.24.0.dev0", "transformers-5"), ("6.1", "transformers-5")],
+)  # fmt: skip
+def test_a_version_of_transformers_has_its_profile(version: str, profile: str) -> None:
+    """What is transparent was put on white from 5.21 on."""
+    assert preprocessing.transformers_profile(version) == profile
 
 
 def test_another_profile_is_told_apart_from_a_fault() -> None:

@@ -9,14 +9,14 @@ from typing import Any
 from clipref.weights_tools import synthetic
 
 from ..protocol import Case, Exact, Question, Units
-from .models import FULL, SEED, TINY
+from .models import FULL, SEED, TINY, WORDS
 
 
 def write_checkpoint(name: str, style: str, folder: Path) -> Path:
     """The folder of a synthetic checkpoint, made if it isn't there."""
     path = folder / f"{name.removeprefix('clip/')}-{style}"
     if not path.exists():
-        synthetic.write(path, {**TINY, **FULL}[name], SEED, style)  # type: ignore[arg-type]
+        synthetic.write(path, {**TINY, **FULL, **WORDS}[name], SEED, style)  # type: ignore[arg-type]
     return path
 
 

@@ -59,13 +59,19 @@ def floored(margin: int) -> int:
     return margin // 2
 
 
-# Preprocessings that people use on purpose. transformers' differs from the original's in two steps, and from version 5
-# on it puts what is transparent on white.
+# Preprocessings that people use on purpose. That of transformers with Pillow differs from the original's in two steps;
+# from version 5.21 on it also puts what is transparent on white.
 PROFILES = {
     "openai": Steps(),
     "transformers-4": Steps(offset=floored, rgb="first"),
     "transformers-5": Steps(offset=floored, rgb="first, on white"),
 }
+
+
+def transformers_profile(version: str) -> str:
+    """The profile of a version of transformers, such as "5.3.0"."""
+    major, minor = (int(part) for part in version.split(".")[:2])
+    return "transformers-4" if (major, minor) < (5, 21) else "transformers-5"
 
 
 def resize(image: Image.Image, side: int, steps: Steps = Steps()) -> Array:
