@@ -12,7 +12,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -58,9 +57,19 @@ def largest(found: Sequence[Units]) -> Units:
     }
 
 
+class _Unmeasured(dict[str, Units]):
+    """Units of questions that are yet to be measured: none, but of every question."""
+
+    def __contains__(self, key: object) -> bool:
+        return True
+
+    def __missing__(self, key: str) -> Units:
+        return {}
+
+
 def _print_measured(levels: Sequence[str], models: Sequence[str], profiles: Sequence[str], only: str) -> None:
     """Measure in this process, where no question has units yet."""
-    units_file.table = lambda: defaultdict(dict)  # type: ignore[assignment]
+    units_file.table = _Unmeasured  # type: ignore[assignment]
     for profile in profiles:
         chosen = [q for q in questions(levels, models, profile) if only in q.id]
         known = [q for q in chosen if profile == "openai" or units_file.key(q.id, profile) != q.id]

@@ -117,6 +117,8 @@ def test_the_recipe_gives_the_golden_pixels() -> None:
             key = f"{mode} {width}x{height} to {side} {profile}"
             if key in images.goldens_pixels():
                 np.testing.assert_array_equal(preprocessing.resize(image, side, steps), images.goldens_pixels()[key])
+            elif key in images.golden_digests():
+                assert images.golden_levels(key.rpartition(" ")[0], profile).shape == (side, side, 3)
 
 
 # --- no false alarm ---------------------------------------------------------------------------------------------------
@@ -742,6 +744,35 @@ def test_pixels_in_a_coarse_precision_are_graded() -> None:
 def test_a_version_of_transformers_has_its_profile(version: str, profile: str) -> None:
     """What is transparent was put on white from 5.21 on."""
     assert preprocessing.transformers_profile(version) == profile
+
+
+class Fixed(FaultyEngine):
+    """Takes images at one size only, or one image only."""
+
+    def __init__(self, *faults: faults.Fault, only: str = " to 224") -> None:
+        super().__init__(*faults)
+        self.only = only
+
+    def answer(self, case: Case) -> Outputs:
+        if self.only not in case.id:
+            raise Unsupported("another size")
+        return super().answer(case)
+
+
+@pytest.mark.parametrize("fault", ["crop-floor", "crop-ceil", "rgb-first", "exif-turned", "transparent-colour"])
+def test_an_engine_of_one_size_is_asked_every_kind_of_picture(fault: str) -> None:
+    report = ran(Fixed(faults.BY_ID[fault]), "preprocess")
+    assert not report.passed and [d.faults for d in report.diagnoses] == [(fault,)], failing(report)
+
+
+def test_a_word_is_withheld_of_what_was_hardly_answered() -> None:
+    report = ran(Fixed(), "preprocess")
+    assert report.passed and "in preprocess: every answer is within" in words.summary(report)
+    report = ran(Fixed(only="RGB 500x400 to 224"), "preprocess")
+    count = len(report.results)
+    assert report.passed and words.summary(report) == (
+        f"Right as far as it was answered, which is too little for a word: preprocess (1 of {count})"
+    )
 
 
 def test_another_profile_is_told_apart_from_a_fault() -> None:

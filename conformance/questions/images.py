@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from functools import cache, partial
 
 import numpy as np
+import PIL
+
+from clipref.errors import InputError
 
 from ..goldens import golden_file
 from ..grading import rounding
 from ..grading.units import frozen
 from ..protocol import Array, Case, Exact, Question, Units
 from ..restated import preprocessing
+from ..restated.preprocessing import PROFILES
 from .make import question
 
+# At 224, the only size of many engines: every kind of picture, with margins that are odd, by 1 and by 3 modulo 4.
+_SIDE = 224
+PICTURES_AT_224 = (
+    ("RGB", 308, 230, _SIDE), ("RGB", 230, 305, _SIDE), ("RGB", 97, 64, _SIDE), ("RGB", 225, 224, _SIDE),
+    ("RGBA", 308, 230, _SIDE), ("LA", 230, 305, _SIDE), ("P", 308, 230, _SIDE), ("L", 230, 305, _SIDE),
+    ("1", 308, 230, _SIDE), ("I;16", 230, 305, _SIDE), ("RGB with EXIF", 308, 230, _SIDE),
+    ("RGB with tRNS", 230, 305, _SIDE), ("P with tRNS", 308, 230, _SIDE), ("RGB", 1400, 1090, _SIDE),
+)  # fmt: skip
 # Mode, width, height, side: halves that are rounded to either side, images that grow, stay and shrink, long and thin,
 # long sides whose fraction depends on the order of arithmetic, metadata that the original ignores, a large one.
 PICTURES = (
@@ -23,7 +37,7 @@ PICTURES = (
     ("RGBA", 9, 7, 24), ("LA", 50, 40, 24), ("LA", 41, 53, 24), ("P", 50, 40, 24), ("P", 41, 53, 24), ("P", 9, 7, 24),
     ("L", 50, 40, 24), ("L", 41, 53, 24), ("1", 50, 40, 24), ("I;16", 50, 40, 24), ("RGB", 44, 55, 24),
     ("RGB", 35, 28, 24), ("RGB", 56, 61, 56), ("RGB", 200, 13, 24), ("RGB with EXIF", 50, 40, 24),
-    ("RGB with tRNS", 50, 40, 24), ("P with tRNS", 50, 40, 24), ("RGB", 1400, 1100, 32),
+    ("RGB with tRNS", 50, 40, 24), ("P with tRNS", 50, 40, 24), ("RGB", 1400, 1100, 32), *PICTURES_AT_224,
 )  # fmt: skip
 _MODES = {
     "RGB": (),
@@ -68,14 +82,14 @@ def _pixels(profile: str, case: Case) -> Exact:
 @cache
 def pixels_of(name: str, profile: str) -> Exact:
     """The golden pixels of a picture."""
-    levels = goldens_pixels()[f"{name} {profile}"]
+    levels = golden_levels(name, profile)
     exact = {"pixels": preprocessing.normalise(levels, dtype=np.float64)}
     return Exact(exact, frozen(f"preprocess/{name}", profile), {"pixels": preprocessing.normalise(levels)})
 
 
 def _measure_pixels(profile: str, case: Case, exact: Exact) -> Units:
     """The units of the arithmetic that makes floats of levels, in any order."""
-    levels = goldens_pixels()[f"{case.id.partition('/')[2]} {profile}"]
+    levels = golden_levels(case.id.partition("/")[2], profile)
     mean, std = (np.array(x)[:, None, None] for x in (preprocessing.Steps.mean, preprocessing.Steps.std))
     x = levels.transpose(2, 0, 1)
 
@@ -92,6 +106,32 @@ def _measure_pixels(profile: str, case: Case, exact: Exact) -> Units:
         return {"pixels": y}
 
     return rounding.units_of(computed, exact.outputs)
+
+
+@cache
+def golden_levels(name: str, profile: str) -> Array:
+    """The golden pixels of a picture before they are normalised, [R, R, 3] uint8.
+
+    Of large ones, only the digest is kept: the pixels are Pillow's here, by the second statement of preprocessing.
+    Raises InputError if this Pillow makes others.
+    """
+    key = f"{name} {profile}"
+    if key in goldens_pixels():
+        return goldens_pixels()[key]
+    mode, _, size = name.rpartition(" to ")[0].rpartition(" ")
+    width, height = (int(side) for side in size.split("x"))
+    image = preprocessing.open_png(_png(mode, width, height))
+    levels = np.ascontiguousarray(preprocessing.resize(image, int(name.rpartition(" ")[2]), PROFILES[profile]))
+    if hashlib.sha256(levels.tobytes()).hexdigest() != golden_digests()[key]:
+        raise InputError(f"Pillow {PIL.__version__} makes other pixels of {name} than the golden ones; use another.")
+    return levels
+
+
+@cache
+def golden_digests() -> dict[str, str]:
+    """The sha256 of golden pixels whose bytes would be too many to keep, by picture and profile."""
+    digests: dict[str, str] = json.loads(golden_file("pixels.json").read_text(encoding="ascii"))["sha256"]
+    return digests
 
 
 @cache
