@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .case import Case, EngineUnderTest, Outputs, Unsupported
+from .protocol import Case, EngineUnderTest, Outputs, Unsupported
 
 
 class Misbehaved(Exception):

@@ -16,7 +16,7 @@ from pathlib import Path
 from clipref.errors import InputError
 from clipref.files import read_bytes
 
-from .verdicts import Result
+from .grading.verdicts import Result
 
 _LARGEST = 2**20  # bytes; all cases with a line of reasons each have less than a tenth of it
 
@@ -26,7 +26,7 @@ def all_ids() -> set[str]:
     from clipref.config import PUBLISHED
 
     from . import released
-    from .levels import DEFAULT, questions
+    from .questions import DEFAULT, questions
 
     return {*(question.id for question in questions(DEFAULT, list(PUBLISHED))), *released.ids()}
 

@@ -1,4 +1,4 @@
-"""Measures by how much correct engines err, and writes golden/units.json: `python -m clipref.conformance.measure`.
+"""Measures by how much correct engines err: `python -m clipref.conformance.measure` writes golden/units.json.
 
 Each of OpenBLAS's kernels that a machine can run has a process of its own, because it is chosen when numpy is imported.
 What is not measured this time, such as other levels or full sizes, stays as it is in the file.
@@ -12,20 +12,21 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from clipref.config import PUBLISHED
 from clipref.weights_tools.sources import sha256
 
-from . import units as units_file
-from .case import Question, Units
-from .cases import GOLDEN
-from .levels import DEFAULT, questions
-from .recipe import PROFILES
+from .goldens import GOLDEN
+from .grading import units as units_file
+from .protocol import Question, Units
+from .questions import DEFAULT, questions
+from .restated.preprocessing import PROFILES
 
 # Each a generation of processors; those that numpy's OpenBLAS has own matrix products for.
 KERNELS = ("SkylakeX", "Haswell", "Sandybridge", "Nehalem", "Prescott")
@@ -42,6 +43,13 @@ def measure(questions: Sequence[Question], profile: str) -> Iterator[tuple[str, 
                 yield units_file.key(question.id, profile), question.measure(case, question.exact(case))
 
 
+@cache
+def known_keys() -> set[str]:
+    """The keys of all questions that have units."""
+    every = [(q, profile) for profile in PROFILES for q in questions(DEFAULT, list(PUBLISHED), profile)]
+    return {units_file.key(q.id, profile) for q, profile in every if q.measure is not None}
+
+
 def largest(found: Sequence[Units]) -> Units:
     """The largest of several measurements of one question, to three digits."""
     return {
@@ -49,9 +57,19 @@ def largest(found: Sequence[Units]) -> Units:
     }
 
 
+class _Unmeasured(dict[str, Units]):
+    """Units of questions that are yet to be measured: none, but of every question."""
+
+    def __contains__(self, key: object) -> bool:
+        return True
+
+    def __missing__(self, key: str) -> Units:
+        return {}
+
+
 def _print_measured(levels: Sequence[str], models: Sequence[str], profiles: Sequence[str], only: str) -> None:
     """Measure in this process, where no question has units yet."""
-    units_file.table = lambda: defaultdict(dict)  # type: ignore[assignment]
+    units_file.table = _Unmeasured  # type: ignore[assignment]
     for profile in profiles:
         chosen = [q for q in questions(levels, models, profile) if only in q.id]
         known = [q for q in chosen if profile == "openai" or units_file.key(q.id, profile) != q.id]
@@ -98,7 +116,8 @@ def main() -> None:
             found.setdefault(key, []).append(units)
     path = GOLDEN / units_file.FILE
     kept: dict[str, Any] = json.loads(path.read_text(encoding="ascii")) if path.is_file() else {"units": {}}
-    units: dict[str, Units] = {**kept["units"], **{key: largest(several) for key, several in found.items()}}
+    measured: dict[str, Units] = {**kept["units"], **{key: largest(several) for key, several in found.items()}}
+    measured = {key: by for key, by in measured.items() if key in known_keys()}
     provenance = {
         "made by": f"python -m {MODULE}",
         "units": "the largest error, relative to the root mean square of what is right, of clipref's reference with "
@@ -106,10 +125,10 @@ def main() -> None:
         "kernels": "SkylakeX, Haswell, Sandybridge, Nehalem, Prescott; of full sizes SkylakeX alone",
         "numpy": np.__version__,
     }  # fmt: skip
-    lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(units[key])}" for key in sorted(units))
+    lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(measured[key])}" for key in sorted(measured))
     path.write_text(f'{{"provenance": {json.dumps(provenance)},\n"units": {{\n{lines}\n}}}}\n', encoding="ascii")
     write_sums()
-    print(f"{path}: {len(units)} questions, {path.stat().st_size / 1e3:.0f} kB")
+    print(f"{path}: {len(measured)} questions, {path.stat().st_size / 1e3:.0f} kB")
 
 
 if __name__ == "__main__":

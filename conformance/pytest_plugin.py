@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from clipref.conformance.case import Question
-from clipref.conformance.emulation import PRECISIONS
 from clipref.conformance.engines import KINDS, TIME_LIMIT, open_engine
 from clipref.conformance.expectations import all_ids, read
-from clipref.conformance.levels import DEFAULT, LEVELS, questions
-from clipref.conformance.reports import summary
+from clipref.conformance.grading.rounding import PRECISIONS
+from clipref.conformance.protocol import Question
+from clipref.conformance.questions import DEFAULT, LEVELS, questions
+from clipref.conformance.reports.words import summary
 from clipref.conformance.suite import Run
 from clipref.errors import ClipError
 

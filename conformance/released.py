@@ -26,9 +26,9 @@ from clipref.weights_tools.sources import OPENAI_FILES, sha256
 from clipref.weights_tools.verify import changed, provenance_of
 
 from .asking import ask, words
-from .case import Array, Case, EngineUnderTest, Outputs, Unsupported
 from .engines.failures import Failure
-from .verdicts import Result
+from .grading.verdicts import Result
+from .protocol import Array, Case, EngineUnderTest, Outputs, Unsupported
 
 _CLAIMS = ("REL-1",)
 

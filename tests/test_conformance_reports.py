@@ -15,10 +15,12 @@ import pytest
 from PIL import Image
 
 from clipref import InputError
-from clipref.conformance import expectations, levels, reports, suite
-from clipref.conformance.case import Case, Outputs, Unsupported
+from clipref.conformance import expectations, suite
+from clipref.conformance import questions as levels
 from clipref.conformance.faults import BY_ID, FaultyEngine
-from clipref.conformance.verdicts import Report
+from clipref.conformance.grading.verdicts import Report
+from clipref.conformance.protocol import Case, Outputs, Unsupported
+from clipref.conformance.reports import files, html, words
 from clipref.weights_tools.published import PUBLISHED_VALUES
 
 ASKED = ("preprocess/", "taps/vit-a plain", "towers/vit-a plain", "operations/gelu", "similarity/3")
@@ -54,7 +56,7 @@ def test_json(report: Report, tmp_path: Path) -> None:
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
 
-    reports.write_json(dataclasses.replace(report, engine="an engine"), tmp_path / "report.json")
+    files.write_json(dataclasses.replace(report, engine="an engine"), tmp_path / "report.json")
     read = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"), parse_constant=refuse)
     assert read["passed"] is False and read["engine"] == "an engine"
     assert len(read["results"]) == len(report.results) == sum(read["counts"].values())
@@ -65,7 +67,7 @@ def test_json(report: Report, tmp_path: Path) -> None:
 
 
 def test_junit(report: Report, tmp_path: Path) -> None:
-    reports.write_junit(report, tmp_path / "junit.xml")
+    files.write_junit(report, tmp_path / "junit.xml")
     suite_ = ElementTree.parse(tmp_path / "junit.xml").getroot().find("testsuite")
     assert suite_ is not None
     cases = {case.get("name"): case for case in suite_.iter("testcase")}
@@ -114,7 +116,7 @@ class Page(HTMLParser):
 
 
 def test_html_is_one_sound_page(report: Report, tmp_path: Path) -> None:
-    reports.write_html(report, tmp_path / "report.html")
+    html.write_html(report, tmp_path / "report.html")
     source = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"https?://|@import|url\(", source)
     page = Page(source)
@@ -138,19 +140,19 @@ def test_html_is_one_sound_page(report: Report, tmp_path: Path) -> None:
 def test_what_is_right_needs_no_pictures(tmp_path: Path) -> None:
     asked = [q for q in levels.questions() if q.id.startswith(("taps/vit-a plain", "similarity/3"))]
     right = suite.run(FaultyEngine(), asked, name="right")
-    page = Page(reports.as_html(right))
+    page = Page(html.as_html(right))
     assert "CLIP, float32-conformant" in "".join(page.text) and not page.pictures and page.shapes["svg"] == 1
 
 
 def test_numbers_as_people_write_them() -> None:
-    assert [reports.number(x) for x in (0.0, 1.0, 0.4567, 12345.6, 31000.0, 1e-7, float("nan"), float("inf"))] == [
+    assert [words.number(x) for x in (0.0, 1.0, 0.4567, 12345.6, 31000.0, 1e-7, float("nan"), float("inf"))] == [
         "0", "1", "0.457", "1.2·10⁴", "3.1·10⁴", "1.0·10⁻⁷", "-", "-",
     ]  # fmt: skip
 
 
 def test_claims_of_a_kind_are_written_together() -> None:
-    assert reports.ranges(["BLK-1", "BLK-2", "BLK-3", "OUT-1", "OUT-3", "TXT-4"]) == "BLK-1..3, OUT-1, OUT-3, TXT-4"
-    assert reports.ranges([]) == ""
+    assert words.ranges(["BLK-1", "BLK-2", "BLK-3", "OUT-1", "OUT-3", "TXT-4"]) == "BLK-1..3, OUT-1, OUT-3, TXT-4"
+    assert words.ranges([]) == ""
 
 
 # --- expected failures ------------------------------------------------------------------------------------------------
@@ -175,7 +177,7 @@ def test_expected_failures_are_strict(report: Report) -> None:
 def test_failures_that_are_all_expected_are_said_to_be(report: Report) -> None:
     failed = [r for r in report.results if r.verdict == "FAIL"]
     known = expected(dataclasses.replace(report, results=failed), {r.case: "known" for r in failed})
-    assert known.passed and reports.summary(known) == f"No answer is right: {len(failed)} fail, as expected"
+    assert known.passed and words.summary(known) == f"No answer is right: {len(failed)} fail, as expected"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from clipref.errors import InputError
 
-from ..case import EngineUnderTest
+from ..protocol import EngineUnderTest
 
 KINDS = """\
   module:name              a Python function from a checkpoint's folder, or None, to an object with the verbs as methods

@@ -17,9 +17,9 @@ from typing import IO
 
 from clipref.errors import InputError
 
-from ..case import Case, Outputs, Unsupported
-from ..exchange import read_answer, write_case
+from ..protocol import Case, Outputs, Unsupported
 from .failures import Crashed, Garbage, Hung, Killed
+from .files import read_answer, write_case
 from .processes import Program, ending
 
 UNSUPPORTED = 3

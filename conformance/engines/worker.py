@@ -1,7 +1,7 @@
 """An engine in Python in a process of its own, which stays from question to question.
 
 Where it runs in circles it can be stopped, whatever it is written in below Python; where it crashes, only its own
-process ends. Questions and answers are the files of exchange.py: over pipes goes only where these lie, and what was
+process ends. Questions and answers are the files of files.py: over pipes goes only where these lie, and what was
 raised.
 """
 
@@ -21,9 +21,9 @@ from typing import Any
 from clipref.errors import InputError
 
 from ..asking import CheckpointChanged, Misbehaved, ask, words
-from ..case import Case, EngineUnderTest, Outputs, Unsupported
-from ..exchange import read_answer, read_case, write_arrays, write_case
+from ..protocol import Case, EngineUnderTest, Outputs, Unsupported
 from .failures import Crashed, Exited, Garbage, Hung, Killed, Raised
+from .files import read_answer, read_case, write_arrays, write_case
 from .processes import Program, ending
 
 # Seconds that opening an engine may take, if an answer may not take longer: importing a library, compiling.

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from functools import cache
 
-from .case import Units
-from .cases import golden_file
+from ..goldens import golden_file
+from ..protocol import Units
 
 FILE = "units.json"
 
