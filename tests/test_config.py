@@ -120,6 +120,8 @@ def changed(**changes: object) -> dict[str, object]:
         ({"preprocess__mean": [0.2, 0.3]}, r"preprocess\.mean"),
         ({"preprocess__resize_mode": "longest"}, "resize_mode is 'longest'; expected one of .*'squash'"),
         ({"preprocess__interpolation": 3}, "interpolation is 3; expected a value of type str"),
+        ({"preprocess__upright": 1}, "upright is 1; expected a value of type bool"),
+        ({"preprocess__upright": "yes"}, "upright is 'yes'"),
         ({"text": 5}, "text: expected a JSON object, got int"),
         ({"colour": 5}, "unknown key 'colour'"),
     ],
@@ -127,6 +129,17 @@ def changed(**changes: object) -> dict[str, object]:
 def test_wrong_json_is_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         ClipConfig.from_dict(changed(**changes))
+
+
+def test_upright_is_part_of_what_is_recorded() -> None:
+    assert PUBLISHED["clip/ViT-B-32"].to_dict()["preprocess"]["upright"] is False
+    turned = ClipConfig.from_dict(changed(preprocess__upright=True))
+    assert turned.preprocess.upright and turned != PUBLISHED["clip/ViT-B-32"]
+    assert ClipConfig.from_dict(json.loads(json.dumps(turned.to_dict()))) == turned
+    older = changed(preprocess__upright=None)  # as versions without it wrote it
+    assert ClipConfig.from_dict(older) == PUBLISHED["clip/ViT-B-32"]
+    with pytest.raises(ConfigError, match="upright is 1"):
+        dataclasses.replace(turned, preprocess=dataclasses.replace(turned.preprocess, upright=1))
 
 
 def test_configs_cannot_be_changed() -> None:
