@@ -102,7 +102,7 @@ def test_embed_keeps_going(tiny: Path, images: Path, tmp_path: Path, capsys: pyt
     (images / "aa.png").write_bytes(b"broken")
     assert run("embed", images, "--model", tiny, "--out", tmp_path / "x.npy") == 1
     assert "aa.png" in one_line(capsys) and not (tmp_path / "x.npy").exists()
-    assert run("embed", images, "--model", tiny, "--keep-going") == 0
+    assert run("embed", images, "--model", tiny, "--keep-going") == 3
     captured = capsys.readouterr()
     assert len(captured.out.splitlines()) == 2 and "warning" in captured.err and "aa.png" in captured.err
 
