@@ -83,13 +83,15 @@ class PreprocessConfig:
 
     Mean and standard deviation are per RGB channel, of values between 0 and 1. `resize_mode` "shortest" resizes the
     short side and crops the long one; "squash" resizes both sides, whatever becomes of the proportions (open_clip has
-    it, and DFN's ViT-H-14 was trained so).
+    it, and DFN's ViT-H-14 was trained so). `upright` turns an image as its EXIF says, before all else; the original
+    doesn't.
     """
 
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
     interpolation: Interpolation = "bicubic"
     resize_mode: ResizeMode = "shortest"
+    upright: bool = False
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ def _mapping(value: Any, where: str) -> dict[str, Any]:
 
 def _value(data: Mapping[str, Any], key: str, kind: type, where: str) -> Any:
     value = data.get(key)
-    if not isinstance(value, kind) or isinstance(value, bool):
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ConfigError(f"{where}: {key} is {value!r}; expected a value of type {kind.__name__}.")
     return value
 
@@ -159,8 +161,8 @@ def _build(cls: type[Any], data: dict[str, Any], where: str) -> Any:
         elif name in ("mean", "std", "layers") and isinstance(data[name], list | tuple):
             values[name] = tuple(data[name])
         else:
-            kind = str if name in ("activation", "interpolation", "resize_mode") else int
-            values[name] = _value(data, name, kind, f"config.json: {where}")
+            kinds = {"activation": str, "interpolation": str, "resize_mode": str, "upright": bool}
+            values[name] = _value(data, name, kinds.get(name, int), f"config.json: {where}")
     return cls(**values)
 
 
@@ -203,6 +205,8 @@ def _check(config: ClipConfig) -> None:
     for name, known in (("interpolation", ("bicubic", "bilinear")), ("resize_mode", ("shortest", "squash"))):
         if getattr(config.preprocess, name) not in known:
             raise ConfigError(f"preprocess.{name} is {getattr(config.preprocess, name)!r}; expected one of {known}.")
+    if not isinstance(config.preprocess.upright, bool):
+        raise ConfigError(f"preprocess.upright is {config.preprocess.upright!r}; expected True or False.")
 
 
 def _text(width: int, heads: int) -> TextConfig:
