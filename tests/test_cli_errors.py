@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from importlib.machinery import ExtensionFileLoader
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import pytest
 from PIL import Image
 
 from clipref import cli
-from clipref.cli import main, streams
+from clipref.cli import interrupts, main, streams
 
 VIT = "clipref/shapes-vit"
 COMMAND = "import sys; from clipref.cli import main; sys.exit(main())"
@@ -195,6 +196,26 @@ def test_an_interrupted_command_ends_at_once_and_leaves_nothing(number: int, tin
     _, err = process.communicate(timeout=20)
     assert process.returncode == 130 and err == b"" and time.monotonic() - started < 5
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
+def test_native_code_is_imported_to_its_end() -> None:
+    """onnx ends the process with a segmentation fault if an exception is raised in the middle."""
+    steps = []
+
+    class Loader(ExtensionFileLoader):
+        def create_module(self, spec: object) -> None:  # type: ignore[override]
+            os.kill(os.getpid(), signal.SIGINT)
+            steps.append("made")
+
+    with pytest.raises(KeyboardInterrupt), interrupts.interruptible():
+        Loader("native", "native.so").create_module(None)
+        time.sleep(5)
+        steps.append("not interrupted")
+    assert steps == ["made"]
+    with interrupts.interruptible(), pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
 
 
 def test_a_command_outside_of_the_main_thread(capsys: pytest.CaptureFixture[str]) -> None:
