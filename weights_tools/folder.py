@@ -80,6 +80,6 @@ def write_config(folder: Path, config: ClipConfig) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """JSON for people to read; bytes of a file name that are no UTF-8 are escapes, which json.loads makes bytes again."""
+    """JSON for people to read, in which bytes of a file's name that are no UTF-8 are escapes."""
     text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
     path.write_text(text, encoding="utf-8", errors="backslashreplace")

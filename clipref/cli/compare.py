@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     one, problems = embed(model, [subject], args.subject_type)
     if problems:
         hint = "" if os.path.exists(subject) else " If it is a text, say --subject-type text."
-        raise ImageError(f"the subject: {problems[0]}{hint}")
+        raise ImageError(f"the subject: {problems[0].__cause__ or problems[0]}{hint}")
     others, problems = embed(model, prompts, args.prompt_type)
     for i, error in problems.items():
         leave_out(args, problem_of(i, error))
