@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, NoReturn
 
 from .. import __version__
 from ..errors import ClipError
+from .interrupts import interruptible
 from .streams import flush, say, standard_streams
 
 GROUP = "clipref.commands"
@@ -48,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code, as EXIT_CODES has them; an error becomes one line."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
-    with standard_streams(), _ended_as_interrupted():
+    with standard_streams(), interruptible():
         try:
             code = _run(arguments)
             flush()
@@ -96,19 +95,6 @@ def _run(arguments: list[str]) -> int:
         return stop.code if isinstance(stop.code, int) else 2
     code: int | None = module.run(args)
     return code or 0
-
-
-@contextmanager
-def _ended_as_interrupted() -> Iterator[None]:
-    """A command that is told to end tidies up as one that is interrupted at the keyboard does."""
-    if threading.current_thread() is not threading.main_thread():  # others can't say what signals do
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def fail(message: str, code: int = 1) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 
+from ..classifier import TEMPLATES
 from ..errors import ImageError, InputError
 from .common import add_json_argument, add_model_arguments, open_model, print_json, print_table
 from .readable import LEFT_OUT, add_keep_going_argument, leave_out, problem_of
@@ -21,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     labels.add_argument("--labels", type=text_argument, help="cat,dog,...")
     labels.add_argument("--labels-file", metavar="FILE", help="a text file, one label a line; - for standard input")
     parser.add_argument(
-        "--template", action="append", type=text_argument, help="repeatable (default: 'a photo of a {}')"
+        "--template", action="append", type=text_argument, help=f"repeatable (default: {TEMPLATES[0]!r})"
     )
     parser.add_argument("--top-k", type=int, default=5)
     add_keep_going_argument(parser)
@@ -32,12 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the best labels of each image; LEFT_OUT if one could not be read."""
     labels = read_labels(args)
-    model = open_model(args)
+    classifier = open_model(args).classifier(labels, args.template or TEMPLATES)
     table = [("image", "probability", "label")]
     left_out = 0
     for number, path in enumerate(args.image):
         try:
-            best = model.classify(path, labels, args.template or ("a photo of a {}",), args.top_k)
+            best = classifier.classify(path, args.top_k)
         except ImageError as error:
             leave_out(args, problem_of(number, error))
             left_out += 1

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from ..errors import ImageError, InputError, TextError
 from .common import add_model_arguments, open_model, print_json
 from .output import check_room, embeddings_file
-from .readable import LEFT_OUT, add_keep_going_argument, leave_out, problem_of, unreadable
+from .readable import LEFT_OUT, add_keep_going_argument, embed_readable, leave_out, problem_of
 from .streams import say
 from .texts import lines_of, name_of, text_argument
 from .walk import Found, images_at
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ..model import CLIP
 
 Array = NDArray[Any]
+BATCHES = 4  # of images at a time; while one is embedded, the next ones are read
 TEXT_BATCH = 256
 
 
@@ -113,9 +114,10 @@ def embedded(
     from tqdm import tqdm
 
     with tqdm(total=len(found.images) + len(texts), unit="item", disable=not sys.stderr.isatty()) as bar:
-        for start in range(0, len(found.images), args.batch_size):
-            paths = found.images[start : start + args.batch_size]
-            rows, errors = embed_readable(model, paths, args.normalize)
+        step = BATCHES * args.batch_size
+        for start in range(0, len(found.images), step):
+            paths = found.images[start : start + step]
+            rows, errors = embed_readable(model, paths, normalize=args.normalize, batch_size=args.batch_size)
             for i, error in errors.items():
                 bar.clear()
                 problem = problem_of(start + i, error)
@@ -129,21 +131,6 @@ def embedded(
             batch = texts[start : start + TEXT_BATCH]
             yield batch, model.embed_text(batch, normalize=args.normalize, truncate=args.truncate)
             bar.update(len(batch))
-
-
-def embed_readable(model: CLIP, paths: list[Path], normalize: bool) -> tuple[Array, dict[int, ImageError]]:
-    """Embeddings [n, E] of the images that can be read, and the errors of the others, by index.
-
-    Images are read before the first is embedded, so nothing is embedded twice.
-    """
-    try:
-        return model.embed_images(paths, normalize=normalize, batch_size=len(paths)), {}
-    except ImageError:
-        errors = unreadable(model, paths)
-    readable = [path for i, path in enumerate(paths) if i not in errors]
-    if not readable:
-        return np.empty((0, model.config.embed_dim), np.float32), errors
-    return model.embed_images(readable, normalize=normalize, batch_size=len(paths)), errors
 
 
 def print_rows(names: list[str], rows: Array) -> None:

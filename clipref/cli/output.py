@@ -60,9 +60,9 @@ def text_file(out: Path) -> Iterator[Callable[[str], None]]:
 @contextmanager
 def _opened_now(out: Path, context: AbstractContextManager[T]) -> Iterator[T]:
     """The context, with an InputError if it can't be entered or left well; other errors in it are not its own."""
-    _check_place(out)
     with ExitStack() as stack:
         with _refusal_told(out):
+            _check_place(out)
             opened = stack.enter_context(context)
         yield opened
         with _refusal_told(out):

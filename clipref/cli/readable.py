@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from numpy.typing import NDArray
 
 from ..errors import ImageError
 from ..lazy import available_threads
@@ -15,6 +15,8 @@ from .streams import say
 
 if TYPE_CHECKING:
     from ..model import CLIP
+
+Array: TypeAlias = NDArray[Any]
 
 LEFT_OUT = 3  # the exit code if --keep-going left something out
 
@@ -40,18 +42,10 @@ def problem_of(number: int, error: ImageError) -> str:
     return f"image {number}: {error.__cause__ if isinstance(error.__cause__, ImageError) else error}"
 
 
-def unreadable(model: CLIP, paths: Sequence[str | os.PathLike[str]]) -> dict[int, ImageError]:
-    """The errors of those images that the model can't be given, by index. Reads all, and embeds none."""
-    from ..preprocessing import preprocess
-
-    settings = asdict(model.config.preprocess)
-
-    def attempt(path: str | os.PathLike[str]) -> ImageError | None:
-        try:
-            preprocess(path, model.config.vision.resolution, **settings)
-        except ImageError as error:
-            return error
-        return None
-
-    with ThreadPoolExecutor(available_threads()) as pool:
-        return {i: error for i, error in enumerate(pool.map(attempt, paths)) if error is not None}
+def embed_readable(
+    model: CLIP, paths: Sequence[str | os.PathLike[str]], *, normalize: bool, batch_size: int = 32
+) -> tuple[Array, dict[int, ImageError]]:
+    """Embeddings [n, E] of the images that can be read, in order; and the errors of the others, by index."""
+    errors: list[ImageError] = []
+    rows = model.embed_images(list(paths), normalize=normalize, batch_size=batch_size, on_error="skip", errors=errors)
+    return rows, {error.index: error for error in errors if error.index is not None}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import os
 import re
 import sys
@@ -18,17 +17,6 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
-def _spelt(error: UnicodeError) -> tuple[bytes, int]:
-    """How a character is written that an encoding lacks: bytes of a file's name as they are, others escaped."""
-    assert isinstance(error, UnicodeEncodeError)
-    letter = error.object[error.start]
-    is_byte = "\udc80" <= letter <= "\udcff"
-    return bytes([ord(letter) - 0xDC00]) if is_byte else letter.encode("ascii", "backslashreplace"), error.start + 1
-
-
-codecs.register_error("clipref", _spelt)
-
-
 def say(message: str) -> None:
     """Tell the user one line, on standard error."""
     with suppress(OSError):  # where nobody listens, there is nothing left to say it to
@@ -42,7 +30,7 @@ def standard_streams() -> Iterator[None]:
     stdout = sys.stdout
     before = getattr(stdout, "errors", None)
     if hasattr(stdout, "reconfigure"):
-        stdout.reconfigure(errors="clipref")
+        stdout.reconfigure(errors="backslashreplace")
     try:
         yield
     finally:

@@ -8,6 +8,7 @@ json.loads and os.fsencode make that byte again (PEP 383).
 from __future__ import annotations
 
 import argparse
+import codecs
 import json
 import math
 import os
@@ -36,12 +37,12 @@ def lines_of(path: str, option: str) -> list[str]:
     """
     name = "standard input" if path == "-" else f"{option} {path}"
     try:
-        data = _standard_input() if path == "-" else read_bytes(path, MAX_BYTES)
+        data = (_standard_input() if path == "-" else read_bytes(path, MAX_BYTES)).removeprefix(codecs.BOM_UTF8)
     except (OSError, ValueError) as error:
         hint = "" if path == "-" or os.path.isfile(path) else "; - stands for standard input"
         raise InputError(f"{name} can't be read: {reason(error)}{hint}.") from error
     try:
-        lines = data.decode("utf-8-sig").split("\n")
+        lines = data.decode("utf-8").split("\n")
     except UnicodeDecodeError as error:
         number = data.count(b"\n", 0, error.start) + 1
         raise InputError(

@@ -1,7 +1,7 @@
 """Which files of a folder are images to be embedded: one rule.
 
 A folder is searched to any depth. Taken is every file whose suffix, in capitals or not, is one of a format that is
-opened (SUFFIXES). Links to files and folders are followed. Left out, and counted by reason, are
+opened (`SUFFIXES` of clipref/images.py). Links to files and folders are followed. Left out, and counted by reason, are
 - what begins with a dot, files and whole folders, as `ls` leaves it out: among them `._IMG.jpg`, by which macOS keeps
   what it knows of `IMG.jpg`;
 - files with another suffix;
@@ -21,26 +21,12 @@ import os
 import stat
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 
 from .texts import reason
 
-# Formats that Pillow has readers for that start other programs, or that recognise a file and can't decode it.
-NOT_OPENED = {"EPS", "WMF", "MPEG", "BUFR", "GRIB", "HDF5"}
-
 # Suffixes of what was left out that are told, the most frequent first.
 TOLD_SUFFIXES = 5
-
-
-@cache
-def suffixes() -> frozenset[str]:
-    """Suffixes, in small letters, of the formats that are opened."""
-    from PIL import Image
-
-    known = Image.registered_extensions()
-    opened = {*Image.OPEN, "MPO"} - NOT_OPENED  # the reader of JPEG opens MPO
-    return frozenset(suffix.lower() for suffix, kind in known.items() if kind in opened)
 
 
 @dataclass
@@ -81,6 +67,8 @@ def images_at(given: str) -> Found:
 
 def images_in(top: Path) -> Found:
     """What the rule takes of a folder, sorted by path."""
+    from ..images import SUFFIXES  # asks Pillow
+
     found = Found()
     searched: set[tuple[int, int]] = set()
     # Linked folders after all others, so that a folder that is in here is met first under its own name.
@@ -103,14 +91,16 @@ def images_in(top: Path) -> Found:
             continue
         for entry in entries:
             try:
-                _sort_in(entry, found, folders, linked)
+                _sort_in(entry, SUFFIXES, found, folders, linked)
             except OSError as error:
                 found.failures.append(f"{entry.path!r}: {reason(error)}")
     found.images.sort()
     return found
 
 
-def _sort_in(entry: os.DirEntry[str], found: Found, folders: list[Path], linked: deque[Path]) -> None:
+def _sort_in(
+    entry: os.DirEntry[str], suffixes: frozenset[str], found: Found, folders: list[Path], linked: deque[Path]
+) -> None:
     """Add an entry of a folder to what it is."""
     path, link = Path(entry.path), entry.is_symlink()
     if entry.name.startswith("."):
@@ -119,7 +109,7 @@ def _sort_in(entry: os.DirEntry[str], found: Found, folders: list[Path], linked:
         found.left_out["links that lead nowhere"] += 1
     elif entry.is_dir():
         (linked if link else folders).append(path)
-    elif path.suffix.lower() not in suffixes():
+    elif path.suffix.lower() not in suffixes:
         found.others[path.suffix.lower()[:12]] += 1
     elif entry.is_file():
         found.images.append(path)
