@@ -258,13 +258,9 @@ def engine(
     check_options("onnx-int8", dtype, threads, spinning=spinning, arena=arena)
     settings = Settings(threads or available_threads(), spinning=spinning, arena=arena)
     config = checkpoint.config
-    side = config.vision.resolution
-    if calibration is None:
-        pixels = made_pixels(side, RESNET_IMAGES if isinstance(config.vision, ResNetConfig) else IMAGES)
-    else:
-        pixels = checked_pixels(calibration, side, "float32", "calibration pixels")
-        _check_range(pixels, config.preprocess)
-    ids = made_ids(config.text, TEXTS)
+    if calibration is not None:
+        calibration = checked_pixels(calibration, config.vision.resolution, "float32", "calibration pixels")
+        _check_range(calibration, config.preprocess)
 
     def image_params() -> Any:
         return checkpoint.visual("float32")
@@ -274,11 +270,14 @@ def engine(
 
     @once
     def image_ranges() -> Ranges:
+        resnet, side = isinstance(config.vision, ResNetConfig), config.vision.resolution
+        pixels = made_pixels(side, RESNET_IMAGES if resnet else IMAGES) if calibration is None else calibration
         given = [{"pixels": pixels[i : i + 1]} for i in range(len(pixels))]
         return observed(record_image(config, image_params(), OnnxRuntimeOps()), given, settings)
 
     @once
     def text_ranges() -> Ranges:
+        ids = made_ids(config.text, TEXTS)
         given = [text_inputs(ids[i : i + 1]) for i in range(len(ids))]
         return observed(record_tree(config, text_params(), OnnxRuntimeOps()), given, settings)
 

@@ -20,9 +20,15 @@ Json = Mapping[str, Any]
 
 
 def from_transformers(config: Json, processor: Json | None) -> ClipConfig:
-    """`config.json`, and `preprocessor_config.json` or `processor_config.json`, of a CLIPModel. Raises ConfigError."""
+    """`config.json`, and `preprocessor_config.json` or `processor_config.json`, of a CLIPModel. Raises ConfigError.
+
+    That of a tower alone is taken for a whole model's, with the other tower as it is by default.
+    """
     kind = config.get("model_type")
-    if kind != "clip":
+    if kind in ("clip_text_model", "clip_vision_model"):
+        config = {f"{kind.split('_')[1]}_config": config, "projection_dim": config.get("projection_dim", 512)}
+        processor = processor if kind == "clip_vision_model" else None
+    elif kind != "clip":
         raise ConfigError(f"config.json: model_type is {kind!r}; expected 'clip'.")
     # Old files have the towers' settings twice, and the second counts (CLIPConfig.__init__).
     text, vision = (
@@ -92,6 +98,20 @@ def _transformers_preprocess(processor: Json, resolution: int) -> dict[str, Any]
         "interpolation": kernels[kernel],
         "resize_mode": "squash" if squash else "shortest",
     }
+
+
+def from_timm(config: Json) -> tuple[str | None, PreprocessConfig]:
+    """What `config.json` of one of timm's ViTs tells beyond the shapes: the activation, and how images are normalised.
+
+    The activation is in the architecture's name, if it is QuickGELU; a name without it is also that of OpenAI's weights
+    in repositories from before timm had both. Of `crop_pct` nothing is taken: CLIP resizes the short side to what it
+    crops.
+    """
+    architecture = str(config.get("architecture", ""))
+    settings = _object(config.get("pretrained_cfg"))
+    preprocess = {**_mean_and_std(settings, "mean", "std"), "interpolation": settings.get("interpolation", "bicubic")}
+    activation = "quick_gelu" if "quickgelu" in architecture else None
+    return activation, PreprocessConfig.from_dict(preprocess)
 
 
 # What may be said of a tower beside its size: keys with the value that is CLIP's, and keys without effect.

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from clipref.config import PUBLISHED, Shape, tensor_shapes
+from clipref.config import PUBLISHED, NoTower, Shape, tensor_shapes
 from clipref.digests import PROVENANCE_NAME, digest_record, model_digest, refuse_other, tensor_digest
 from clipref.errors import InputError, WeightsError
 from clipref.hub import present
@@ -124,6 +124,8 @@ def not_finite(stored: Array, dtype: str) -> int:
 
 def _write_merges(folder: Path, source: Source) -> None:
     """The checkpoint's own merges if it has some, else OpenAI's if they give its vocabulary, else none."""
+    if isinstance(source.config.text, NoTower):
+        return
     vocab_size = source.config.text.vocab_size
     merges = source.merges or DEFAULT_MERGES
     found = Tokenizer.from_file(merges).vocab_size

@@ -21,13 +21,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clipref.config import PUBLISHED, ClipConfig, ViTConfig, infer_config
+from clipref.config import NO_IMAGE_TOWER, NO_TEXT_TOWER, PUBLISHED, ClipConfig, NoTower, PreprocessConfig
 from clipref.errors import ConfigError, InputError, ModelNotFound, WeightsError
 from clipref.files import open_regular, read_bytes, stand_in
 from clipref.weights import MERGES_NAMES, no_weights
 
-from .configs import from_open_clip, from_transformers
-from .layouts import LANDMARKS, TRANSFORMERS, Recipe, layout_of, recipes
+from .configs import from_open_clip, from_timm, from_transformers
+from .infer import has_image_tower, has_text_tower, infer_config
+from .layouts import LANDMARKS, TIMM, TRANSFORMERS, Recipe, layout_of, recipes
 from .stored import Stored, safetensors_tensors
 from .torch_files import read_torch_file
 from .wrappers import Doubt as Doubt
@@ -76,16 +77,16 @@ class Options:
 
     def settle(self, config: ClipConfig) -> ClipConfig:
         """The configuration with what was given instead of what was found."""
-        vision: dict[str, Any] = {"heads": self.vision_heads or config.vision.heads}
-        text: dict[str, Any] = {"heads": self.text_heads or config.text.heads}
-        if self.activation is not None:
-            text["activation"] = self.activation
-            if isinstance(config.vision, ViTConfig):
-                vision["activation"] = self.activation
+        given = {"activation": self.activation}
+
+        def settled(tower: Any, **given: Any) -> Any:
+            known = {} if isinstance(tower, NoTower) else dataclasses.asdict(tower)
+            return dataclasses.replace(tower, **{k: v for k, v in given.items() if k in known and v is not None})
+
         return dataclasses.replace(
             config,
-            vision=dataclasses.replace(config.vision, **vision),
-            text=dataclasses.replace(config.text, **text),
+            vision=settled(config.vision, heads=self.vision_heads, **given),
+            text=settled(config.text, heads=self.text_heads, **given),
         )
 
 
@@ -183,14 +184,19 @@ def open_source(path: str | os.PathLike[str], options: Options | None = None) ->
     elif model is not None:
         config = PUBLISHED[model]
     else:
-        found = _config_beside(files.configs, layout_of(stored))
+        layout, _ = layout_of(stored)
+        found = _config_beside(files.configs, layout)
         if found is None:
-            config = _config_of_tensors(files.weights, tensors, code, options)
+            told, preprocess = _activation(code), PreprocessConfig()
+            if layout == TIMM and (timms := files.configs.get("config.json")):
+                (told, preprocess), used = from_timm(_json(timms)), [*used, timms]
+            config = _config_of_tensors(files.weights, tensors, options.activation or told, options)
+            config = dataclasses.replace(config, preprocess=preprocess)
         else:
             config, read = found
             used += read
+    config = options.settle(_with_towers_of(tensors, config))
     as_it_is = kind == "safetensors" and tensors == {name: Recipe((tensor,)) for name, tensor in held.items()}
-    config = options.settle(config)
     return Source(kind, files.weights, tuple(used), tensors, config, model, files.merges, as_it_is, digests)
 
 
@@ -251,10 +257,25 @@ def _config_beside(configs: Mapping[str, Path], layout: str) -> tuple[ClipConfig
     return None
 
 
-def _config_of_tensors(weights: Path, tensors: Mapping[str, Recipe], code: str | None, options: Options) -> ClipConfig:
-    """The configuration that shapes, an archive's code and the user's word tell. Raises Doubt where they don't."""
+def _with_towers_of(tensors: Mapping[str, Recipe], config: ClipConfig) -> ClipConfig:
+    """The configuration without a tower that isn't there; of a tower alone, its projection says where it leads."""
+    image, text = has_image_tower(tensors), has_text_tower(tensors)
+    if image and text:
+        return config
+    projection = tensors.get("visual.proj" if image else "text_projection")
+    return dataclasses.replace(
+        config,
+        embed_dim=projection.shape[-1] if projection is not None and projection.shape else config.embed_dim,
+        vision=config.vision if image else NO_IMAGE_TOWER,
+        text=config.text if text else NO_TEXT_TOWER,
+    )
+
+
+def _config_of_tensors(
+    weights: Path, tensors: Mapping[str, Recipe], activation: str | None, options: Options
+) -> ClipConfig:
+    """The configuration that shapes tell, with what is told of the activation. Raises Doubt where nothing is."""
     shapes = {name: recipe.shape for name, recipe in tensors.items()}
-    activation = options.activation or _activation(code)
     if activation is None:
         raise Doubt(
             f"{weights} doesn't tell its activation, and no config file beside it does. It is 'quick_gelu' if it was "
