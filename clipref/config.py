@@ -64,7 +64,11 @@ class ResNetConfig:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """The causal text transformer. The end-of-text token is the largest id, `vocab_size - 1`."""
+    """The causal text transformer.
+
+    It pools at the first end-of-text token of a text. That is the largest id of all, and so the largest of a text,
+    unless `eos_token_id` says otherwise: a vocabulary may have been grown by tokens behind it.
+    """
 
     context_length: int
     vocab_size: int
@@ -73,6 +77,12 @@ class TextConfig:
     heads: int
     mlp_width: int
     activation: Activation = "quick_gelu"
+    eos_token_id: int | None = None
+
+    @property
+    def end_of_text(self) -> int:
+        """The id of the end-of-text token."""
+        return self.vocab_size - 1 if self.eos_token_id is None else self.eos_token_id
 
 
 @dataclass(frozen=True)
@@ -133,6 +143,8 @@ class ClipConfig:
         data = dataclasses.asdict(self)
         if isinstance(self.text, NoTower):
             data["text"] = None
+        elif self.text.eos_token_id is None:
+            del data["text"]["eos_token_id"]
         if isinstance(self.vision, NoTower):
             data["vision"] = None
         else:
@@ -189,6 +201,8 @@ def _build(cls: type[Any], data: dict[str, Any], where: str) -> Any:
         raise ConfigError(f"config.json: unknown key {where}.{unknown[0]}; expected {', '.join(fields)}.")
     values = {}
     for name, field in fields.items():
+        if data.get(name, field.default) is None and field.default is None:
+            continue
         if name not in data:
             if field.default is dataclasses.MISSING:
                 raise ConfigError(f"config.json: {where}.{name} is missing.")
@@ -207,7 +221,10 @@ def _check(config: ClipConfig) -> None:
     if not towers:
         raise ConfigError("vision and text are both missing; expected at least one tower.")
     for where, part in towers:
-        for name, value in dataclasses.asdict(part).items():
+        settings = dataclasses.asdict(part)
+        if settings.get("eos_token_id", 0) is None:
+            del settings["eos_token_id"]
+        for name, value in settings.items():
             for item in value if isinstance(value, tuple) else (value,):
                 if not isinstance(item, str) and (not isinstance(item, int) or item < 1):
                     raise ConfigError(f"{where}.{name} is {value!r}; expected whole numbers of at least 1.")
@@ -217,6 +234,8 @@ def _check(config: ClipConfig) -> None:
         activation = getattr(part, "activation", "quick_gelu")
         if activation not in ("quick_gelu", "gelu"):
             raise ConfigError(f"{where}.activation is {activation!r}; expected 'quick_gelu' or 'gelu'.")
+    if not isinstance(text, NoTower) and text.end_of_text >= text.vocab_size:
+        raise ConfigError(f"text.eos_token_id is {text.eos_token_id}; expected one of {text.vocab_size} tokens.")
     if not isinstance(config.embed_dim, int) or config.embed_dim < 1:
         raise ConfigError(f"embed_dim is {config.embed_dim!r}; expected a whole number of at least 1.")
     for where, part in towers:

@@ -126,14 +126,16 @@ def _write_merges(folder: Path, source: Source) -> None:
     """The checkpoint's own merges if it has some, else OpenAI's if they give its vocabulary, else none."""
     if isinstance(source.config.text, NoTower):
         return
-    vocab_size = source.config.text.vocab_size
+    text = source.config.text
     merges = source.merges or DEFAULT_MERGES
-    found = Tokenizer.from_file(merges).vocab_size
-    if found == vocab_size:
+    tokenizer = Tokenizer.from_file(merges)
+    if tokenizer.end_id == text.end_of_text and tokenizer.vocab_size <= text.vocab_size:
         name = merges.name if source.merges else "merges.txt.gz"
         (folder / name).write_bytes(merges.read_bytes())
     elif source.merges is not None:
-        raise WeightsError(f"{merges} gives {found} tokens, but the model has {vocab_size}. Is it another model's?")
+        raise WeightsError(
+            f"{merges} gives {tokenizer.vocab_size} tokens, but the model has {text.vocab_size}. Is it another model's?"
+        )
 
 
 def _provenance(

@@ -65,9 +65,9 @@ def export_onnx(
 def _tokens(text: TextConfig, ids: str) -> Array:
     """Two texts, as short and as long as they can be."""
     tokens = np.zeros((2, text.context_length), ids)
-    tokens[:, 0] = text.vocab_size - 2
-    tokens[0, 1], tokens[1, 1:] = text.vocab_size - 1, 7
-    tokens[1, -1] = text.vocab_size - 1
+    tokens[:, 0] = text.end_of_text - 1
+    tokens[0, 1], tokens[1, 1:] = text.end_of_text, text.vocab_size - 1 if text.eos_token_id else 7
+    tokens[1, -1] = text.end_of_text
     return tokens
 
 
