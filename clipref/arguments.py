@@ -150,16 +150,18 @@ def listed_texts(texts: Any) -> list[str]:
     if axes(texts) not in (None, 1):
         raise InputError(f"The texts are a {type(texts).__name__} of {axes(texts)} axes; {expected}.")
     check_ordered(texts, "texts", expected)
-    listed = []
-    for i, text in enumerate(elements(texts, "texts", expected)):
+    # A thousand labels come with every image that is classified; lists hide nothing that `elements` would find.
+    listed = list(texts if type(texts) in (list, tuple) else elements(texts, "texts", expected))
+    if not listed:
+        raise InputError("No texts were given; expected at least one.")
+    if set(map(type, listed)) == {str}:
+        return listed
+    for i, text in enumerate(listed):
         if not isinstance(text, str):
             hint = " Decode it: x.decode('utf-8')." if isinstance(text, BINARY) else ""
             message = f"text {i}: expected a text, got {type(text).__name__}.{hint}"
             raise TextError(message, index=i, source=text)
-        listed.append(str.__str__(text))  # a plain str, whatever a class derived from it overrides
-    if not listed:
-        raise InputError("No texts were given; expected at least one.")
-    return listed
+    return [str.__str__(text) for text in listed]  # plain, whatever a class derived from str overrides
 
 
 def listed_labels(name: str, labels: Any) -> list[str]:

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -38,6 +38,7 @@ from .arguments import (
 )
 from .backends import make_engine
 from .classifier import TEMPLATES, Classifier, label_embeddings, labels_and_templates
+from .config import NoTower
 from .engine import Engine, ReferenceEngine, checked_pixels
 from .errors import ImageError, InputError, TextError
 from .lazy import available_threads, once
@@ -63,8 +64,7 @@ class CLIP:
     """A CLIP behind one engine. Safe to call from several threads.
 
     Pickled or copied, it is opened anew from where it came from, with the same backend and options. Whatever uses the
-    weights raises WeightsError if their file was written to since the model was opened; see `SafetensorsFile.guard` for
-    what can't be promised.
+    weights raises WeightsError if their file was written to since it was opened; see `SafetensorsFile.guard`.
     """
 
     def __init__(
@@ -99,15 +99,18 @@ class CLIP:
             self.engine if isinstance(self.engine, ReferenceEngine) else ReferenceEngine(checkpoint, dtype)
         )
         self._checkpoint = checkpoint
-        self._weights = checkpoint.file
         # Where the checkpoint came from: an id, of some revision, or a path.
         self.source = str(checkpoint.file.path)
         self.revision: str | None = None
         self._options = options
 
     def __repr__(self) -> str:
-        vision = type(self.config.vision).__name__.removesuffix("Config")
-        return f"CLIP({vision} at {self.config.vision.resolution} px, backend={self.backend!r}, dtype={self.dtype!r})"
+        vision = self.config.vision
+        if isinstance(vision, NoTower):
+            towers = "text tower"
+        else:
+            towers = f"{type(vision).__name__.removesuffix('Config')} at {vision.resolution} px"
+        return f"CLIP({towers}, backend={self.backend!r}, dtype={self.dtype!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         from .model import reopen
@@ -123,22 +126,34 @@ class CLIP:
     def encode_image(self, pixels: Array) -> Array:
         """Preprocessed pixels [N, 3, R, R] float, all finite -> embeddings [N, E]. Raises InputError, WeightsError."""
         pixels = checked_pixels(pixels, self.config.vision.resolution, self.dtype)
-        with self._weights.guard():
-            return finished(self.engine.encode_image(pixels), "item", range(len(pixels)))
+        return finished(self._image_embeddings(pixels), "item", range(len(pixels)))
 
     def encode_text(self, ids: Array) -> Array:
         """Token ids [N, T] int, T at most the context length -> embeddings [N, E]. Raises InputError, WeightsError."""
         ids = checked_ids(ids, self.config.text)
-        with self._weights.guard():
-            return finished(self.engine.encode_text(ids), "item", range(len(ids)))
+        with self._weights_in_use():
+            embeddings = self.engine.encode_text(ids)
+        return finished(embeddings, "item", range(len(ids)))
+
+    @contextmanager
+    def _weights_in_use(self) -> Iterator[None]:
+        """For whatever computes with the weights. What overflows is silent here, and refused by `finished`."""
+        with self._checkpoint.file.guard(), np.errstate(over="ignore", invalid="ignore"):
+            yield
+
+    def _image_embeddings(self, pixels: Array) -> Array:
+        """What the engine makes of checked pixels."""
+        with self._weights_in_use():
+            return self.engine.encode_image(pixels)
 
     def tokenize(self, texts: str | Iterable[str], truncate: bool = False) -> NDArray[np.int32]:
         """Texts -> token ids [N, T] int32 in this model's vocabulary. Raises TextError."""
         tokenizer: Tokenizer = self._tokenizer()
-        if tokenizer.vocab_size != self.config.text.vocab_size:
+        text = self.config.text
+        if tokenizer.end_id != text.end_of_text or tokenizer.vocab_size > text.vocab_size:
             raise InputError(
-                f"The merges give {tokenizer.vocab_size} tokens, but the model has {self.config.text.vocab_size}: "
-                f"put the model's own merges.txt beside its weights."
+                f"The merges give {tokenizer.vocab_size} tokens, but the model has {text.vocab_size} (end of text: "
+                f"{tokenizer.end_id}, {text.end_of_text}): put the model's own merges.txt beside its weights."
             )
         return tokenizer(texts, self.config.text.context_length, truncate)
 
@@ -201,8 +216,7 @@ class CLIP:
             for batch in in_batches(sound(found, None if on_error == "raise" else failed), batch_size):
                 indices, pixels = zip(*batch, strict=True)
                 stacked = checked_pixels(np.stack(pixels), self.config.vision.resolution, self.dtype)
-                with self._weights.guard():
-                    batches.append(finished(self.engine.encode_image(stacked), "image", indices, normalize))
+                batches.append(finished(self._image_embeddings(stacked), "image", indices, normalize))
                 bar.update(len(batch))
         if not batches and not failed:
             raise InputError("No images were given; expected at least one.")
@@ -241,7 +255,7 @@ class CLIP:
             raise InputError(f"The texts are {found}; expected a text, or a list of texts, given once.")
         listed = listed_texts(given[0])
         ids = self.tokenize(listed, truncate)  # [N, T]
-        empty = np.flatnonzero(ids[:, 1] == self.config.text.vocab_size - 1)
+        empty = np.flatnonzero(ids[:, 1] == self.config.text.end_of_text)
         if empty.size:
             raise TextError(
                 f"text {empty[0]} is empty, and an empty text has no meaning to embed; "
@@ -251,7 +265,7 @@ class CLIP:
             )
         ends = ids.argmax(axis=1)
         rows = [tuple(row[: end + 1]) for row, end in zip(ids.tolist(), ends, strict=True)]
-        with self._weights.guard():
+        with self._weights_in_use():
             embeddings = embeddings_of(rows, self.engine, self._texts)
         return finished(embeddings, "text", range(len(rows)), is_true("normalize", normalize))
 
@@ -391,10 +405,10 @@ class CLIP:
 
         if image is not None:
             pixels = self._preprocessor(input_color_format, None)(image)[None]
-            with self._weights.guard():
+            with self._weights_in_use():
                 self._reference.encode_image(tap("pixels", pixels.astype(self.dtype)), tap)
         if text is not None:
             ids = self.tokenize([text])
-            with self._weights.guard():
+            with self._weights_in_use():
                 self._reference.encode_text(tap("ids", ids), tap)
         return seen

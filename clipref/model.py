@@ -8,16 +8,15 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 
 from .arguments import check_choice, is_true, shown
 from .clip import CLIP as CLIP  # most modules import it from here
 from .config import Activation, ClipConfig
-from .errors import InputError, ModelNotFound, WeightsError
-from .hub import HUB_PREFIX, locate, models
+from .errors import InputError, WeightsError
+from .hub import EMBEDDED, is_of_hub, locate
 from .weights import Checkpoint, DType
 
 
@@ -52,9 +51,9 @@ class AutoModel:
 
         `config` stands for what the checkpoint says of itself; `activation` ("quick_gelu" or "gelu") for that of its
         transformers alone, and has to be given where no file tells it. `upright` turns images as their EXIF data say
-        before they are looked at; `max_pixels` is the largest image that is read. `revision` and `digest` say which
-        weights are expected. `precision` is what the
-        backend computes in; "auto" finds the fastest that has it.
+        before they are looked at; `max_pixels` is the largest image that is read. `revision`, a commit, tag or branch
+        of a repository, and `digest`, as `Checkpoint.digest` has it, say which weights are expected. `precision`
+        ("float32", "bfloat16", "int8", ...) is an option of every backend, and "auto" finds the fastest that has it.
 
         Raises ModelNotFound, ConfigError, WeightsError, BackendError or InputError.
         """
@@ -81,22 +80,19 @@ class AutoModel:
 
 
 def _model_name(name: Any, model_id_or_path: Any) -> str:
-    """The name of a model, given by one of two arguments. Raises InputError, or ModelNotFound if it can't be a path."""
-    given = [value for value in (name, model_id_or_path) if value is not None]
-    if len(given) != 1 or not isinstance(given[0], str | bytes | os.PathLike) or not os.fspath(given[0]):
-        found = " and ".join(map(shown, given)) or "None"
-        raise InputError(f"The model's name is {found}; expected one id, such as 'clip/ViT-B-32', or one path.")
-    text = os.fsdecode(given[0])
-    try:
-        Path(text).expanduser().exists()
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelNotFound(f"{shown(text)} is neither a model id nor a path: {error}.") from error
-    return text
+    """The name of a model, given by one of two arguments; `locate` refuses what is no name. Raises InputError."""
+    if name is not None and model_id_or_path is not None:
+        raise InputError(
+            f"The model's name is {shown(name)} and {shown(model_id_or_path)}; expected one id, such as "
+            f"'clip/ViT-B-32', or one path."
+        )
+    given: Any = model_id_or_path if name is None else name
+    return cast(str, os.fspath(given) if isinstance(given, os.PathLike) else given)
 
 
 def _is_id(name: str) -> bool:
     """Whether a name stands for the same model on every machine, as a path doesn't."""
-    return name in models() or name.startswith(HUB_PREFIX)
+    return name in EMBEDDED or is_of_hub(name)
 
 
 def reopen(
@@ -109,7 +105,7 @@ def reopen(
     options: dict[str, Any],
 ) -> CLIP:
     """A model that was pickled. Raises WeightsError if other weights are there now."""
-    path = locate(source, revision=revision, digest=digest)[0] if _is_id(source) else source
+    path = locate(source, config=config, revision=revision, digest=digest)[0] if _is_id(source) else source
     model = CLIP(Checkpoint(path, config), backend, dtype, **options)
     if model.digest != digest:
         raise WeightsError(f"{source} has other weights than it had when the model was pickled; open it anew.")

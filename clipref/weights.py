@@ -253,8 +253,11 @@ class Checkpoint:
     def logit_scale(self) -> float:
         """The factor that turns cosines into logits: the exponential of the tensor `logit_scale`.
 
-        Raises WeightsError unless float32 holds it: as infinity or zero it would make every probability the same.
+        NaN of one tower alone, which has none, nor anything to compare with. Raises WeightsError unless float32 holds
+        it: as infinity or zero it would make every probability the same.
         """
+        if "logit_scale" not in tensor_shapes(self.config):
+            return math.nan
         logarithm = float(self.file.read("logit_scale", "float64"))
         limits = np.log([np.finfo(np.float32).tiny, np.finfo(np.float32).max])
         if not limits[0] <= logarithm <= limits[1]:

@@ -101,6 +101,7 @@ class OnnxEngine:
         self._visual_of_one_thread = lazily(visual, "visual, of one thread", replace(settings, threads=1))
         self._traced_visual = lazily(visual, "visual, traced", taps=True)
         self._traced_text = lazily(text, "textual, traced", taps=True)
+        self._config = checkpoint.config
         vision = checkpoint.config.vision
         on_cpu = list(settings.providers) == [CPU]
         self._threads = settings.threads if on_cpu and isinstance(vision, ViTConfig) else 1
@@ -122,7 +123,8 @@ class OnnxEngine:
     def encode_text(self, ids: Array) -> Array:
         """Token ids [N, T] -> embeddings [N, E] float32."""
         made = self._text()
-        return texts_in_parts(lambda part: run(made, text_inputs(part))["embeddings"][:, 0], ids, self._positions)
+        config = self._config.text
+        return texts_in_parts(lambda part: run(made, part)["embeddings"][:, 0], ids, config, self._positions)
 
     def encode_tree(self, ids: Array, positions: Array, visible: Array, ends: Array) -> Array:
         """Trees of tokens, as text_transformer.encode_tree has them -> embeddings [N, S, E] float32."""
@@ -134,7 +136,7 @@ class OnnxEngine:
 
     def trace_text(self, ids: Array) -> dict[str, Array]:
         """Every named activation of the text tower, and `embeddings` [N, 1, E], from a session of its own."""
-        return run(self._traced_text(), text_inputs(ids))
+        return run(self._traced_text(), text_inputs(ids, self._config.text))
 
 
 def run(session: Any, inputs: Mapping[str, Array]) -> dict[str, Array]:

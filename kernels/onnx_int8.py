@@ -206,7 +206,7 @@ def calibration_pixels(side: int, n: int) -> Array:
 def calibration_ids(config: TextConfig, n: int) -> Array:
     """Token ids [n, T] for calibration: random words, from a few to as many as there is room for."""
     generator = np.random.Generator(np.random.PCG64(7))
-    end = config.vocab_size - 1
+    end = config.end_of_text
     ids = generator.integers(0, end - 1, (n, config.context_length))
     ids[:, 0] = end - 1
     for row, stop in zip(ids, np.linspace(2, config.context_length - 1, n).astype(int), strict=True):
@@ -259,13 +259,9 @@ def engine(
     check_options("onnx-int8", dtype, threads, spinning=spinning, arena=arena)
     settings = Settings(threads or available_threads(), spinning=spinning, arena=arena)
     config = checkpoint.config
-    side = config.vision.resolution
-    if calibration is None:
-        pixels = calibration_pixels(side, RESNET_IMAGES if isinstance(config.vision, ResNetConfig) else IMAGES)
-    else:
-        pixels = checked_pixels(calibration, side, "float32", "calibration pixels")
-        _check_range(pixels, config.preprocess)
-    ids = calibration_ids(config.text, TEXTS)
+    if calibration is not None:
+        calibration = checked_pixels(calibration, config.vision.resolution, "float32", "calibration pixels")
+        _check_range(calibration, config.preprocess)
 
     def image_params() -> Any:
         return checkpoint.visual("float32")
@@ -275,12 +271,15 @@ def engine(
 
     @once
     def image_ranges() -> Ranges:
+        resnet, side = isinstance(config.vision, ResNetConfig), config.vision.resolution
+        pixels = calibration_pixels(side, RESNET_IMAGES if resnet else IMAGES) if calibration is None else calibration
         given = [{"pixels": pixels[i : i + 1]} for i in range(len(pixels))]
         return observe_ranges(record_image(config, image_params(), OnnxRuntimeOps()), given, settings)
 
     @once
     def text_ranges() -> Ranges:
-        given = [text_inputs(ids[i : i + 1]) for i in range(len(ids))]
+        ids = calibration_ids(config.text, TEXTS)
+        given = [text_inputs(ids[i : i + 1], config.text) for i in range(len(ids))]
         return observe_ranges(record_tree(config, text_params(), OnnxRuntimeOps()), given, settings)
 
     return OnnxEngine(

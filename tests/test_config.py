@@ -10,12 +10,12 @@ from clipref.config import (
     PUBLISHED,
     ClipConfig,
     ViTConfig,
-    infer_config,
     tensor_shapes,
     text_shapes,
     visual_shapes,
 )
 from clipref.errors import ConfigError
+from clipref.weights_tools.infer import infer_config
 
 from .conftest import TINY
 

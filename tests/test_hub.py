@@ -531,7 +531,7 @@ def test_names() -> None:
 def test_unknown_name_says_what_may_be_meant(given: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ModelNotFound, match=meant):
         hub.locate(given)
-    for command in (["download", given], ["convert", given, "x"], ["embed", "x", "--model", given]):
+    for command in (["download", given], ["convert", given, "x"], ["export-onnx", given, "x"]):
         assert main(command) == 1 and re.search(meant, capsys.readouterr().err)
 
 

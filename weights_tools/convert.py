@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from clipref.config import PUBLISHED, Shape, tensor_shapes
+from clipref.config import PUBLISHED, NoTower, Shape, tensor_shapes
 from clipref.digests import PROVENANCE_NAME, digest_record, model_digest, refuse_other, tensor_digest
 from clipref.errors import InputError, WeightsError
 from clipref.hub import present
@@ -124,14 +124,18 @@ def not_finite(stored: Array, dtype: str) -> int:
 
 def _write_merges(folder: Path, source: Source) -> None:
     """The checkpoint's own merges if it has some, else OpenAI's if they give its vocabulary, else none."""
-    vocab_size = source.config.text.vocab_size
+    if isinstance(source.config.text, NoTower):
+        return
+    text = source.config.text
     merges = source.merges or DEFAULT_MERGES
-    found = Tokenizer.from_file(merges).vocab_size
-    if found == vocab_size:
+    tokenizer = Tokenizer.from_file(merges)
+    if tokenizer.end_id == text.end_of_text and tokenizer.vocab_size <= text.vocab_size:
         name = merges.name if source.merges else "merges.txt.gz"
         (folder / name).write_bytes(merges.read_bytes())
     elif source.merges is not None:
-        raise WeightsError(f"{merges} gives {found} tokens, but the model has {vocab_size}. Is it another model's?")
+        raise WeightsError(
+            f"{merges} gives {tokenizer.vocab_size} tokens, but the model has {text.vocab_size}. Is it another model's?"
+        )
 
 
 def _provenance(

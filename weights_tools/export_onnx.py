@@ -1,4 +1,4 @@
-"""Write a model as two ONNX files for any ONNX runtime: visual.onnx and textual.onnx.
+"""Write a model as two ONNX files for any ONNX runtime, one a tower: visual.onnx and textual.onnx.
 
 PATH is what `from_pretrained` takes. Each file is complete in itself, float32, with standard operators only, and takes
 any batch; texts may have any number of columns up to the context length. Names and types are those that roboflow's
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from clipref.config import Activation
+from clipref.config import Activation, NoTower, TextConfig
 from clipref.engine import ReferenceEngine
 from clipref.errors import BackendError, InputError
 from clipref.hub import locate
@@ -46,22 +46,29 @@ def export_onnx(
     if not is_utf8(Path(out).absolute()):
         raise InputError(f"{str(out)!r} is not UTF-8, as ONNX Runtime needs a file's path to be; choose another name.")
     checkpoint = Checkpoint(*locate(path, activation=activation))
-    config = checkpoint.config
-    reference = ReferenceEngine(checkpoint, "float32")
-    side, text = config.vision.resolution, config.text
-    pixels = np.random.Generator(np.random.PCG64(0)).uniform(-1.8, 2.1, (2, 3, side, side)).astype(np.float32)
-    tokens = np.zeros((2, text.context_length), ids)
-    tokens[:, 0] = text.vocab_size - 2
-    tokens[0, 1], tokens[1, 1:] = text.vocab_size - 1, 7  # as short and as long as texts can be
-    tokens[1, -1] = text.vocab_size - 1
+    config, reference = checkpoint.config, ReferenceEngine(checkpoint, "float32")
+    notes = {"config": json.dumps(config.to_dict()), "logit_scale": repr(checkpoint.logit_scale)}
     with new_folder(out) as folder:
-        notes = {"config": json.dumps(config.to_dict()), "logit_scale": repr(checkpoint.logit_scale)}
-        visual = record_image(config, checkpoint.visual("float32"))
-        (folder / "visual.onnx").write_bytes(complete(visual, "visual", notes))
-        yield "visual.onnx", check(folder / "visual.onnx", pixels, reference.encode_image(pixels))
-        textual = record_text(config, checkpoint.text("float32"), ids)
-        (folder / "textual.onnx").write_bytes(complete(textual, "textual", notes))
-        yield "textual.onnx", check(folder / "textual.onnx", tokens, reference.encode_text(tokens))
+        if not isinstance(config.vision, NoTower):
+            side = config.vision.resolution
+            pixels = np.random.Generator(np.random.PCG64(0)).uniform(-1.8, 2.1, (2, 3, side, side)).astype(np.float32)
+            visual = record_image(config, checkpoint.visual("float32"))
+            (folder / "visual.onnx").write_bytes(complete(visual, "visual", notes))
+            yield "visual.onnx", check(folder / "visual.onnx", pixels, reference.encode_image(pixels))
+        if not isinstance(config.text, NoTower):
+            tokens = _tokens(config.text, ids)
+            textual = record_text(config, checkpoint.text("float32"), ids)
+            (folder / "textual.onnx").write_bytes(complete(textual, "textual", notes))
+            yield "textual.onnx", check(folder / "textual.onnx", tokens, reference.encode_text(tokens))
+
+
+def _tokens(text: TextConfig, ids: str) -> Array:
+    """Two texts, as short and as long as they can be."""
+    tokens = np.zeros((2, text.context_length), ids)
+    tokens[:, 0] = text.end_of_text - 1
+    tokens[0, 1], tokens[1, 1:] = text.end_of_text, text.vocab_size - 1 if text.eos_token_id else 7
+    tokens[1, -1] = text.end_of_text
+    return tokens
 
 
 def check(path: Path, given: Array, expected: Array) -> float:

@@ -35,7 +35,7 @@ def inspect(path: str | Path, options: Options | None = None) -> dict[str, Any]:
     source, doubts, unknown = _open(path, options or Options())
     config = source.config.to_dict()
     for tower, setting in unknown:
-        if setting in config[tower]:  # a ResNet has no activation to doubt
+        if setting in (config[tower] or {}):  # a ResNet has no activation to doubt
             config[tower][setting] = None
     tensors = {name: recipe for name, recipe in source.tensors.items() if not ignored(name)}
     problems = []
@@ -201,7 +201,9 @@ def _bytes(count: int) -> str:
     return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count:,} bytes"
 
 
-def _described(tower: Mapping[str, Any]) -> str:
+def _described(tower: Mapping[str, Any] | None) -> str:
+    if tower is None:
+        return "none"
     kind = {"vit": "ViT", "resnet": "ModifiedResNet"}.get(tower.get("kind", ""), "transformer")
     return ", ".join(
         [kind, *(f"{key} {'?' if value is None else value}" for key, value in tower.items() if key != "kind")]

@@ -18,16 +18,19 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from clipref.config import PUBLISHED, ClipConfig, ViTConfig, infer_config
+from clipref.config import NO_IMAGE_TOWER, NO_TEXT_TOWER, PUBLISHED, ClipConfig, NoTower, PreprocessConfig
 from clipref.errors import ConfigError, InputError, ModelNotFound, WeightsError
 from clipref.files import open_regular, read_bytes, stand_in
+from clipref.tokenizer import Tokenizer
 from clipref.weights import MERGES_NAMES, no_weights
 
-from .configs import from_open_clip, from_transformers
-from .layouts import LANDMARKS, TRANSFORMERS, Recipe, layout_of, recipes
+from .configs import MAX_ADDED, from_open_clip, from_timm, from_transformers
+from .infer import has_image_tower, has_text_tower, infer_config
+from .layouts import LANDMARKS, TIMM, TRANSFORMERS, Recipe, layout_of, recipes
 from .stored import Stored, safetensors_tensors
 from .torch_files import read_torch_file
 from .wrappers import Doubt as Doubt
@@ -52,6 +55,7 @@ _TORCH = ("open_clip_pytorch_model.bin", "pytorch_model.bin.index.json", "pytorc
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # before transformers 5, and since
 _CONFIGS = ("open_clip_config.json", "config.json", *_PROCESSORS)
 _TOKENIZERS = MERGES_NAMES
+OPENAI_VOCABULARY = 49408
 # What a config.json has in which project.
 _OURS, _TRANSFORMERS = "embed_dim", "model_type"
 
@@ -76,16 +80,16 @@ class Options:
 
     def settle(self, config: ClipConfig) -> ClipConfig:
         """The configuration with what was given instead of what was found."""
-        vision: dict[str, Any] = {"heads": self.vision_heads or config.vision.heads}
-        text: dict[str, Any] = {"heads": self.text_heads or config.text.heads}
-        if self.activation is not None:
-            text["activation"] = self.activation
-            if isinstance(config.vision, ViTConfig):
-                vision["activation"] = self.activation
+        given = {"activation": self.activation}
+
+        def settled(tower: Any, **given: Any) -> Any:
+            known = {} if isinstance(tower, NoTower) else dataclasses.asdict(tower)
+            return dataclasses.replace(tower, **{k: v for k, v in given.items() if k in known and v is not None})
+
         return dataclasses.replace(
             config,
-            vision=dataclasses.replace(config.vision, **vision),
-            text=dataclasses.replace(config.text, **text),
+            vision=settled(config.vision, heads=self.vision_heads, **given),
+            text=settled(config.text, heads=self.text_heads, **given),
         )
 
 
@@ -183,14 +187,22 @@ def open_source(path: str | os.PathLike[str], options: Options | None = None) ->
     elif model is not None:
         config = PUBLISHED[model]
     else:
-        found = _config_beside(files.configs, layout_of(stored))
+        layout, _ = layout_of(stored)
+        found = _config_beside(files, layout)
         if found is None:
-            config = _config_of_tensors(files.weights, tensors, code, options)
+            told, preprocess = _activation(code), PreprocessConfig()
+            if layout == TIMM and (timms := files.configs.get("config.json")):
+                (told, preprocess), used = from_timm(_json(timms)), [*used, timms]
+            config = _config_of_tensors(files.weights, tensors, options.activation or told, options)
+            config = dataclasses.replace(config, preprocess=preprocess)
+            if not isinstance(config.text, NoTower):
+                end = _end_behind_which_it_grew(config.text.vocab_size, files.merges)
+                config = dataclasses.replace(config, text=dataclasses.replace(config.text, eos_token_id=end))
         else:
             config, read = found
             used += read
+    config = options.settle(_with_towers_of(tensors, config))
     as_it_is = kind == "safetensors" and tensors == {name: Recipe((tensor,)) for name, tensor in held.items()}
-    config = options.settle(config)
     return Source(kind, files.weights, tuple(used), tensors, config, model, files.merges, as_it_is, digests)
 
 
@@ -232,29 +244,58 @@ def _shards(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def _config_beside(configs: Mapping[str, Path], layout: str) -> tuple[ClipConfig, list[Path]] | None:
+def _config_beside(files: Files, layout: str) -> tuple[ClipConfig, list[Path]] | None:
     """The configuration that is written beside the weights, and the files that it was read from; None without any.
 
     A repository may have both open_clip's and transformers', each for the weights in its own names.
     """
+    configs, unsaid = files.configs, partial(_end_behind_which_it_grew, merges=files.merges)
     plain, theirs = configs.get("config.json"), configs.get("open_clip_config.json")
     settings = _json(plain) if plain is not None else {}
     if plain is not None and _OURS in settings:
         return _named(plain, ClipConfig.from_dict, settings), [plain]
     for_transformers = plain is not None and (_TRANSFORMERS in settings or layout == TRANSFORMERS)
     if theirs is not None and not (for_transformers and layout == TRANSFORMERS):
-        return _named(theirs, from_open_clip, _json(theirs)), [theirs]
+        return _named(theirs, from_open_clip, _json(theirs), unsaid), [theirs]
     if plain is not None and for_transformers:
         processor = next((configs[name] for name in _PROCESSORS if name in configs), None)
         pixels = None if processor is None else _json(processor)
-        return _named(plain, from_transformers, settings, pixels), [plain, *([processor] if processor else [])]
+        config = _named(plain, from_transformers, settings, pixels, unsaid)
+        return config, [plain, *([processor] if processor else [])]
     return None
 
 
-def _config_of_tensors(weights: Path, tensors: Mapping[str, Recipe], code: str | None, options: Options) -> ClipConfig:
-    """The configuration that shapes, an archive's code and the user's word tell. Raises Doubt where they don't."""
+def _with_towers_of(tensors: Mapping[str, Recipe], config: ClipConfig) -> ClipConfig:
+    """The configuration without a tower that isn't there; of a tower alone, its projection says where it leads."""
+    image, text = has_image_tower(tensors), has_text_tower(tensors)
+    if image and text:
+        return config
+    projection = tensors.get("visual.proj" if image else "text_projection")
+    return dataclasses.replace(
+        config,
+        embed_dim=projection.shape[-1] if projection is not None and projection.shape else config.embed_dim,
+        vision=config.vision if image else NO_IMAGE_TOWER,
+        text=config.text if text else NO_TEXT_TOWER,
+    )
+
+
+def _end_behind_which_it_grew(vocab_size: int, merges: Path | None) -> int | None:
+    """The end-of-text id, where nothing says it, of a vocabulary that has a few tokens behind it; None if it has none.
+
+    It is that of the checkpoint's own merges, or of OpenAI's. OpenAI's code, open_clip's and older configurations of
+    transformers' pool at the largest id of a text, which is the same unless a text has a token that was added.
+    """
+    if vocab_size == OPENAI_VOCABULARY:
+        return None
+    end = OPENAI_VOCABULARY - 1 if merges is None else Tokenizer.from_file(merges).end_id
+    return end if 0 < vocab_size - 1 - end <= MAX_ADDED else None
+
+
+def _config_of_tensors(
+    weights: Path, tensors: Mapping[str, Recipe], activation: str | None, options: Options
+) -> ClipConfig:
+    """The configuration that shapes tell, with what is told of the activation. Raises Doubt where nothing is."""
     shapes = {name: recipe.shape for name, recipe in tensors.items()}
-    activation = options.activation or _activation(code)
     if activation is None:
         raise Doubt(
             f"{weights} doesn't tell its activation, and no config file beside it does. It is 'quick_gelu' if it was "

@@ -38,7 +38,7 @@ def unwrap(tensors: Mapping[str, T], landmarks: Iterable[str], prefix: str | Non
     elif len(found) > 1:
         raise Doubt(
             f"There are several models in it, under {_shown(found)}. Convert the one that you mean: clipref convert "
-            f"FILE FOLDER --prefix {found[0] or repr('')}; then open FOLDER."
+            f"FILE FOLDER --prefix {found[0].rstrip('.') or repr('')}; then open FOLDER."
         )
     else:
         prefix = found[0] if found else ""
