@@ -25,7 +25,7 @@ MAX_SHOWN = 200
 def shown(value: Any) -> str:
     """A value as errors show it: shortened; by its type if it can't be shown, as an integer of 5,000 digits can't."""
     try:
-        text = repr(value)
+        text = " ".join(repr(value).split())  # in one line
     except Exception:  # raised by whoever wrote the object's __repr__
         return f"a {type(value).__name__}"
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."

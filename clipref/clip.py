@@ -13,9 +13,8 @@ No answer is NaN or infinite: weights that lead there are a WeightsError.
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -42,11 +41,10 @@ from .config import NoTower
 from .engine import Engine, ReferenceEngine, checked_pixels
 from .errors import ImageError, InputError, TextError
 from .lazy import available_threads, once
-from .loading import in_batches, preprocessed, progress_bar, sound, with_gaps
+from .loading import in_batches, preprocessed, preprocessor, progress_bar, sound, with_gaps
 from .memory import Memory
-from .preprocessing import preprocess
 from .similarity import cosines, finished, have_direction, nearest, unit_vectors
-from .texts import checked_ids, embeddings_of
+from .texts import checked_ids, embeddings_of, rows_of
 from .tokenizer import Tokenizer
 from .weights import Checkpoint, DType
 
@@ -198,13 +196,14 @@ class CLIP:
         """
         expected = "expected an image, or a list of images"
         check_count("batch_size", batch_size)
-        if workers is not None:
-            check_count("workers", workers)
+        for name, value in (("workers", workers), ("max_pixels", max_pixels)):
+            if value is not None:
+                check_count(name, value)
         check_choice("on_error", on_error, get_args(OnError))
         if errors is not None and not isinstance(errors, list):
             raise InputError(f"errors is {shown(errors)}; expected a list, which the errors are appended to.")
         normalize = is_true("normalize", normalize)
-        pixels_of = self._preprocessor(input_color_format, max_pixels)
+        pixels_of = preprocessor(self.config, input_color_format, max_pixels or self.max_pixels)
         if is_one_image(images):
             images = [images]
         check_ordered(images, "images", expected)
@@ -225,17 +224,6 @@ class CLIP:
         embeddings = np.concatenate([np.empty((0, self.config.embed_dim), self.dtype), *batches])
         return with_gaps(embeddings, list(failed)) if on_error == "null" else embeddings
 
-    def _preprocessor(self, input_color_format: str | None, max_pixels: int | None) -> Callable[[Any], Array]:
-        """The function that makes this model's pixels of an image."""
-        settings = dataclasses.asdict(self.config.preprocess)
-        if max_pixels is None:
-            max_pixels = self.max_pixels
-        if max_pixels is not None:
-            check_count("max_pixels", max_pixels)
-            settings["max_pixels"] = max_pixels
-        side = self.config.vision.resolution
-        return lambda image: preprocess(image, side, input_color_format=input_color_format, **settings)
-
     def embed_text(
         self,
         text: str | Iterable[str] | None = None,
@@ -254,17 +242,7 @@ class CLIP:
             found = "None" if not given else "given twice"
             raise InputError(f"The texts are {found}; expected a text, or a list of texts, given once.")
         listed = listed_texts(given[0])
-        ids = self.tokenize(listed, truncate)  # [N, T]
-        empty = np.flatnonzero(ids[:, 1] == self.config.text.end_of_text)
-        if empty.size:
-            raise TextError(
-                f"text {empty[0]} is empty, and an empty text has no meaning to embed; "
-                f"encode_text(tokenize('')) gives its vector nevertheless.",
-                index=int(empty[0]),
-                source=listed[empty[0]],
-            )
-        ends = ids.argmax(axis=1)
-        rows = [tuple(row[: end + 1]) for row, end in zip(ids.tolist(), ends, strict=True)]
+        rows = rows_of(self.tokenize(listed, truncate), listed)
         with self._weights_in_use():
             embeddings = embeddings_of(rows, self.engine, self._texts)
         return finished(embeddings, "text", range(len(rows)), is_true("normalize", normalize))
@@ -404,7 +382,7 @@ class CLIP:
             return x
 
         if image is not None:
-            pixels = self._preprocessor(input_color_format, None)(image)[None]
+            pixels = preprocessor(self.config, input_color_format, self.max_pixels)(image)[None]
             with self._weights_in_use():
                 self._reference.encode_image(tap("pixels", pixels.astype(self.dtype)), tap)
         if text is not None:

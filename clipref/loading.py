@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -11,14 +12,28 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from .arguments import check_choice
+from .config import ClipConfig
 from .errors import ImageError, numbered
+from .preprocessing import preprocess
 
 Array: TypeAlias = NDArray[Any]
 T = TypeVar("T")
 
 
+def preprocessor(config: ClipConfig, input_color_format: str | None, max_pixels: int | None) -> Callable[[Any], Array]:
+    """The function that makes a model's pixels [3, R, R] of an image. Raises InputError for a wrong argument."""
+    if input_color_format is not None:
+        check_choice("input_color_format", input_color_format, ("bgr", "rgb"))
+    settings = dataclasses.asdict(config.preprocess)
+    if max_pixels is not None:
+        settings["max_pixels"] = max_pixels
+    side = config.vision.resolution
+    return lambda image: preprocess(image, side, input_color_format=input_color_format, **settings)
+
+
 def preprocessed(
-    images: Iterable[Any], preprocess: Callable[[Any], Array], workers: int, ahead: int
+    images: Iterable[Any], pixels_of: Callable[[Any], Array], workers: int, ahead: int
 ) -> Generator[Array | ImageError, None, None]:
     """The pixels of each image, or its error, in order; at most `ahead` are done before they are taken.
 
@@ -27,7 +42,7 @@ def preprocessed(
 
     def pixels(i: int, image: Any) -> Array | ImageError:
         try:
-            return preprocess(image)
+            return pixels_of(image)
         except ImageError as error:
             named = numbered(error, "image", i, image)
             named.__cause__ = error

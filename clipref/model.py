@@ -87,7 +87,10 @@ def _model_name(name: Any, model_id_or_path: Any) -> str:
             f"'clip/ViT-B-32', or one path."
         )
     given: Any = model_id_or_path if name is None else name
-    return cast(str, os.fspath(given) if isinstance(given, os.PathLike) else given)
+    try:
+        return cast(str, os.fspath(given) if isinstance(given, os.PathLike) else given)
+    except Exception as error:  # raised by whoever wrote the object's __fspath__
+        raise InputError(f"The model's name is a {type(given).__name__}, which gives no path: {error!r}.") from error
 
 
 def _is_id(name: str) -> bool:

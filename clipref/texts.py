@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from .arguments import as_array
 from .config import TextConfig
 from .engine import Engine
-from .errors import InputError
+from .errors import InputError, TextError
 from .loading import in_batches
 from .memory import Memory
+from .text_transformer import end_of_text
 from .trees import plant
 
 Array: TypeAlias = NDArray[Any]
@@ -36,6 +37,20 @@ def checked_ids(given: Any, config: TextConfig) -> Array:
         if endless.size:
             raise InputError(f"ids: row {endless[0]} has no end-of-text token, which is {config.eos_token_id}.")
     return ids
+
+
+def rows_of(ids: Array, texts: Sequence[str]) -> list[Ids]:
+    """Token ids [N, T] -> those of each text up to its end. Raises TextError for an empty text."""
+    ends = end_of_text(ids)
+    empty = np.flatnonzero(ends == 1)
+    if empty.size:
+        raise TextError(
+            f"text {empty[0]} is empty, and an empty text has no meaning to embed; "
+            f"encode_text(tokenize('')) gives its vector nevertheless.",
+            index=int(empty[0]),
+            source=texts[empty[0]],
+        )
+    return [tuple(row[: end + 1]) for row, end in zip(ids.tolist(), ends, strict=True)]
 
 
 def embeddings_of(texts: Sequence[Ids], engine: Engine, memory: Memory[Ids, Array]) -> Array:

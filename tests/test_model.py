@@ -104,14 +104,14 @@ def test_files_are_decoded_beside_the_engine_and_given_back_in_order(
     for path, picture in zip(paths, pictures(9), strict=True):
         Image.fromarray(picture).save(path)
     expected = np.concatenate([model.embed_image(path) for path in paths])
-    preprocess, threads = clipref.clip.preprocess, set()
+    preprocess, threads = clipref.loading.preprocess, set()
 
     def slow_at_first(image: object, *args: object, **options: object) -> np.ndarray:
         threads.add(threading.current_thread().name)
         time.sleep(0.05 if image == paths[0] else 0)
         return preprocess(image, *args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("clipref.clip.preprocess", slow_at_first)
+    monkeypatch.setattr("clipref.loading.preprocess", slow_at_first)
     assert (model.embed_images(iter(paths), batch_size=2, workers=3) == expected).all()
     assert len(threads) > 1 and all(name.startswith("clipref") for name in threads)
     assert not any(thread.name.startswith("clipref") for thread in threading.enumerate())

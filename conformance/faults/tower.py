@@ -54,16 +54,16 @@ class Tower:
         elif isinstance(config, ViTConfig):
             y = vision_transformer.encode_image(ops, x, config, tap, **self.params)
         else:
-            y = text_transformer.encode_tree(ops, *self._single_texts(x), config, tap, **self.params)[:, 0]
+            y = text_transformer.encode_tree(ops, *self._single_texts(x, config), config, tap, **self.params)[:, 0]
         embeddings: Array = np.asarray(y)
         return unit_rows(embeddings) if self.normalised else embeddings
 
-    def _single_texts(self, ids: Array) -> tuple[Array, Array, Array, Array]:
+    def _single_texts(self, ids: Array, config: TextConfig) -> tuple[Array, Array, Array, Array]:
         """As text_transformer.single_texts, with what a fault may do otherwise: find the end, hide tokens."""
         if find_end := self.operations.get("find_end_of_text"):
             ids, ends = find_end(ids)
         else:
-            ids, _, _, ends = text_transformer.single_texts(ids)
+            ids, _, _, ends = text_transformer.single_texts(ids, config.eos_token_id)
         visible = self.operations.get("causal", text_transformer.causal)(ids)
         positions = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
         return ids, positions, visible, ends
