@@ -20,7 +20,6 @@ import re
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeAlias
 
@@ -99,6 +98,7 @@ class SafetensorsFile:
             weakref.finalize(self, file.close)
             self._descriptor = file.fileno()
             self.status = os.fstat(self._descriptor)
+            self._digest: str | None = None
             start = file.read(64)
             if other := no_weights(start):
                 raise ValueError(other)
@@ -170,17 +170,20 @@ class SafetensorsFile:
                 f"open the model again. To exchange weights that are in use, write another file and rename it."
             )
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """The digest of all tensors that take part in the forward pass (clipref.digests), from the file itself.
 
         The file is read once, a block at a time; for a large one the digest is remembered from process to process.
         """
-        digest = remembered_digest(self.status)
-        if digest is None:
-            digest = self.read_digest()
-            remember_digest(self.status, digest)
-        return digest
+        if (
+            self._digest is None
+        ):  # threads may race for it: to the same value, without a lock that a fork could copy held
+            self._digest = remembered_digest(self.status)
+        if self._digest is None:
+            self._digest = self.read_digest()
+            remember_digest(self.status, self._digest)
+        return self._digest
 
     def read_digest(self) -> str:
         """The same, whatever is remembered."""
@@ -245,6 +248,7 @@ class Checkpoint:
         weights = _weights_file(Path(path).absolute())
         beside = weights.parent
         self.file = SafetensorsFile(weights)
+        self._recorded: str | None = None  # the digest that provenance.json has, "" if it has none
         self.config = _config_of(weights) if config is None else config
         self.merges = next((file for name in MERGES_NAMES if (file := beside / name).is_file()), None)
         check_tensors(self.file.shapes, self.file.dtypes, self.config, str(weights))
@@ -267,7 +271,7 @@ class Checkpoint:
             )
         return math.exp(logarithm)
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """What tells these weights from all others: a sha256 over names, dtypes, shapes and bytes of all tensors.
 
@@ -275,10 +279,11 @@ class Checkpoint:
         another dtype (see clipref.digests). As provenance.json beside the weights records it, as long as they have the
         size and time that it says; otherwise read from the weights, which takes about a second for a gigabyte.
         """
-        with suppress(WeightsError):  # a provenance that can't be read records nothing
-            if recorded := recorded_digest(read_provenance(self.file.path), self.file.status):
-                return recorded
-        return self.file.digest
+        if self._recorded is None:
+            self._recorded = ""
+            with suppress(WeightsError):  # a provenance that can't be read records nothing
+                self._recorded = recorded_digest(read_provenance(self.file.path), self.file.status) or ""
+        return self._recorded or self.file.digest
 
     def check_small_tensors(self) -> None:
         """Raise WeightsError if a value of a tensor of at most SMALL bytes isn't finite.
