@@ -1,7 +1,9 @@
 """Whole checkpoints that mean harm: each is refused with our error, at little cost, and nothing is run."""
 
+import dataclasses
 import gzip
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -12,9 +14,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from clipref import ClipError
-from clipref.tokenizer import MAX_MERGES_BYTES
-from clipref.weights import MAX_HEADER
+from clipref import ClipError, ConfigError
+from clipref.vocabulary import MAX_MERGES_BYTES
+from clipref.weights import MAX_HEADER, read_config
 from clipref.weights_tools.convert import convert
 from clipref.weights_tools.sources import MAX_JSON, Options
 
@@ -66,6 +68,37 @@ def endless_ratio(folder: Path) -> None:
     (folder / "open_clip_config.json").write_text(json.dumps(config))
 
 
+def number(name: str, value: str) -> Callable[[Path], None]:
+    """The image tower's setting of that name, as JSON."""
+
+    def spoil(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        config["vision"][name] = "@"
+        (folder / "config.json").write_text(json.dumps(config).replace('"@"', value))
+
+    return spoil
+
+
+def sparse(name: str, size: int) -> Callable[[Path], None]:
+    """A file of that many zeros that takes no room."""
+
+    def spoil(folder: Path) -> None:
+        with open(folder / name, "wb") as file:
+            file.truncate(size)
+
+    return spoil
+
+
+def pipe(name: str) -> Callable[[Path], None]:
+    """A named pipe, which nobody writes to."""
+
+    def spoil(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        os.mkfifo(folder / name)
+
+    return spoil
+
+
 def many_names(folder: Path) -> None:
     """So much that is missing and so much that is unexpected that comparing each with each takes an hour."""
     file = folder / "model.safetensors"
@@ -111,7 +144,19 @@ FOLDERS: dict[str, tuple[Callable[[Path], None], str]] = {
     "40,000 unexpected names": (many_names, "more."),
     "a header of 8 MB": (long_header, f"it would have a header of {MAX_HEADER + 8} bytes"),
     "merges that are a bomb": (merges_bomb, f"it has over {MAX_MERGES_BYTES} bytes"),
-    "an endless ratio": (endless_ratio, "cannot convert float infinity"),
+    "an endless ratio": (endless_ratio, "it has the number Infinity"),
+    "a resolution of 4,000 digits": (number("resolution", "1" + "0" * 4000), "a number of 4001 digits"),
+    "a resolution of 19 digits": (number("resolution", "9" * 18), "vision.resolution is 999999999999999999; expected"),
+    "a width that is infinite": (number("width", "1e999"), "1e999, which is not finite"),
+    "a width that is no number": (number("width", "NaN"), "NaN, which is not finite"),
+    "a width that is true": (number("width", "true"), "vision: width is True"),
+    "a width of a megabyte": (number("width", f'"{"x" * 900_000}"'), "vision: width is 'xxx"),
+    "a width that is said twice": (number("width", '5, "width": 6'), "has the key 'width' twice"),
+    "layers of text": (number("layers", '["3"]'), "vision.layers is ('3',)"),
+    "a config of 3 GB": (sparse("config.json", 3 * 10**9), "it has over"),
+    "an index of 3 GB": (sparse("model.safetensors.index.json", 3 * 10**9), "it has over"),
+    "an index that is a named pipe": (pipe("model.safetensors.index.json"), "it is a named pipe, not a file"),
+    "weights that are a named pipe": (pipe("model.safetensors"), "it is a named pipe, not a file"),
     "the text tower twice": (
         with_tensors("text.ln_final.bias"),
         "It has both 'ln_final.bias' and 'text.ln_final.bias'",
@@ -128,6 +173,24 @@ def test_hostile_folder(name: str, tmp_path: Path) -> None:
         convert(folder, tmp_path / "out", OPTIONS)
     assert message in str(caught.value) and len(str(caught.value)) < 1500
     assert not (tmp_path / "out").exists()
+
+
+def test_a_config_that_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    for path, message in ((tmp_path / "pipe.json", "a named pipe"), (Path("/dev/zero"), "a device"), (tmp_path, "")):
+        with pytest.raises(ConfigError, match=f"{path.name}.* it is {message or 'a folder'}"):
+            read_config(path)
+
+
+ABSURD = [10**5000, -1, 0, 1.0, True, "7", None, [7], float("nan")]
+
+
+@pytest.mark.parametrize("value", ABSURD, ids=range(len(ABSURD)))
+@pytest.mark.parametrize("field", ["resolution", "layers", "width"])
+def test_a_configuration_of_absurd_numbers(field: str, value: object) -> None:
+    for tower in (TINY["vit-a"].vision, TINY["rn-a"].vision):
+        with pytest.raises(ConfigError, match=f"vision.{field} is "):
+            dataclasses.replace(TINY["vit-a"], vision=dataclasses.replace(tower, **{field: value}))  # type: ignore[arg-type]
 
 
 # Peak memory is not from getrusage, which counts the parent's memory before exec too.

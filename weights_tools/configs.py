@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from clipref.arguments import shown
 from clipref.config import ClipConfig, PreprocessConfig
 from clipref.errors import ConfigError
 
@@ -36,7 +37,7 @@ def from_transformers(config: Json, processor: Json | None, unsaid: Unsaid = not
         config = {f"{kind.split('_')[1]}_config": config, "projection_dim": config.get("projection_dim", 512)}
         processor = processor if kind == "clip_vision_model" else None
     elif kind != "clip":
-        raise ConfigError(f"config.json: model_type is {kind!r}; expected 'clip'.")
+        raise ConfigError(f"config.json: model_type is {shown(kind)}; expected 'clip'.")
     # Old files have the towers' settings twice, and the second counts (CLIPConfig.__init__).
     text, vision = (
         {**_object(config.get(f"{tower}_config")), **_object(config.get(f"{tower}_config_dict"))}
@@ -44,7 +45,9 @@ def from_transformers(config: Json, processor: Json | None, unsaid: Unsaid = not
     )
     for tower, settings in (("text", text), ("vision", vision)):
         if settings.get("layer_norm_eps", 1e-5) != 1e-5:
-            raise ConfigError(f"config.json: {tower} layer_norm_eps is {settings['layer_norm_eps']}; CLIP's is 1e-5.")
+            raise ConfigError(
+                f"config.json: {tower} layer_norm_eps is {shown(settings['layer_norm_eps'])}; CLIP's is 1e-5."
+            )
     vocab_size = text.get("vocab_size", 49408)
     # 2 is what OpenAI's models were first published with, and stands for the largest id of a text (modeling_clip.py).
     end = text.get("eos_token_id", 49407)
@@ -97,7 +100,7 @@ def _transformers_preprocess(processor: Json, resolution: int) -> dict[str, Any]
     if off or abs(processor.get("rescale_factor", 1 / 255) - 1 / 255) > 1e-9:
         key = off[0] if off else "rescale_factor"
         raise ConfigError(
-            f"preprocessor_config.json: {key} is {processor[key]!r}; CLIP resizes, divides by 255, "
+            f"preprocessor_config.json: {key} is {shown(processor[key])}; CLIP resizes, divides by 255, "
             "subtracts the mean and divides by the standard deviation."
         )
     size, crop = (processor.get(key, resolution) for key in ("size", "crop_size"))
@@ -107,11 +110,15 @@ def _transformers_preprocess(processor: Json, resolution: int) -> dict[str, Any]
     if not squash and not processor.get("do_center_crop", True):
         raise ConfigError("preprocessor_config.json: do_center_crop is False; CLIP crops, or resizes to a square.")
     if not squash and (size != {"shortest_edge": resolution} or crop != {"height": resolution, "width": resolution}):
-        raise ConfigError(f"preprocessor_config.json: size {size} and crop_size {crop} for {resolution} pixels.")
+        raise ConfigError(
+            f"preprocessor_config.json: size {shown(size)} and crop_size {shown(crop)} for {shown(resolution)} pixels."
+        )
     kernels = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
     kernel = processor.get("resample", 3)
     if kernel not in kernels:
-        raise ConfigError(f"preprocessor_config.json: resample is {kernel!r}; expected 2 (bilinear) or 3 (bicubic).")
+        raise ConfigError(
+            f"preprocessor_config.json: resample is {shown(kernel)}; expected 2 (bilinear) or 3 (bicubic)."
+        )
     return {
         **_mean_and_std(processor, "image_mean", "image_std"),
         "interpolation": kernels[kernel],
@@ -168,7 +175,9 @@ def from_open_clip(config: Json, unsaid: Unsaid = nothing) -> ClipConfig:
         tower["mlp_width"] = int(width * vision.get("mlp_ratio", 4.0))
     width = text.get("width", 512)
     if pixels.get("size", resolution) not in (resolution, [resolution, resolution]):
-        raise ConfigError(f"open_clip_config.json: preprocess_cfg.size is {pixels['size']}, image_size {resolution}.")
+        raise ConfigError(
+            f"open_clip_config.json: preprocess_cfg.size is {shown(pixels['size'])}, image_size {shown(resolution)}."
+        )
     resize_mode, interpolation = pixels.get("resize_mode", "shortest"), pixels.get("interpolation", "bicubic")
     return _config(
         embed_dim=model.get("embed_dim"),
@@ -195,7 +204,8 @@ def _nothing_else(where: str, given: Json, known: set[str], as_clip: Json) -> No
     for key, value in given.items():
         if key not in known and value and as_clip.get(key) != value:
             raise ConfigError(
-                f"open_clip_config.json: {where}.{key} is {value!r}; CLIP has no such thing, its result would differ."
+                f"open_clip_config.json: {where}.{key[:80]} is {shown(value)}; CLIP has no such thing, "
+                "its result would differ."
             )
 
 
@@ -212,5 +222,5 @@ def _config(embed_dim: Any, vision: Json, text: Json, preprocess: Json) -> ClipC
 
 def _object(value: Any) -> dict[str, Any]:
     if value is not None and not isinstance(value, Mapping):
-        raise ConfigError(f"A configuration has {str(value)[:60]!r} where it should have an object.")
+        raise ConfigError(f"A configuration has {shown(value)} where it should have an object.")
     return dict(value or {})

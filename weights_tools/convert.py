@@ -25,7 +25,7 @@ from clipref.config import PUBLISHED, NoTower, Shape, tensor_shapes
 from clipref.digests import PROVENANCE_NAME, digest_record, model_digest, refuse_other, tensor_digest
 from clipref.errors import InputError, WeightsError
 from clipref.hub import present
-from clipref.tokenizer import DEFAULT_MERGES, Tokenizer
+from clipref.vocabulary import DEFAULT_MERGES, read_vocabulary, symbols_of, write_vocabulary
 from clipref.weights import FLOATS, check_tensors, ignored, read_config
 
 from .folder import new_folder, refuse_existing, write_config, write_json, write_tensors
@@ -128,13 +128,13 @@ def _write_merges(folder: Path, source: Source) -> None:
         return
     text = source.config.text
     merges = source.merges or DEFAULT_MERGES
-    tokenizer = Tokenizer.from_file(merges)
-    if tokenizer.end_id == text.end_of_text and tokenizer.vocab_size <= text.vocab_size:
-        name = merges.name if source.merges else "merges.txt.gz"
-        (folder / name).write_bytes(merges.read_bytes())
+    vocabulary = read_vocabulary(merges)
+    found = len(symbols_of(vocabulary.merges)) + len(vocabulary.added)
+    if found - 1 == text.end_of_text and found <= text.vocab_size:
+        write_vocabulary(folder, vocabulary)
     elif source.merges is not None:
         raise WeightsError(
-            f"{merges} gives {tokenizer.vocab_size} tokens, but the model has {text.vocab_size}. Is it another model's?"
+            f"{merges} gives {found} tokens, but the model has {text.vocab_size}. Is it another model's?"
         )
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,7 +23,7 @@ from typing import Any
 
 from clipref.config import NO_IMAGE_TOWER, NO_TEXT_TOWER, PUBLISHED, ClipConfig, NoTower, PreprocessConfig
 from clipref.errors import ConfigError, InputError, ModelNotFound, WeightsError
-from clipref.files import open_regular, read_bytes, stand_in
+from clipref.files import open_regular, parse_json, read_bytes, stand_in
 from clipref.tokenizer import Tokenizer
 from clipref.weights import MERGES_NAMES, no_weights
 
@@ -54,7 +53,7 @@ _SAFETENSORS = ("model.safetensors.index.json", "open_clip_model.safetensors", "
 _TORCH = ("open_clip_pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model.bin")
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # before transformers 5, and since
 _CONFIGS = ("open_clip_config.json", "config.json", *_PROCESSORS)
-_TOKENIZERS = MERGES_NAMES
+_TOKENIZERS = (*MERGES_NAMES, "vocab.json", "added_tokens.json")
 OPENAI_VOCABULARY = 49408
 # What a config.json has in which project.
 _OURS, _TRANSFORMERS = "embed_dim", "model_type"
@@ -167,7 +166,7 @@ def find_files(path: str | os.PathLike[str]) -> Files:
         what = "is neither a file nor a folder" if path.exists() else "does not exist"
         raise ModelNotFound(f"{path} {what}; expected a checkpoint's file or folder.")
     configs = {name: folder / name for name in _CONFIGS if (folder / name).is_file()}
-    return Files(weights, configs, next((folder / n for n in _TOKENIZERS if (folder / n).is_file()), None))
+    return Files(weights, configs, next((folder / n for n in MERGES_NAMES if (folder / n).is_file()), None))
 
 
 def open_source(path: str | os.PathLike[str], options: Options | None = None) -> Source:
@@ -326,8 +325,8 @@ def _json(path: Path) -> dict[str, Any]:
         data = read_bytes(path, MAX_JSON)
         if other := stand_in(data):
             raise ValueError(other)
-        value = json.loads(data.decode())
-    except (ValueError, RecursionError, OSError) as error:
+        value = parse_json(data)
+    except (ValueError, OSError) as error:
         raise ConfigError(f"{path} is not JSON: {error}. Fetch it again.") from error
     if not isinstance(value, dict):
         raise ConfigError(f"{path} is not a JSON object. Fetch it again.")

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from numpy.typing import NDArray
 
 from ..errors import ImageError
-from ..lazy import available_threads
 from .streams import say
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ import ftfy
 import numpy as np
 import regex
 
-from clipref.tokenizer import END, START, Tokenizer, byte_symbols
+from clipref.tokenizer import Tokenizer
+from clipref.vocabulary import END, START, byte_symbols
 
 from ..protocol import Array
 
