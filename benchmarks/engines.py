@@ -25,8 +25,9 @@ import flops
 import numpy as np
 import peers
 
-from clipref import engine as engines
+from clipref import backends, lazy
 from clipref.config import PUBLISHED
+from clipref.engine import ReferenceEngine
 from clipref.weights import Checkpoint
 from clipref.weights_tools import synthetic
 
@@ -71,20 +72,23 @@ def inputs(checkpoint: Checkpoint, n: int) -> tuple[Any, Any]:
 
 def candidates(checkpoint: Checkpoint) -> dict[str, Callable[[], Any]]:
     """Every peer and backend that can run here, and how it is made."""
-    threads = engines.available_threads()
+    threads = lazy.available_threads()
     made: dict[str, Callable[[], Any]] = {
         peer.name: partial(peer, checkpoint, threads) for peer in peers.installed(checkpoint)
     }
-    for backend in sorted(engines.backends(), key=lambda name: name != "reference"):
-        if engines.described(backend)["runs"]:
+    for backend in sorted(backends.backends(), key=lambda name: name != "reference"):
+        if backends.describe(backend)["runs"]:
             made[backend] = partial(_backend, backend, checkpoint)
-    if "openvino" in made:
-        made["openvino bfloat16"] = partial(_backend, "openvino", checkpoint, precision="bfloat16")
+    for backend in ("openvino", "torch"):
+        if backend in made:
+            made[f"{backend} bfloat16"] = partial(_backend, backend, checkpoint, precision="bfloat16")
+    if "torch" in made:
+        made["torch compiled"] = partial(_backend, "torch", checkpoint, compile=True)
     return made
 
 
 def _backend(name: str, checkpoint: Checkpoint, **options: Any) -> Any:
-    return engines.make_engine(name, checkpoint, "float32", **options)[1]
+    return backends.make_engine(name, checkpoint, "float32", **options).engine
 
 
 def measure(name: str, batches: Sequence[int], rounds: int, only: Sequence[str]) -> list[dict[str, Any]]:
@@ -94,7 +98,7 @@ def measure(name: str, batches: Sequence[int], rounds: int, only: Sequence[str])
         synthetic.write(Path(folder) / "c", PUBLISHED[name], seed=0, style="plain")
         checkpoint = Checkpoint(Path(folder) / "c")
         found = {name: make() for name, make in candidates(checkpoint).items() if not only or name in only}
-        exact = engines.ReferenceEngine(checkpoint, "float64")
+        exact = ReferenceEngine(checkpoint, "float64")
         for tower, method in (("image", "encode_image"), ("text", "encode_text")):
             index = tower == "text"
             probe = inputs(checkpoint, 2)[index]
@@ -125,7 +129,20 @@ def measure(name: str, batches: Sequence[int], rounds: int, only: Sequence[str])
                         }
                     )
                     print(_line(rows[-1]), flush=True)
+                print(auto_line(checkpoint, rows[-len(found) :]), flush=True)
     return rows
+
+
+def auto_line(checkpoint: Checkpoint, rows: Sequence[dict[str, Any]]) -> str:
+    """Whether what `auto` takes for float32 is within 10 % of the fastest float32 backend of these rows."""
+    auto = backends.fastest("float32", backends.kind_of(checkpoint.config), "float32")[0]
+    stated = {n: backends.traits(None if e is None else e.load()).fidelity for n, e in backends.backends().items()}
+    ms = {row["engine"]: row["ms"] for row in rows if "float32" in stated.get(row["engine"], ())}
+    if auto not in ms:
+        return f"  auto takes {auto}, which was not measured"
+    best = min(ms, key=lambda name: float(ms[name]))
+    ratio = ms[auto] / ms[best]
+    return f"  auto takes {auto}: {ratio:.2f} x the time of {best}, {'ok' if ratio <= 1.1 else 'MORE THAN 10 % OFF'}"
 
 
 def _error(actual: Any, truth: Any) -> float:
@@ -155,7 +172,7 @@ def chart(rows: Sequence[dict[str, Any]], machine: str) -> str:
         for row in sorted(members, key=lambda row: float(row["ms"])):
             y += 20
             width = 480 * row["ms"] / longest
-            colour = "#2a6fbb" if row["engine"] in engines.backends() else "#b0b0b0"
+            colour = "#2a6fbb" if row["engine"] in backends.backends() else "#b0b0b0"
             lines.append(f'<text x="150" y="{y}" text-anchor="end">{row["engine"]}</text>')
             lines.append(f'<rect x="160" y="{y - 12}" width="{width:.1f}" height="15" fill="{colour}"/>')
             label = f"{row['ms']:.1f} ms, error {row['error']:.0e}"
@@ -187,7 +204,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--chart", type=Path)
     args = parser.parse_args()
-    machine = f"{processor()}, {engines.available_threads()} threads"
+    machine = f"{processor()}, {lazy.available_threads()} threads"
     print(f"{machine}, Python {platform.python_version()}, numpy {np.__version__}")
     rows = [row for name in args.models for row in measure(name, args.batches, args.rounds, args.only)]
     if args.json:

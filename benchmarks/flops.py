@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from clipref import ops
-from clipref.engine import NumpyEngine, overlay
+from clipref.backends import overlay
+from clipref.engine import NumpyEngine
 from clipref.weights import Checkpoint
 
 
@@ -32,9 +33,9 @@ class Counter:
         self.flop += 2 * y.size * math.prod(weight.shape[1:])
         return y
 
-    def attention(self, q: Any, k: Any, v: Any, last: Any = None) -> Any:
+    def attention(self, q: Any, k: Any, v: Any, visible: Any = None) -> Any:
         self.flop += 4 * q.size * k.shape[2]
-        return ops.attention(q, k, v, last)
+        return ops.attention(q, k, v, visible)
 
 
 def per_item(checkpoint: Checkpoint, pixels: Any = None, ids: Any = None) -> float:

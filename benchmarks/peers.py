@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from clipref.config import ResNetConfig, ViTConfig, tensor_shapes
+from clipref.kernels.runtime import onnxruntime
 from clipref.weights import Checkpoint
 
 
@@ -76,8 +77,7 @@ class OnnxRuntimeAlone(TorchEager):
     needs = ("torch", "clip-anytorch", "onnxruntime")
 
     def __init__(self, checkpoint: Checkpoint, threads: int) -> None:
-        import onnxruntime as ort
-
+        ort = onnxruntime()
         super().__init__(checkpoint, threads)
         side = checkpoint.config.vision.resolution
         options = ort.SessionOptions()

@@ -28,7 +28,7 @@ from PIL import Image
 
 from clipref import CLIP, AutoModel
 from clipref.config import PUBLISHED
-from clipref.engine import available_threads
+from clipref.lazy import available_threads
 from clipref.weights import Checkpoint
 from clipref.weights_tools import synthetic
 
@@ -89,7 +89,7 @@ def relative(found: Any, truth: Any) -> float:
 
 def forgetful(model: CLIP) -> CLIP:
     """The model with nothing remembered."""
-    model._embedded.clear()
+    model._texts.clear()
     return model
 
 

@@ -20,6 +20,7 @@ __path__ = extend_path(__path__, __name__)
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .clip import CLIP as CLIP
     from .config import ClipConfig as ClipConfig
     from .errors import BackendError as BackendError
     from .errors import ClipError as ClipError
@@ -29,14 +30,13 @@ if TYPE_CHECKING:
     from .errors import ModelNotFound as ModelNotFound
     from .errors import TextError as TextError
     from .errors import WeightsError as WeightsError
-    from .model import CLIP as CLIP
     from .model import AutoModel as AutoModel
     from .preprocessing import preprocess as preprocess
     from .tokenizer import tokenize as tokenize
 
 _HOME = {
     "AutoModel": "model",
-    "CLIP": "model",
+    "CLIP": "clip",
     "ClipConfig": "config",
     "preprocess": "preprocessing",
     "tokenize": "tokenizer",

@@ -1,7 +1,7 @@
 """Configurations: what a CLIP is, in numbers, apart from its weights.
 
-The nine published shapes, the table of tensor names and shapes that follows from a configuration, and the way back:
-a configuration inferred from the tensor shapes of a checkpoint. Nothing here reads a file or touches a tensor.
+The nine published shapes, and the table of tensor names and shapes that follows from a configuration; the way back is
+weights_tools/infer.py. Nothing here reads a file or touches a tensor.
 
 Names are OpenAI's (https://github.com/openai/CLIP, clip/model.py); the nine shapes are those of open_clip's
 `model_configs/*-quickgelu.json` and `RN*.json`.
@@ -10,14 +10,12 @@ Names are OpenAI's (https://github.com/openai/CLIP, clip/model.py); the nine sha
 from __future__ import annotations
 
 import dataclasses
-import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from .arguments import shown
-from .errors import ConfigError
+from .errors import ConfigError, InputError
 
 Shape: TypeAlias = tuple[int, ...]
 Activation: TypeAlias = Literal["quick_gelu", "gelu"]
@@ -69,7 +67,11 @@ class ResNetConfig:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """The causal text transformer. The end-of-text token is the largest id, `vocab_size - 1`."""
+    """The causal text transformer.
+
+    It pools at the first end-of-text token of a text. That is the largest id of all, and so the largest of a text,
+    unless `eos_token_id` says otherwise: a vocabulary may have been grown by tokens behind it.
+    """
 
     context_length: int
     vocab_size: int
@@ -78,6 +80,32 @@ class TextConfig:
     heads: int
     mlp_width: int
     activation: Activation = "quick_gelu"
+    eos_token_id: int | None = None
+
+    @property
+    def end_of_text(self) -> int:
+        """The id of the end-of-text token."""
+        return self.vocab_size - 1 if self.eos_token_id is None else self.eos_token_id
+
+
+@dataclass(frozen=True)
+class NoTower:
+    """Stands for the tower that a checkpoint of one tower alone hasn't got: to ask anything of it is an InputError."""
+
+    tower: Literal["image", "text"]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "tower":  # what copy and pickle look for, and before it is there
+            raise AttributeError(name)
+        has, embeds = ("text", "texts") if self.tower == "image" else ("image", "images")
+        raise InputError(
+            f"This checkpoint has no {self.tower} tower: it is a CLIP's {has} tower alone, and embeds {embeds} only."
+        )
+
+
+# Of no type, because whoever has a tower's configuration may take it for one: asking finds out.
+NO_IMAGE_TOWER: Any = NoTower("image")
+NO_TEXT_TOWER: Any = NoTower("text")
 
 
 @dataclass(frozen=True)
@@ -86,18 +114,26 @@ class PreprocessConfig:
 
     Mean and standard deviation are per RGB channel, of values between 0 and 1. `resize_mode` "shortest" resizes the
     short side and crops the long one; "squash" resizes both sides, whatever becomes of the proportions (open_clip has
-    it, and DFN's ViT-H-14 was trained so).
+    it, and DFN's ViT-H-14 was trained so). `upright` turns an image as its EXIF says, before all else; the original
+    doesn't.
     """
 
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
     interpolation: Interpolation = "bicubic"
     resize_mode: ResizeMode = "shortest"
+    upright: bool = False
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> PreprocessConfig:
+        """From JSON types. Raises ConfigError that names the key which is unknown or wrong."""
+        preprocess: PreprocessConfig = _build(cls, _mapping(data, "preprocess"), "preprocess")
+        return preprocess
 
 
 @dataclass(frozen=True)
 class ClipConfig:
-    """A whole CLIP: two towers that meet in `embed_dim` dimensions."""
+    """A whole CLIP: two towers that meet in `embed_dim` dimensions. Or one of them, and a NoTower for the other."""
 
     embed_dim: int
     vision: ViTConfig | ResNetConfig
@@ -109,28 +145,42 @@ class ClipConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as JSON types, `config.json`'s content."""
-        vision = {"kind": "vit" if isinstance(self.vision, ViTConfig) else "resnet", **dataclasses.asdict(self.vision)}
-        return {**dataclasses.asdict(self), "vision": vision}
+        data = dataclasses.asdict(self)
+        if isinstance(self.text, NoTower):
+            data["text"] = None
+        elif self.text.eos_token_id is None:
+            del data["text"]["eos_token_id"]
+        if isinstance(self.vision, NoTower):
+            data["vision"] = None
+        else:
+            data["vision"] = {"kind": "vit" if isinstance(self.vision, ViTConfig) else "resnet", **data["vision"]}
+        return data
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ClipConfig:
         """The inverse of `to_dict`. Raises ConfigError that names the key which is missing, unknown or wrong."""
         data = _mapping(data, "config.json")
-        vision = _mapping(data.get("vision"), "vision")
-        kinds: dict[str, type[ViTConfig] | type[ResNetConfig]] = {"vit": ViTConfig, "resnet": ResNetConfig}
-        kind = vision.pop("kind", None)
-        if not isinstance(kind, str) or kind not in kinds:
-            raise ConfigError(f"config.json: vision.kind is {shown(kind)}; expected one of {sorted(kinds)}.")
         unknown = sorted(set(data) - {"embed_dim", "vision", "text", "preprocess"})
         if unknown:
             raise ConfigError(f"config.json: unknown key {shown(unknown[0])}; remove it, or check its spelling.")
-        preprocess = _mapping(data.get("preprocess", {}), "preprocess")
+        missing = sorted({"vision", "text"} - set(data))
+        if missing:
+            raise ConfigError(f"config.json: {missing[0]} is missing; expected a tower's settings, or null for none.")
         return cls(
             embed_dim=_value(data, "embed_dim", int, "config.json"),
-            vision=_build(kinds[kind], vision, "vision"),
-            text=_build(TextConfig, _mapping(data.get("text"), "text"), "text"),
-            preprocess=_build(PreprocessConfig, preprocess, "preprocess"),
+            vision=NO_IMAGE_TOWER if data["vision"] is None else _vision(_mapping(data["vision"], "vision")),
+            text=NO_TEXT_TOWER if data["text"] is None else _build(TextConfig, _mapping(data["text"], "text"), "text"),
+            preprocess=PreprocessConfig.from_dict(data.get("preprocess", {})),
         )
+
+
+def _vision(data: dict[str, Any]) -> ViTConfig | ResNetConfig:
+    kinds: dict[str, type[ViTConfig] | type[ResNetConfig]] = {"vit": ViTConfig, "resnet": ResNetConfig}
+    kind = data.pop("kind", None)
+    if not isinstance(kind, str) or kind not in kinds:
+        raise ConfigError(f"config.json: vision.kind is {shown(kind)}; expected one of {sorted(kinds)}.")
+    vision: ViTConfig | ResNetConfig = _build(kinds[kind], data, "vision")
+    return vision
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:
@@ -143,7 +193,7 @@ def _mapping(value: Any, where: str) -> dict[str, Any]:
 
 def _value(data: Mapping[str, Any], key: str, kind: type, where: str) -> Any:
     value = data.get(key)
-    if not isinstance(value, kind) or isinstance(value, bool):
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ConfigError(f"{where}: {key} is {shown(value)}; expected a value of type {kind.__name__}.")
     return value
 
@@ -156,14 +206,16 @@ def _build(cls: type[Any], data: dict[str, Any], where: str) -> Any:
         raise ConfigError(f"config.json: unknown key {where}.{unknown[0][:80]}; expected {', '.join(fields)}.")
     values = {}
     for name, field in fields.items():
+        if data.get(name, field.default) is None and field.default is None:
+            continue
         if name not in data:
             if field.default is dataclasses.MISSING:
                 raise ConfigError(f"config.json: {where}.{name} is missing.")
         elif name in ("mean", "std", "layers") and isinstance(data[name], list | tuple):
             values[name] = tuple(data[name])
         else:
-            kind = str if name in ("activation", "interpolation", "resize_mode") else int
-            values[name] = _value(data, name, kind, f"config.json: {where}")
+            kinds = {"activation": str, "interpolation": str, "resize_mode": str, "upright": bool}
+            values[name] = _value(data, name, kinds.get(name, int), f"config.json: {where}")
     return cls(**values)
 
 
@@ -177,8 +229,13 @@ def _is_count(value: Any) -> bool:
 def _check(config: ClipConfig) -> None:
     """Numbers that contradict each other are refused here, so that no tower has to doubt its configuration."""
     vision, text = config.vision, config.text
-    for where, part in (("vision", vision), ("text", text)):
+    towers = [(where, part) for where, part in (("vision", vision), ("text", text)) if not isinstance(part, NoTower)]
+    if not towers:
+        raise ConfigError("vision and text are both missing; expected at least one tower.")
+    for where, part in towers:
         settings = dataclasses.asdict(part)
+        if settings.get("eos_token_id", 0) is None:
+            del settings["eos_token_id"]
         activation = settings.pop("activation", "quick_gelu")  # which a ResNet has none of
         if activation not in ("quick_gelu", "gelu"):
             raise ConfigError(f"{where}.activation is {shown(activation)}; expected 'quick_gelu' or 'gelu'.")
@@ -190,14 +247,13 @@ def _check(config: ClipConfig) -> None:
         for name, value in settings.items():
             if not _is_count(value):
                 raise ConfigError(f"{where}.{name} is {shown(value)}; expected a whole number, {_COUNTS}.")
+        width = part.width * (32 if isinstance(part, ResNetConfig) else 1)
+        if width % part.heads:
+            raise ConfigError(f"{where}: a width of {width} can't be divided among {part.heads} heads.")
+    if not isinstance(text, NoTower) and text.end_of_text >= text.vocab_size:
+        raise ConfigError(f"text.eos_token_id is {text.eos_token_id}; expected one of {text.vocab_size} tokens.")
     if not _is_count(config.embed_dim):
         raise ConfigError(f"embed_dim is {shown(config.embed_dim)}; expected a whole number, {_COUNTS}.")
-    for where, width, heads in (
-        ("vision", vision.width * (1 if isinstance(vision, ViTConfig) else 32), vision.heads),
-        ("text", text.width, text.heads),
-    ):
-        if width % heads:
-            raise ConfigError(f"{where}: a width of {width} can't be divided among {heads} heads.")
     if isinstance(vision, ViTConfig) and vision.grid < 1:
         raise ConfigError(f"vision: patches of {vision.patch_size} don't fit a resolution of {vision.resolution}.")
     if isinstance(vision, ResNetConfig):
@@ -217,6 +273,8 @@ def _check(config: ClipConfig) -> None:
         value = getattr(config.preprocess, name)
         if value not in known:
             raise ConfigError(f"preprocess.{name} is {shown(value)}; expected one of {known}.")
+    if not isinstance(config.preprocess.upright, bool):
+        raise ConfigError(f"preprocess.upright is {config.preprocess.upright!r}; expected True or False.")
 
 
 def _text(width: int, heads: int) -> TextConfig:
@@ -248,12 +306,15 @@ PUBLISHED: Mapping[str, ClipConfig] = {
 
 
 def tensor_shapes(config: ClipConfig) -> dict[str, Shape]:
-    """Name and shape of every tensor of a checkpoint: the image tower's, the text tower's, and `logit_scale`."""
-    return {**visual_shapes(config), **text_shapes(config), "logit_scale": ()}
+    """Name and shape of every tensor of a checkpoint: those of its towers, and `logit_scale` if it has both."""
+    both = not isinstance(config.vision, NoTower) and not isinstance(config.text, NoTower)
+    return {**visual_shapes(config), **text_shapes(config), **({"logit_scale": ()} if both else {})}
 
 
 def visual_shapes(config: ClipConfig) -> dict[str, Shape]:
     """Name and shape of every tensor of the image tower, all of them under `visual.`."""
+    if isinstance(config.vision, NoTower):
+        return {}
     if isinstance(config.vision, ViTConfig):
         shapes = _vit_shapes(config.vision, config.embed_dim)
     else:
@@ -264,6 +325,8 @@ def visual_shapes(config: ClipConfig) -> dict[str, Shape]:
 def text_shapes(config: ClipConfig) -> dict[str, Shape]:
     """Name and shape of every tensor of the text tower."""
     text = config.text
+    if isinstance(text, NoTower):
+        return {}
     return {
         "token_embedding.weight": (text.vocab_size, text.width),
         "positional_embedding": (text.context_length, text.width),
@@ -336,85 +399,3 @@ def _resnet_shapes(vision: ResNetConfig, embed_dim: int) -> dict[str, Shape]:
     for name in ("q_proj", "k_proj", "v_proj"):
         shapes |= _linear_shapes(f"attnpool.{name}", inputs, inputs)
     return shapes | _linear_shapes("attnpool.c_proj", inputs, embed_dim)
-
-
-def infer_config(
-    shapes: Mapping[str, Shape],
-    activation: Activation = "quick_gelu",
-    vision_heads: int | None = None,
-    text_heads: int | None = None,
-) -> ClipConfig:
-    """The configuration of a checkpoint that has tensors of these names and shapes.
-
-    What shapes can't tell is assumed as in all published models, unless it is given: QuickGELU, heads of 64 channels.
-    Raises ConfigError where a tensor that decides is missing, or where a width leaves the heads in doubt.
-    """
-    resnet = "visual.layer1.0.conv1.weight" in shapes
-    return ClipConfig(
-        embed_dim=_axis(shapes, "text_projection", 1),
-        vision=_infer_resnet(shapes, vision_heads) if resnet else _infer_vit(shapes, activation, vision_heads),
-        text=TextConfig(
-            context_length=_axis(shapes, "positional_embedding", 0),
-            vocab_size=_axis(shapes, "token_embedding.weight", 0),
-            width=(width := _axis(shapes, "token_embedding.weight", 1)),
-            layers=_count(shapes, r"transformer\.resblocks\.(\d+)\."),
-            heads=text_heads or _heads(width, "text"),
-            mlp_width=_axis(shapes, "transformer.resblocks.0.mlp.c_fc.weight", 0),
-            activation=activation,
-        ),
-    )
-
-
-def _infer_vit(shapes: Mapping[str, Shape], activation: Activation, heads: int | None) -> ViTConfig:
-    patch_size = _axis(shapes, "visual.conv1.weight", 3)
-    width = _axis(shapes, "visual.conv1.weight", 0)
-    return ViTConfig(
-        resolution=patch_size * _side(_axis(shapes, "visual.positional_embedding", 0) - 1),
-        patch_size=patch_size,
-        width=width,
-        layers=_count(shapes, r"visual\.transformer\.resblocks\.(\d+)\."),
-        # Wider ViTs have other heads: open_clip's ViT-H, g and bigG have 16, of 80, 88 and 104 channels.
-        heads=heads or _heads(width, "vision", widest=1024),
-        mlp_width=_axis(shapes, "visual.transformer.resblocks.0.mlp.c_fc.weight", 0),
-        activation=activation,
-    )
-
-
-def _infer_resnet(shapes: Mapping[str, Shape], heads: int | None) -> ResNetConfig:
-    width = _axis(shapes, "visual.layer1.0.conv1.weight", 0)
-    one, two, three, four = (_count(shapes, rf"visual\.layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4))
-    return ResNetConfig(
-        resolution=32 * _side(_axis(shapes, "visual.attnpool.positional_embedding", 0) - 1),
-        layers=(one, two, three, four),
-        width=width,
-        heads=heads or _heads(32 * width, "vision"),
-    )
-
-
-def _axis(shapes: Mapping[str, Shape], name: str, axis: int) -> int:
-    if name not in shapes:
-        raise ConfigError(f"No tensor {name!r}: is this a CLIP checkpoint in OpenAI's names, with both towers?")
-    if len(shapes[name]) <= axis:
-        raise ConfigError(f"{name} has shape {shapes[name]}; expected at least {axis + 1} axes.")
-    return shapes[name][axis]
-
-
-def _count(shapes: Mapping[str, Shape], pattern: str) -> int:
-    found = {int(match[1][:9]) for name in shapes if (match := re.match(pattern, name))}  # more are too many anyway
-    return max(found, default=-1) + 1
-
-
-def _side(positions: int) -> int:
-    side = math.isqrt(max(positions, 0))
-    if side**2 != positions:
-        raise ConfigError(f"visual positional embedding: {positions} positions beside the first don't form a square.")
-    return side
-
-
-def _heads(width: int, tower: str, widest: int | None = None) -> int:
-    if width % 64 or (widest is not None and width > widest):
-        raise ConfigError(
-            f"The {tower} tower is {width} wide, unlike OpenAI's, so its heads can't be inferred: "
-            f"put a config.json with {tower}.heads beside the weights."
-        )
-    return width // 64

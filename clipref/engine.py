@@ -1,38 +1,32 @@
-"""Engines: what turns checked arrays into embeddings, and how a backend's name becomes one.
+"""Engines: what turns checked arrays into embeddings. Here is the one that runs the towers with a set of operations.
 
-`reference` is the numpy of clipref.ops. Every other backend is found by name through the entry-point group
-`clipref.kernels`, and imported only when chosen. An entry point names a module, which either
-
-- has a function `engine(checkpoint, dtype, **options) -> Engine`, for a runtime of its own, or
-- overrides functions of clipref.ops, the rest of which it falls back to.
-
-Either may have a function `available()` that raises BackendError, with the reason, where the backend can't run.
+`TowerEngine(config, params, ops)` runs any kernel set through the same towers: numpy's, those of kernels/, training's,
+and the wrong ones of the conformance suite. Which engine a backend's name stands for is clipref/backends.py's matter.
 """
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable, Mapping
-from importlib.metadata import EntryPoint, entry_points
-from inspect import Parameter, isfunction, signature
-from types import SimpleNamespace
-from typing import Any, Protocol, cast
+from contextlib import nullcontext
+from functools import partial
+from typing import Any, Literal, Protocol, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import ops as reference_ops
 from . import resnet, text_transformer, vision_transformer
-from .config import ResNetConfig
+from .arguments import as_array
+from .arguments import is_count as is_count
+from .config import ResNetConfig, ViTConfig
 from .errors import BackendError, InputError
-from .transformer import Ops, Tap, no_tap
+from .lazy import MAX_THREADS, no_fork, once
+from .transformer import Ops, Params, Tap, no_tap
 from .weights import Checkpoint, DType
 
-Array = NDArray[Any]
-GROUP = "clipref.kernels"
-# The order in which `auto` prefers float32 backends.
-FASTEST_FIRST = ("onnx", "blas", "reference")
+Array: TypeAlias = NDArray[Any]
+Tower: TypeAlias = Literal["visual", "text"]
+TowerParams: TypeAlias = Mapping[Tower, Callable[[], Params]]  # a tower's weights, nested, read when it is first used
 
 
 class Engine(Protocol):
@@ -55,10 +49,7 @@ class TreeEngine(Engine, Protocol):
 def checked_pixels(pixels: Any, side: int, dtype: DType, name: str = "pixels") -> Array:
     """Preprocessed pixels [N, 3, side, side] as `dtype`. Raises InputError, which calls them `name`."""
     expected = f"expected [N, 3, {side}, {side}] floats, as preprocess makes them"
-    try:
-        pixels = np.asarray(pixels)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{name} can't be viewed as an array ({error}); {expected}.") from error
+    pixels = as_array(pixels, name, expected)
     if pixels.dtype.kind != "f":
         raise InputError(f"{name} have dtype {pixels.dtype}; {expected}.")
     if pixels.ndim != 4 or pixels.shape[1:] != (3, side, side) or not len(pixels):
@@ -71,32 +62,108 @@ def checked_pixels(pixels: Any, side: int, dtype: DType, name: str = "pixels") -
     return cast(Array, pixels)
 
 
-class NumpyEngine:
-    """The towers, run with numpy arrays and a set of operations. A tower's weights are read when it is first used."""
+def check_threads(threads: Any) -> None:
+    """Raise BackendError unless this is a number of threads, or None."""
+    if threads is not None and not (is_count(threads) and threads <= MAX_THREADS):
+        raise BackendError(f"threads is {threads!r}; expected a whole number, at least 1 and at most {MAX_THREADS}.")
 
-    def __init__(self, checkpoint: Checkpoint, dtype: DType, ops: Ops = reference_ops) -> None:
-        self.config = checkpoint.config
+
+def image_tower(vision: ViTConfig | ResNetConfig) -> Callable[..., Any]:
+    """The function `encode_image` of the tower that a configuration is of."""
+    return resnet.encode_image if isinstance(vision, ResNetConfig) else vision_transformer.encode_image
+
+
+class TowerEngine:
+    """The towers, run with a set of operations.
+
+    `ops` has the functions of clipref.ops, and any of these besides, all of them optional:
+
+    - `prepare(params)` lays a tower's weights (nested numpy arrays) out as its operations want them.
+    - `place(array)` brings a numpy array to where the set computes: each weight once, and the inputs of each call.
+    - `fetch(own)` brings a result back, as a numpy array.
+    - `batch_size(tower_config)` is how many items go through a tower together.
+    - `running()` is a context in which the towers are called.
+    - `compile(tower)` turns a tower, a function of its placed inputs, into a faster one.
+    """
+
+    def __init__(self, config: Any, params: TowerParams, ops: Ops = reference_ops, dtype: DType = "float32") -> None:
+        self.config = config
         self.ops = ops
         self.dtype: DType = dtype
-        self._visual = once(lambda: checkpoint.visual(dtype))
-        self._text = once(lambda: checkpoint.text(dtype))
+        self.visual: Callable[[], Any] = once(lambda: self._placed(params["visual"]()))
+        self.text: Callable[[], Any] = once(lambda: self._placed(params["text"]()))
+        self._compiled = {tower: once(partial(self._compile, tower)) for tower in ("visual", "text")}
 
     def encode_image(self, pixels: Array, tap: Tap = no_tap) -> Array:
         """Preprocessed pixels [N, 3, R, R] -> embeddings [N, E]."""
         pixels = pixels.astype(self.dtype, copy=False)
-        vision = self.config.vision
-        if isinstance(vision, ResNetConfig):
-            return _array(resnet.encode_image(self.ops, pixels, vision, tap, **self._visual()))
-        return _array(vision_transformer.encode_image(self.ops, pixels, vision, tap, **self._visual()))
+        return self._in_parts(lambda part: self._run("visual", tap, part), self.config.vision, pixels)
 
     def encode_text(self, ids: Array, tap: Tap = no_tap) -> Array:
         """Token ids [N, T] -> embeddings [N, E]."""
-        return _array(text_transformer.encode_text(self.ops, ids, self.config.text, tap, **self._text()))
+
+        def encode(part: Array) -> Array:
+            trees = text_transformer.single_texts(part, self.config.text.eos_token_id)
+            return self._run("text", tap, *trees)[:, 0]
+
+        return self._in_parts(encode, self.config.text, ids)
 
     def encode_tree(self, ids: Array, positions: Array, visible: Array, ends: Array, tap: Tap = no_tap) -> Array:
         """Trees of tokens -> embeddings [N, S, E]; see text_transformer.encode_tree."""
-        encode = text_transformer.encode_tree
-        return _array(encode(self.ops, ids, positions, visible, ends, self.config.text, tap, **self._text()))
+        trees = ids, positions, visible, ends
+        return self._in_parts(lambda *part: self._run("text", tap, *part), self.config.text, *trees)
+
+    def _in_parts(self, encode: Callable[..., Array], config: Any, *inputs: Array) -> Array:
+        """As many items at a time as the set takes."""
+        n = len(inputs[0])
+        size = self.ops.batch_size(config) if hasattr(self.ops, "batch_size") else n
+        parts = [encode(*(x[i : i + size] for x in inputs)) for i in range(0, n, size)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _run(self, tower: Tower, tap: Tap, *inputs: Array) -> Array:
+        encode = self._compiled[tower]() if tap is no_tap else self._function(tower, tap)
+        running = self.ops.running() if hasattr(self.ops, "running") else nullcontext()
+        with no_fork, running:  # matrix libraries have locks
+            place = getattr(self.ops, "place", np.asarray)
+            found = getattr(self.ops, "fetch", np.asarray)(encode(*map(place, inputs)))
+        return np.asarray(found, self.dtype)
+
+    def _function(self, tower: Tower, tap: Tap = no_tap) -> Callable[..., Any]:
+        """A tower as a function of its placed inputs."""
+        if tower == "visual":
+            encode, params, config = image_tower(self.config.vision), self.visual(), self.config.vision
+        else:
+            encode, params, config = text_transformer.encode_tree, self.text(), self.config.text
+        return lambda *inputs: encode(self.ops, *inputs, config, tap, **params)
+
+    def _compile(self, tower: Tower) -> Callable[..., Any]:
+        function = self._function(tower)
+        return self.ops.compile(function) if hasattr(self.ops, "compile") else function
+
+    def _placed(self, params: Params) -> Any:
+        prepared = self.ops.prepare(params) if hasattr(self.ops, "prepare") else params
+        return map_arrays(self.ops.place, prepared) if hasattr(self.ops, "place") else prepared
+
+
+def map_arrays(function: Callable[[Array], Any], params: Any) -> Any:
+    """Nested parameters with each numpy array replaced by what the function makes of it."""
+    if isinstance(params, Mapping):
+        return {name: map_arrays(function, item) for name, item in params.items()}
+    if isinstance(params, list):
+        return [map_arrays(function, item) for item in params]
+    return function(params) if isinstance(params, np.ndarray) else params
+
+
+def checkpoint_params(checkpoint: Checkpoint, dtype: DType) -> TowerParams:
+    """A checkpoint's weights as numpy arrays of a dtype."""
+    return {"visual": lambda: checkpoint.visual(dtype), "text": lambda: checkpoint.text(dtype)}
+
+
+class NumpyEngine(TowerEngine):
+    """The towers with a checkpoint's weights, and the reference's operations unless others are given."""
+
+    def __init__(self, checkpoint: Checkpoint, dtype: DType, ops: Ops = reference_ops) -> None:
+        super().__init__(checkpoint.config, checkpoint_params(checkpoint, dtype), ops, dtype)
 
 
 class ReferenceEngine(NumpyEngine):
@@ -105,152 +172,13 @@ class ReferenceEngine(NumpyEngine):
     A matrix product may add in another order when it has more rows; here it never has.
     """
 
-    def encode_image(self, pixels: Array, tap: Tap = no_tap) -> Array:
-        """Preprocessed pixels [N, 3, R, R] -> embeddings [N, E]."""
-        encode = super().encode_image
-        return np.concatenate([encode(pixels[i : i + 1], tap) for i in range(len(pixels))])
+    def __init__(self, checkpoint: Checkpoint, dtype: DType) -> None:
+        super().__init__(checkpoint, dtype)
 
-    def encode_text(self, ids: Array, tap: Tap = no_tap) -> Array:
-        """Token ids [N, T] -> embeddings [N, E]."""
-        encode = super().encode_text
-        return np.concatenate([encode(ids[i : i + 1], tap) for i in range(len(ids))])
+    def _in_parts(self, encode: Callable[..., Array], config: Any, *inputs: Array) -> Array:
+        return np.concatenate([encode(*(x[i : i + 1] for x in inputs)) for i in range(len(inputs[0]))])
 
     def encode_tree(self, ids: Array, positions: Array, visible: Array, ends: Array, tap: Tap = no_tap) -> Array:
         """Each text by itself: the tokens that its end may see."""
         texts = [[row[seen[end]] for end in tree] for row, seen, tree in zip(ids, visible, ends, strict=True)]
         return np.stack([np.concatenate([self.encode_text(text[None], tap) for text in tree]) for tree in texts])
-
-
-def _array(x: Any) -> Array:
-    return np.asarray(x)
-
-
-def once(make: Callable[[], Any]) -> Callable[[], Any]:
-    """A function that calls `make` the first time and remembers its result, also when threads race for it."""
-    lock = threading.Lock()
-    made: list[Any] = []
-
-    def get() -> Any:
-        if not made:
-            with lock:
-                if not made:
-                    made.append(make())
-        return made[0]
-
-    return get
-
-
-def once_a_process(make: Callable[[], Any]) -> Callable[[], Any]:
-    """As `once`, and anew in a process that was forked: for what has threads, which a fork doesn't take along."""
-    made: dict[int, Callable[[], Any]] = {}
-
-    def get() -> Any:
-        process = os.getpid()
-        return (made.get(process) or made.setdefault(process, once(make)))()
-
-    return get
-
-
-def is_count(value: Any) -> bool:
-    """Whether this is a whole number, at least 1."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)
-
-
-CGROUP_QUOTA = "/sys/fs/cgroup/cpu.max"  # https://docs.kernel.org/admin-guide/cgroup-v2.html, "cpu.max"
-
-
-def available_threads() -> int:
-    """Processors that this process may use: its affinity, less what the container's quota withholds."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        with open(CGROUP_QUOTA, encoding="ascii") as file:
-            quota, period = file.read().split()
-    except (OSError, ValueError):
-        return count
-    return count if quota == "max" else max(1, min(count, -(-int(quota) // int(period))))
-
-
-def backends() -> Mapping[str, EntryPoint | None]:
-    """Every backend's name, and where it comes from; None is the reference."""
-    return {"reference": None, **{entry.name: entry for entry in entry_points(group=GROUP)}}
-
-
-def described(name: str) -> dict[str, Any]:
-    """What there is to say of a backend: its module, what it overrides, whether it can run here, and why not."""
-    entry = backends()[name]
-    if entry is None:
-        return {"module": reference_ops.__name__, "overrides": "nothing", "runs": True, "why not": None}
-    try:
-        kernels = entry.load()
-        if hasattr(kernels, "available"):
-            kernels.available()
-    except (ImportError, BackendError) as error:
-        return {"module": entry.value, "overrides": "?", "runs": False, "why not": str(error)}
-    own = ", ".join(n for n in vars(overlay(None)) if hasattr(operations(kernels), n))
-    overrides = own or ("everything: an engine of its own" if hasattr(kernels, "engine") else "nothing")
-    return {"module": entry.value, "overrides": overrides, "runs": True, "why not": None}
-
-
-def make_engine(name: str, checkpoint: Checkpoint, dtype: DType, **options: Any) -> tuple[str, Engine]:
-    """The engine of that name, and the name it has if `auto` was asked for. Raises BackendError."""
-    if name == "auto":
-        name, kernels = _first_that_runs() if dtype == "float32" else ("reference", None)
-    else:
-        kernels = _loaded(name)
-    make = getattr(kernels, "engine", None)
-    _check_names(name, options, [] if make is None else list(signature(make).parameters.values())[2:])
-    if make is not None:
-        engine: Engine = make(checkpoint, dtype, **options)
-        return name, engine
-    if kernels is None:
-        return name, ReferenceEngine(checkpoint, dtype)
-    return name, NumpyEngine(checkpoint, dtype, overlay(kernels))
-
-
-def _loaded(name: str) -> Any:
-    """The module of a backend that can run here, None for the reference. Raises BackendError if it can't."""
-    known = backends()
-    if not isinstance(name, str) or name not in known:
-        raise BackendError(f"No backend {name!r}; there are: auto, {', '.join(sorted(known))}.")
-    entry = known[name]
-    if entry is None:
-        return None
-    try:
-        kernels = entry.load()
-    except ImportError as error:
-        raise BackendError(f"Backend {name!r} can't run here: {error}. Install what it needs.") from error
-    if hasattr(kernels, "available"):
-        kernels.available()
-    return kernels
-
-
-def operations(kernels: Any) -> Any:
-    """What has the functions of a kernel set: the module, or what its own `operations()` makes."""
-    return kernels.operations() if hasattr(kernels, "operations") else kernels
-
-
-def overlay(kernels: Any) -> Ops:
-    """The operations of a kernel set, and the reference's where it has none."""
-    functions = {
-        n: f for n, f in vars(reference_ops).items() if isfunction(f) and f.__module__ == reference_ops.__name__
-    }
-    return SimpleNamespace(**{n: getattr(kernels, n, f) for n, f in functions.items()})
-
-
-def _first_that_runs() -> tuple[str, Any]:
-    for name in FASTEST_FIRST[:-1]:
-        try:
-            return name, _loaded(name)
-        except BackendError:
-            continue  # not installed, or not for this machine: the next one, down to the reference
-    return FASTEST_FIRST[-1], _loaded(FASTEST_FIRST[-1])
-
-
-def _check_names(name: str, options: Mapping[str, Any], parameters: list[Parameter]) -> None:
-    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters):
-        return
-    known = [parameter.name for parameter in parameters]
-    for option in options:
-        if option not in known:
-            has = f"it has: {', '.join(known)}" if known else "it has none"
-            raise BackendError(f"Backend {name!r} has no option {option!r}; {has}.")

@@ -3,6 +3,10 @@
 Every message says what was given, what was expected and what to do next.
 """
 
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
 
 class ClipError(Exception):
     """Base of every error that this package raises on purpose."""
@@ -20,11 +24,32 @@ class WeightsError(ClipError):
     """A checkpoint file is damaged, or a tensor is missing, unexpected, misshapen or not finite."""
 
 
-class ImageError(ClipError):
+class ItemError(ClipError):
+    """Base of the errors about one item of several.
+
+    `index` counts the items of the whole call from 0, and `source` is the item as it was given; both are None where an
+    item is looked at by itself.
+    """
+
+    def __init__(self, message: str = "", *, index: int | None = None, source: Any = None) -> None:
+        super().__init__(message)
+        self.index = index
+        self.source = source
+
+
+AnItemError = TypeVar("AnItemError", bound=ItemError)
+
+
+def numbered(error: AnItemError, kind: str, index: int, source: Any) -> AnItemError:
+    """The error of an item looked at by itself, as one of the item `index` of several: "image 3: ..."."""
+    return type(error)(f"{kind} {index}: {error}", index=index, source=source)
+
+
+class ImageError(ItemError):
     """An image can't be read, is too large, or is an array of the wrong shape or dtype."""
 
 
-class TextError(ClipError):
+class TextError(ItemError):
     """A text is too long, or is not text."""
 
 

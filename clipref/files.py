@@ -1,37 +1,53 @@
-"""Files: read without surprise, and written whole or not at all.
+"""Files: read without surprise, and written whole or not at all; and the folder that keeps what clipref makes itself.
 
 What is read is a regular file of bounded size: a named pipe, which would block, or a device, which never ends, is
-refused. What is written is written beside its place and renamed, under a name that nobody can guess and that follows no
-link. A run that was killed leaves its scratch behind; the next one in the same folder removes it, and tells it from the
-scratch of a run that is still at work by the lock which that one holds.
+refused. What is written is written beside its place, under a name that nobody can guess, and renamed. Permissions are
+what the umask leaves.
+
+A run that was killed leaves its scratch file or folder behind. The next run that writes into the same folder removes
+it, and tells it from the scratch of a run that is still at work by the lock which that run holds (flock, which the
+system takes back from a process that ends, however it ends). Where nothing can be locked, on Windows and NFS, scratch
+stays.
 
 Raises OSError, as `open` does; whoever knows what the file was to be makes a ClipError of it.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 try:
     import fcntl
-except ImportError:  # Windows has none; there, scratch of killed runs stays
+except ImportError:  # on Windows
     fcntl = None  # type: ignore[assignment]
 
 SCRATCH_SUFFIX = ".clipref-scratch"
 
 
+def home() -> Path:
+    """Where converted checkpoints are, `<home>/clip/ViT-B-32`: `$CLIPREF_HOME`, or the user's cache."""
+    if chosen := os.environ.get("CLIPREF_HOME"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clipref"
+
+
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """A regular file, opened to read bytes. Raises OSError for a folder, a named pipe, a socket or a device."""
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except ValueError as error:
+        raise _impossible_name(path, error) from error
     try:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
@@ -50,6 +66,18 @@ def read_bytes(path: str | os.PathLike[str], limit: int) -> bytes:
     if len(data) > limit:
         raise OSError(f"it has over {limit} bytes")
     return data
+
+
+def stand_in(start: bytes) -> str | None:
+    """What came in the place of a file, told from its first bytes: a pointer, a web page, nothing. None otherwise."""
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not start:
+        return "it is empty"
+    if text.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer, which stands for the file until `git lfs pull` has fetched it"
+    if re.match(rb"<(!doctype|html|head|\?xml|!--)", text):
+        return "it is a web page, not the file (on Hugging Face, files are under /resolve/, their pages under /blob/)"
+    return None
 
 
 def parse_json(data: bytes) -> Any:
@@ -95,11 +123,25 @@ def _number(text: str) -> float:
 def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A path to write a file at, which becomes `path` at the end, or vanishes if anything goes wrong.
 
-    A file that was at `path` is replaced. The new one has the permissions that the umask leaves.
+    A file that was at `path` is replaced, and the new one has its permissions; a link is replaced, not followed. What
+    can't be renamed to, a pipe or a terminal such as /dev/stdout, is given as it is. Raises OSError before anything is
+    written if there is no such folder, or nothing may be written there.
     """
-    path = Path(path)
-    with _scratch(path, os.O_RDWR | os.O_CREAT | os.O_EXCL) as scratch:
+    path = Path(path).absolute()  # which a change of folder before the end doesn't move
+    before = _mode_of(path)
+    if before is not None and stat.S_ISDIR(before):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder, not a file", str(path))
+    if before is not None and not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, "it is there, and may not be written to", str(path))
+    # /dev/stdout is a link, to a regular file where the output is redirected; root could replace it for everybody.
+    system = path.is_symlink() and path.parts[1:2] in (("dev",), ("proc",))
+    if system or (before is not None and not stat.S_ISREG(before)):
+        yield path
+        return
+    with _scratch(path.parent, _new_file) as scratch:
         yield scratch
+        if before is not None:
+            scratch.chmod(before & 0o777)
         os.replace(scratch, path)
 
 
@@ -107,62 +149,116 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
 def folder_written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A folder to fill, which becomes `path` at the end, or vanishes if anything goes wrong.
 
-    Raises OSError if a folder with something in it is at `path`.
+    Raises OSError if a folder with something in it is at `path`, or a file, before or after it is filled.
     """
-    path = Path(path)
-    with _scratch(path, None) as scratch:
+    path = Path(path).absolute()
+    if os.path.lexists(path) and (path.is_symlink() or not path.is_dir() or any(path.iterdir())):
+        raise FileExistsError(errno.EEXIST, "there is something already", str(path))
+    with _scratch(path.parent, _new_folder) as scratch:
         yield scratch
         os.rename(scratch, path)
 
 
+def remove_abandoned(folder: str | os.PathLike[str], recursive: bool = False) -> None:
+    """Remove the scratch files and folders in `folder` whose run has ended without removing them.
+
+    `recursive`: in its subfolders too. What can't be looked at or removed stays.
+    """
+    if not fcntl:
+        return
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in list(entries):
+            if entry.is_symlink():
+                continue
+            if entry.name.endswith(SCRATCH_SUFFIX):
+                _remove_unless_locked(entry.path)
+            elif recursive and entry.is_dir():
+                remove_abandoned(entry.path, recursive)
+
+
 @contextmanager
-def _scratch(path: Path, flags: int | None) -> Iterator[Path]:
-    """A new file (opened with `flags`) or folder (None) beside `path`; locked while in use, removed at the end."""
-    prefix = f".{path.name[:100]}."
-    remove_abandoned(path.parent, prefix)
-    scratch, descriptor = _made(path, prefix, flags)
-    while fcntl and not scratch.exists():  # taken for an abandoned one before it was locked
-        os.close(descriptor)
-        scratch, descriptor = _made(path, prefix, flags)
+def _scratch(folder: Path, new: Callable[[Path], None]) -> Iterator[Path]:
+    """A new scratch file or folder in `folder`; locked while in use, removed at the end unless it was renamed."""
+    remove_abandoned(folder)
+    scratch, descriptor = _locked(folder, new)
     try:
         yield scratch
     finally:
-        if descriptor >= 0:
+        _remove(scratch)  # before its lock goes
+        if descriptor is not None:
             os.close(descriptor)
-        _remove(scratch)
 
 
-def _made(path: Path, prefix: str, flags: int | None) -> tuple[Path, int]:
-    """A new scratch file or folder, and the descriptor that holds its lock (-1: none)."""
-    scratch = path.with_name(f"{prefix}{secrets.token_hex(8)}{SCRATCH_SUFFIX}")
-    if flags is None:
-        os.mkdir(scratch)
-        descriptor = os.open(scratch, os.O_RDONLY) if fcntl else -1
-    else:
-        descriptor = os.open(scratch, flags, 0o666)
-    if fcntl:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-    return scratch, descriptor
+def _locked(folder: Path, new: Callable[[Path], None]) -> tuple[Path, int | None]:
+    """A new scratch file or folder, and the descriptor that holds its lock where there are locks."""
+    while True:
+        scratch = folder / f".{secrets.token_hex(8)}{SCRATCH_SUFFIX}"
+        new(scratch)
+        if not fcntl:  # Windows renames no open file, so none is kept open
+            return scratch, None
+        with suppress(FileNotFoundError):  # before it was locked, another run took it for an abandoned one: once more
+            descriptor = os.open(scratch, os.O_RDONLY | os.O_NOFOLLOW)
+            with suppress(OSError):  # a file system without locks, where nobody removes it either
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.path.lexists(scratch):
+                return scratch, descriptor
+            os.close(descriptor)
 
 
-def remove_abandoned(folder: Path, prefix: str = ".") -> None:
-    """Remove the scratch files and folders in `folder` whose run has ended without removing them."""
-    if not fcntl:
-        return
+def _new_file(scratch: Path) -> None:
+    os.close(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+
+
+def _new_folder(scratch: Path) -> None:
+    os.mkdir(scratch)
+
+
+def _mode_of(path: Path) -> int | None:
+    """The mode of what is at `path`, or of what a link there leads to; None without either."""
+    try:
+        return os.stat(path).st_mode
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise _impossible_name(path, error) from error
+
+
+def _impossible_name(path: str | os.PathLike[str], error: ValueError) -> OSError:
+    """The error for a name with a null character, or with a lone surrogate, which the system calls no OSError."""
+    return OSError(errno.EINVAL, f"no file can have this name ({error})", os.fspath(path))
+
+
+def _remove_unless_locked(path: str) -> None:
     with suppress(OSError):
-        found = [entry for entry in os.scandir(folder) if entry.name.endswith(SCRATCH_SUFFIX)]
-        for entry in (entry for entry in found if entry.name.startswith(prefix) and not entry.is_symlink()):
-            with suppress(OSError):
-                descriptor = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    _remove(Path(entry.path))
-                finally:
-                    os.close(descriptor)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(Path(path))
+        finally:
+            os.close(descriptor)
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+    """Remove a file or a folder, if it is there and can be removed."""
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """While in here, no other process is in here for the same folder; for files that are to change together.
+
+    Windows, and folders of other machines that know no locks, don't promise it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY) if fcntl else -1
+    try:
+        if fcntl:
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)

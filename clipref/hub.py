@@ -1,30 +1,38 @@
 """Where models are: a name becomes a path on this machine, by download or conversion if need be.
 
 Four kinds of names: the embedded models, which are part of the package; the published ones; any repository of Hugging
-Face, `hf:owner/name`; and paths. What isn't yet in this project's layout is fetched and converted once, into `home()`,
-by what the entry point `fetch` of the group `clipref.sources` names (weights_tools does it). Nothing that is
-downloaded is executed.
+Face, `hf:owner/name`; and paths. What a path is, and which configuration belongs to it, is decided in one place, which
+the entry point `fetch` of the group `clipref.sources` names (weights_tools has it): what can be opened where it is,
+stays there; the rest is downloaded or converted once, into `home()`. Nothing that is downloaded is executed.
 """
 
 from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
 
 from .config import PUBLISHED, Activation, ClipConfig
-from .errors import ModelNotFound
-from .files import parse_json, read_bytes
-from .weights import MAX_CONFIG
+from .digests import checked_digest, read_provenance, recorded_digest, refuse_other
+from .errors import InputError, ModelNotFound, WeightsError
+from .files import home as home
+from .weights import SafetensorsFile
 
 EMBEDDED = {
     "clipref/shapes-vit": "a small ViT, trained on drawn scenes; part of the package",
     "clipref/shapes-rn": "a small ModifiedResNet, trained on drawn scenes; part of the package",
 }
 
-# Repositories that hold OpenAI's weights in OpenAI's tensor names, as WEIGHTS_NAME.
+# Of their weights (clipref.digests), so that `clipref verify` finds a changed bit.
+EMBEDDED_DIGESTS = {
+    "clipref/shapes-vit": "87eaf7924bde224646faf8d9b7e826a77c7ab67b4993cf65453ee300f291994d",
+    "clipref/shapes-rn": "efe94b3062589f969e34b348dcf5c939f06e979679633a764476d8c1fe2135fb",
+}
+
+# Repositories that hold OpenAI's weights in OpenAI's tensor names, as open_clip_model.safetensors.
 REPOSITORIES = {
     "clip/RN50": "timm/resnet50_clip.openai",
     "clip/RN101": "timm/resnet101_clip.openai",
@@ -36,14 +44,6 @@ REPOSITORIES = {
     "clip/ViT-L-14": "timm/vit_large_patch14_clip_224.openai",
     "clip/ViT-L-14-336px": "timm/vit_large_patch14_clip_336.openai",
 }
-WEIGHTS_NAME = "open_clip_model.safetensors"
-FOREIGN_WEIGHTS = (
-    WEIGHTS_NAME,
-    "open_clip_pytorch_model.bin",
-    "pytorch_model.bin",
-    "model.safetensors.index.json",
-    "pytorch_model.bin.index.json",
-)
 
 HUB_PREFIX = "hf:"
 GROUP = "clipref.sources"
@@ -57,37 +57,92 @@ def models() -> list[str]:
 def locate(
     name: str | os.PathLike[str],
     *,
+    config: ClipConfig | None = None,
     activation: Activation | None = None,
     revision: str | None = None,
     digest: str | None = None,
-) -> tuple[Path, ClipConfig | None]:
-    """The path of a model's checkpoint on this machine, and its configuration where that is known beforehand.
+) -> tuple[Path, ClipConfig]:
+    """The path of a model's checkpoint on this machine, and its configuration.
 
-    Downloads and converts what isn't there yet, or isn't in this project's layout. Raises ModelNotFound, or what the
-    conversion raises.
+    `config` stands for what the checkpoint says of itself, `activation` for that of its transformers. `revision`: a
+    commit, tag or branch of a repository. `digest`: what the weights' has to be (Checkpoint.digest). Downloads and
+    converts what isn't there yet, or isn't in OpenAI's tensor names. Raises ModelNotFound, InputError, ConfigError if
+    the configuration can't be known, WeightsError if the weights are others, or what the conversion raises.
     """
-    text = os.fspath(name)
-    path = find(text)
-    if path is not None and not is_foreign(path):
-        return path, PUBLISHED.get(text)
-    if path is not None or text in PUBLISHED or text.startswith(HUB_PREFIX):
-        return _fetch()(text), None
-    raise unknown(text)
+    text = _with_revision(_text(name), revision)
+    digest = digest if digest is None else checked_digest(digest)
+    if find(text) is None and not is_of_hub(text):
+        raise unknown(text)
+    path, settled = _fetch()(text, config=config, activation=activation, digest=digest)
+    check_weights(path, digest)
+    return path, settled
+
+
+def _with_revision(name: str, revision: str | None) -> str:
+    """The name with the revision that it is asked for in. Raises InputError where there are no revisions."""
+    if revision is None:
+        return name
+    base, _, written = name.partition("@")
+    if not isinstance(revision, str) or not revision or not is_of_hub(base):
+        raise InputError(
+            f"revision is {revision!r}; expected a commit, tag or branch, of a published id or hf:owner/name. The "
+            f"model is {name!r}."
+        )
+    if written not in ("", revision):
+        raise InputError(f"revision is {revision!r}, but the model is {name!r}; say it once.")
+    return f"{base}@{revision}"
+
+
+def check_weights(path: Path, digest: str | None) -> None:
+    """Raise WeightsError unless the weights at `path` have this digest, or, without one, are as they were made.
+
+    A digest is compared with that of the weights themselves, which is read from a large file once. As they were made is
+    asked only in `home()`, where a change is nobody's wish, and told by size and time unless these differ.
+    """
+    weights = path / "model.safetensors" if path.is_dir() else path
+    if digest is not None:
+        refuse_other(weights, SafetensorsFile(weights).digest, digest)
+    elif path.is_relative_to(home()) and (provenance := read_provenance(weights)) is not None:
+        recorded = provenance.get("digest")
+        if recorded is None or recorded_digest(provenance, os.stat(weights)) is not None:
+            return
+        if (found := SafetensorsFile(weights).digest) != recorded:
+            raise WeightsError(
+                f"{weights} has changed since it was made: its digest is {found}, and was {recorded}. Remove the "
+                f"folder to have it made again; weights that you changed yourself belong into a folder of your own."
+            )
+
+
+def _text(name: str | os.PathLike[str]) -> str:
+    text = os.fspath(name) if isinstance(name, str | os.PathLike) else None
+    if not isinstance(text, str) or not text:
+        raise ModelNotFound(f"The model is {name!r}; expected a model id, hf:owner/name, or a path.")
+    return text
 
 
 def unknown(name: str) -> ModelNotFound:
-    """The error for what is no model id and no path, with the ids that are like it."""
-    near = difflib.get_close_matches(name, models(), n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"the models are: {', '.join(models())}."
-    return ModelNotFound(f"{name!r} is neither a model id nor a path that exists; {hint}")
+    """The error for what is no model id and no path, with what may have been meant."""
+    shown = repr(name if len(name) < 200 else f"{name[:200]}...")
+    address = re.fullmatch(r"(https?://(?P<host>[^/]*)/|[a-z0-9]+://)(?P<rest>.*)", name)
+    if address:
+        at_hub = re.match(r"[\w.-]+/[\w.-]+", address["rest"]) if address["host"] == "huggingface.co" else None
+        hint = f"say {HUB_PREFIX}{at_hub[0]}." if at_hub else "fetch the file, and give its path."
+        return ModelNotFound(f"{shown} is an address, and models are opened from this machine or by id; {hint}")
+    near = difflib.get_close_matches(name[:200], models(), n=3, cutoff=0.4)
+    if re.fullmatch(r"(?!clip/|clipref/)\w[\w.-]*/\w[\w.-]*(@\S+)?", name):
+        hint = f"if it is a repository of Hugging Face, say {HUB_PREFIX}{name}."
+    else:
+        hint = f"did you mean {' or '.join(near)}?" if near else f"the models are: {', '.join(models())}."
+    return ModelNotFound(f"{shown} is neither a model id nor a path that exists; {hint}")
 
 
-def present(name: str) -> Path:
+def present(name: str | os.PathLike[str]) -> Path:
     """Where a model's checkpoint is on this machine. Raises ModelNotFound that says how it gets here."""
+    name = _text(name)
     path = find(name)
     if path is not None:
         return path
-    if name in PUBLISHED or name.startswith(HUB_PREFIX):
+    if is_of_hub(name):
         raise ModelNotFound(f"{name} is not on this machine; fetch it with: clipref download {name}")
     raise unknown(name)
 
@@ -96,43 +151,52 @@ def find(name: str) -> Path | None:
     """Where a model's checkpoint is on this machine, or None. Never downloads, never converts."""
     if name in EMBEDDED:
         return Path(__file__).parent / "data" / name.split("/")[1]
-    if name in PUBLISHED or name.startswith(HUB_PREFIX):
-        folder = folder_of(name)
-        return folder if (folder / "model.safetensors").is_file() else None
-    path = Path(name).expanduser()
-    return path if path.exists() else None
+    if is_of_hub(name):
+        folder, (base, _, revision) = folder_of(name), name.partition("@")
+        if (folder / "model.safetensors").is_file():
+            return folder
+        return folder_of(base) if revision and _revision_of(folder_of(base)) == revision else None
+    try:
+        path = Path(name).expanduser()
+        return path if path.exists() else None
+    except (OSError, ValueError, RuntimeError):  # a name too long, a null character, an unknown user's home
+        return None
+
+
+def is_of_hub(name: str) -> bool:
+    """Whether a name is a published id or hf:owner/name, with or without @revision."""
+    return name.partition("@")[0] in PUBLISHED or name.startswith(HUB_PREFIX)
 
 
 def folder_of(name: str) -> Path:
-    """Where a published model, or a repository `hf:owner/name[@revision]`, is kept once it is converted."""
+    """Where a published model, or a repository hf:owner/name, either with or without @revision, is kept once converted.
+
+    Raises ModelNotFound for what can be no repository or no revision.
+    """
+    base, at, revision = name.partition("@")
+    known = base in PUBLISHED or re.fullmatch(HUB_PREFIX + r"\w[\w.-]*/\w[\w.-]*", base)
+    if not known or (at and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", revision)):
+        raise ModelNotFound(
+            f"{name!r} is no repository; expected hf:owner/name, or hf:owner/name@revision (a commit, tag or branch)."
+        )
     return home().joinpath(*name.replace(HUB_PREFIX, "hf/", 1).split("/"))
 
 
-def is_foreign(path: Path) -> bool:
-    """Whether a path holds a checkpoint of another layout, which has to be converted: told without reading weights."""
-    if path.is_file():
-        with open(path, "rb") as file:
-            return file.read(2) == b"PK"  # what torch saves is a zip
-    config = path / "config.json"
-    if (path / "model.safetensors").is_file() and not config.is_file():
-        return False
-    try:
-        return "model_type" in parse_json(read_bytes(config, MAX_CONFIG))
-    except (OSError, ValueError, TypeError):
-        # No sound config.json. With weights under another project's name it is that project's, otherwise the error
-        # is for the one who opens it.
-        return not config.is_file() and any((path / name).is_file() for name in FOREIGN_WEIGHTS)
+def _revision_of(folder: Path) -> str | None:
+    """The commit that a converted folder was made from, as its provenance has it."""
+    if not (folder / "model.safetensors").is_file():
+        return None
+    source = (read_provenance(folder / "model.safetensors") or {}).get("source")
+    return source.get("revision") if isinstance(source, dict) else None
 
 
-def _fetch() -> Callable[[str], Path]:
+def pinned_digest(path: Path) -> str | None:
+    """The digest that the weights in a folder have to have, if they are an embedded model's."""
+    return next((EMBEDDED_DIGESTS[name] for name in EMBEDDED if find(name) == path), None)
+
+
+def _fetch() -> Callable[..., tuple[Path, ClipConfig]]:
     for entry in entry_points(group=GROUP, name="fetch"):
-        fetch: Callable[[str], Path] = entry.load()
+        fetch: Callable[..., tuple[Path, ClipConfig]] = entry.load()
         return fetch
-    raise ModelNotFound("This installation can't convert checkpoints; install the package anew, whole.")
-
-
-def home() -> Path:
-    """Where converted checkpoints are, `<home>/clip/ViT-B-32`: `$CLIPREF_HOME`, or the user's cache."""
-    if chosen := os.environ.get("CLIPREF_HOME"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clipref"
+    raise ModelNotFound("This installation can't open checkpoints; install the package anew, whole.")

@@ -111,9 +111,10 @@ def prepend_token(x: Array, token: Array) -> Array:
     return np.concatenate([np.broadcast_to(token, (x.shape[0], 1, x.shape[2])), x], axis=1)
 
 
-def add_positions(x: Array, positional_embedding: Array) -> Array:
-    """x [N, L, W] plus the first L rows of positional_embedding [T, W]."""
-    y: Array = x + positional_embedding[: x.shape[1]]
+def add_positions(x: Array, positional_embedding: Array, positions: Array | None = None) -> Array:
+    """x [N, L, W] plus rows of positional_embedding [T, W]: those at positions [N, L], or the first L of them."""
+    rows = positional_embedding[: x.shape[1]] if positions is None else positional_embedding[positions]
+    y: Array = x + rows
     return y
 
 
@@ -121,22 +122,6 @@ def embed(ids: Array, weight: Array) -> Array:
     """Rows of the table `weight` [V, W] for ids [N, L] -> [N, L, W]."""
     y: Array = weight[ids]
     return y
-
-
-def find_end_of_text(ids: Array) -> tuple[Array, Array]:
-    """ids [N, T] -> (ids [N, L] without the columns after the batch's last end-of-text token, its position [N, 1]).
-
-    The end-of-text token is the largest id, and the first one counts. Attention is causal, so the columns that
-    are left out could not have changed the result.
-    """
-    end = ids.argmax(axis=1)
-    return ids[:, : end.max() + 1], end[:, None]
-
-
-def causal(ids: Array) -> Array:
-    """What each of the L columns of ids [N, L] may see: itself and those before. [N, L, L] bool"""
-    n, length = ids.shape
-    return np.broadcast_to(np.tri(length, dtype=bool), (n, length, length))
 
 
 def take(x: Array, positions: Array) -> Array:

@@ -1,11 +1,13 @@
 """The text transformer of CLIP: token ids to an embedding.
 
 From the CLIP paper, section 2.4 (https://arxiv.org/abs/2103.00020), and OpenAI's clip/model.py. The feature is taken
-at the end-of-text token, which is the largest id; causal attention makes all columns after it irrelevant, so they
-are not computed.
+at the end-of-text token, which is the largest id unless the vocabulary was grown behind it; causal attention makes all
+columns after it irrelevant, so they are not computed.
 
 Texts that begin alike can share what they have in common: causal attention makes it the same for all. `encode_tree`
-computes a tree of tokens, in which every text is the path from the root to its end.
+computes a tree of tokens, in which every text is the path from the root to its end. A text alone is a tree of one path.
+Which positions there are, what each may see and where a text ends is found in numpy before the tower is called
+(`single_texts`, or clipref/trees.py), so that the tower itself has no length that depends on the data.
 
 Axes: N items, T context length, L positions up to the batch's last end-of-text token, S texts in a tree, W channels,
 E embedding.
@@ -13,8 +15,40 @@ E embedding.
 
 from __future__ import annotations
 
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
 from .config import TextConfig
 from .transformer import Array, Ops, Params, Tap, no_tap, residual_blocks
+
+Ids: TypeAlias = NDArray[Any]
+
+
+def end_of_text(ids: Ids, eos_token_id: int | None = None) -> Ids:
+    """The position [N] of each text's end-of-text token in ids [N, T]: the first of that id, or of the largest id."""
+    ends: Ids = (ids if eos_token_id is None else ids == eos_token_id).argmax(axis=1)
+    return ends
+
+
+def causal(ids: Ids) -> NDArray[np.bool_]:
+    """What each of the L columns of ids [N, L] may see: itself and those before. [N, L, L] bool"""
+    n, length = ids.shape
+    return np.broadcast_to(np.tri(length, dtype=bool), (n, length, length))
+
+
+def single_texts(ids: Ids, eos_token_id: int | None = None) -> tuple[Ids, Ids, NDArray[np.bool_], Ids]:
+    """Token ids [N, T] as trees of one text each: the arguments of `encode_tree`, S being 1.
+
+    `eos_token_id` is the configuration's.
+    The columns after the batch's last end-of-text token are cut off: attention is causal, so they could not have
+    changed the result.
+    """
+    ends = end_of_text(ids, eos_token_id)
+    ids = ids[:, : ends.max() + 1]
+    positions = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
+    return ids, positions, causal(ids), ends[:, None]
 
 
 def pooled(
@@ -31,17 +65,6 @@ def pooled(
     return tap("text_projection", x @ text_projection)  # [N, S, E]
 
 
-def encode_text(
-    ops: Ops, ids: Array, config: TextConfig, tap: Tap = no_tap,
-    *, token_embedding: Params, positional_embedding: Array, **rest: Params,
-) -> Array:  # fmt: skip
-    """Token ids [N, T] -> embeddings [N, E], not normalised. T may be shorter than the context length."""
-    ids, end = ops.find_end_of_text(ids)  # [N, L], [N, 1]
-    x = tap("token_embedding", ops.embed(ids, **token_embedding))  # [N, L, W]
-    x = ops.add_positions(x, positional_embedding)
-    return pooled(ops, x, ops.causal(ids), end, config, tap, **rest)[:, 0]  # [N, E]
-
-
 def encode_tree(
     ops: Ops, ids: Array, positions: Array, visible: Array, ends: Array, config: TextConfig, tap: Tap = no_tap,
     *, token_embedding: Params, positional_embedding: Array, **rest: Params,
@@ -52,5 +75,5 @@ def encode_tree(
     those before it in its text.
     """
     x = tap("token_embedding", ops.embed(ids, **token_embedding))  # [N, L, W]
-    x = x + ops.embed(positions, positional_embedding)
+    x = ops.add_positions(x, positional_embedding, positions)
     return pooled(ops, x, visible, ends, config, tap, **rest)

@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arguments import elements, is_true, listed_texts, shown
+from .arguments import elements, is_count, is_true, listed_texts, shown
 from .cleaning import cleaned_lines
-from .errors import InputError, TextError
+from .errors import InputError, TextError, numbered
+from .lazy import no_fork
 from .vocabulary import DEFAULT_MERGES, END, SPECIALS, START, WORDS, Merges, byte_symbols, read_vocabulary, symbols_of
 
 # What a context may be as long as: no array of ids then takes more than 400 KB a text.
@@ -40,7 +41,8 @@ MAX_COUNTED = 10_000
 
 @cache
 def _words() -> Any:
-    import regex
+    with no_fork:
+        import regex
 
     return regex.compile(SPECIALS + WORDS, regex.IGNORECASE)
 
@@ -136,11 +138,10 @@ class Tokenizer:
         Raises TextError, with the number of the text, if one is too long and not to be truncated; `truncate` cuts it,
         and the last id becomes the end. Raises InputError if there are no texts.
         """
-        number = isinstance(context_length, int | np.integer) and not isinstance(context_length, bool)
-        if not number or not 2 <= context_length <= MAX_CONTEXT:
+        if not is_count(context_length) or not 2 <= context_length <= MAX_CONTEXT:
             raise InputError(
-                f"context_length is {shown(context_length)}; expected a whole number, at least 2 for start and end, at "
-                f"most {MAX_CONTEXT}."
+                f"context_length is {shown(context_length)}; expected a whole number up to {MAX_CONTEXT}, at least 2, "
+                f"for start and end."
             )
         cut = is_true("truncate", truncate)
         listed = listed_texts(texts)
@@ -151,7 +152,7 @@ class Tokenizer:
                 if len(found) > context_length - 2 and not cut:
                     raise TextError(self._too_long(text, int(context_length)))
             except TextError as error:
-                raise TextError(f"text {i}: {error}") from None
+                raise numbered(error, "text", i, text) from None
             row = [self.start_id, *found[: context_length - 2], self.end_id]
             ids[i, : len(row)] = row
         return ids

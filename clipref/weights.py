@@ -1,7 +1,7 @@
 """Checkpoints on disk: which files there are, whether they fit the configuration, and their tensors a tower at a time.
 
-A checkpoint is a folder with `model.safetensors` in OpenAI's tensor names, and optionally `config.json` and the
-tokenizer's merges; or one bare `.safetensors` file. Everything is checked from the file's header before a single
+A checkpoint is a `.safetensors` file in OpenAI's tensor names, in a folder `model.safetensors`, with `config.json` and
+perhaps the tokenizer's merges beside it. Everything is checked from the file's header before a single
 weight is read. Refuses what it can't vouch for: other layouts (weights_tools converts them), and anything pickled.
 
 The safetensors library checks the header (https://github.com/huggingface/safetensors, "Format"); the tensors are
@@ -11,20 +11,26 @@ views of the memory-mapped file, which float32 needs no copy of.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
+import math
 import mmap
 import os
 import re
-from collections.abc import Mapping
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, BinaryIO, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .config import ClipConfig, Shape, infer_config, tensor_shapes, text_shapes, visual_shapes
+from .config import ClipConfig, Shape, tensor_shapes, text_shapes, visual_shapes
+from .digests import model_digest, read_provenance, recorded_digest, remember_digest, remembered_digest
 from .errors import ConfigError, ModelNotFound, WeightsError
-from .files import parse_json, read_bytes
+from .files import open_regular, parse_json, read_bytes, stand_in
+from .lazy import no_fork
 
 DType: TypeAlias = Literal["float32", "float64"]
 
@@ -54,6 +60,8 @@ MAX_CONFIG = 1_000_000
 
 # Bytes of a safetensors header; ViT-bigG-14's has 250,000. The library takes 100 MB, a gigabyte once they are parsed.
 MAX_HEADER = 8_000_000
+# Bytes of a tensor whose values are checked when a checkpoint is opened: all but the matrices, in the published models.
+SMALL = 2**20
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:
@@ -66,24 +74,49 @@ def ignored(name: str) -> bool:
     return _IGNORED.fullmatch(name) is not None
 
 
+def _digest_of(file: BinaryIO, begin: int, end: int) -> str:
+    """sha256 of part of a file, read in blocks."""
+    total = hashlib.sha256()
+    file.seek(begin)
+    for start in range(begin, end, 2**20):
+        total.update(file.read(min(2**20, end - start)))
+    return total.hexdigest()
+
+
+def no_weights(start: bytes) -> str | None:
+    """What a file is instead of weights, told from its first bytes; None where it may have some."""
+    if other := stand_in(start):
+        return other
+    if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start[:64]):  # a header's length is never text
+        return f"it is text ({start[:40].decode()!r})"
+    return None
+
+
 class SafetensorsFile:
     """The tensors of one memory-mapped safetensors file, by name. Raises WeightsError if the file is damaged."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        from safetensors import SafetensorError, safe_open
+        with no_fork:
+            from safetensors import SafetensorError, safe_open
 
         self.path = Path(path).absolute()  # which a later os.chdir doesn't move
         try:
-            with open(self.path, "rb") as file:
-                length = int.from_bytes(file.read(8), "little")
+            file = open_regular(self.path)
+            weakref.finalize(self, file.close)
+            self._descriptor = file.fileno()
+            self.status = os.fstat(self._descriptor)
+            self._digest: str | None = None
+            start = file.read(64)
+            if other := no_weights(start):
+                raise ValueError(other)
+            length = int.from_bytes(start[:8], "little")
             if length > MAX_HEADER:
                 raise ValueError(f"it would have a header of {length} bytes; a checkpoint of CLIP has a small one")
             # The library proves that the header is sound and that offsets tile the file, so below they can be trusted.
             with safe_open(self.path, framework="numpy"):
                 pass
-            with open(self.path, "rb") as file:
-                self._opened = _identity(os.fstat(file.fileno()))
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self.check_unchanged()  # so that what the library has read is what is mapped
+            self._map = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ)
             self._bytes = np.frombuffer(self._map, np.uint8)
         except (SafetensorError, OSError, ValueError) as error:
             raise WeightsError(
@@ -117,8 +150,59 @@ class SafetensorsFile:
                 f"{self.path} can't be read any more ({error.strerror}), and a tower that wasn't used so far needs it; "
                 f"put it back and open the model again."
             ) from error
-        if _identity(found) != self._opened:
+        if _identity(found) != _identity(self.status):
             raise WeightsError(f"{self.path} has changed since it was opened; open the model again.")
+
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """Raise WeightsError if the file that was opened has been written to, before what is done here or meanwhile.
+
+        For whoever computes with its weights, which are views of the mapped file, or copies of what it had. A file that
+        was renamed, removed or replaced by another is the same to those who have it open, and no error. What can't be
+        promised: a file that is cut short in the middle of a computation ends the process (SIGBUS), and a change that
+        leaves size and time as they were isn't seen.
+        """
+        self._check_not_written_to()
+        yield
+        self._check_not_written_to()
+
+    def _check_not_written_to(self) -> None:
+        try:
+            same = _identity(os.fstat(self._descriptor)) == _identity(self.status)
+        except OSError:  # a network's file that is gone
+            same = False
+        if not same:
+            raise WeightsError(
+                f"{self.path} was written to after it was opened, and its weights are no longer those of the model; "
+                f"open the model again. To exchange weights that are in use, write another file and rename it."
+            )
+
+    @property
+    def digest(self) -> str:
+        """The digest of all tensors that take part in the forward pass (clipref.digests), from the file itself.
+
+        The file is read once, a block at a time; for a large one the digest is remembered from process to process.
+        """
+        if (
+            self._digest is None
+        ):  # threads may race for it: to the same value, without a lock that a fork could copy held
+            self._digest = remembered_digest(self.status)
+        if self._digest is None:
+            self._digest = self.read_digest()
+            remember_digest(self.status, self._digest)
+        return self._digest
+
+    def read_digest(self) -> str:
+        """The same, whatever is remembered."""
+        self.check_unchanged()
+        with open_regular(self.path) as file:
+            found = {
+                name: (self.dtypes[name], self.shapes[name], _digest_of(file, self._start + begin, self._start + end))
+                for name, (begin, end) in ((n, entry["data_offsets"]) for n, entry in self._header.items())
+                if not ignored(name)
+            }
+        self.check_unchanged()
+        return model_digest(found)
 
     def offset_of(self, array: NDArray[Any]) -> int | None:
         """Where in the file an array's bytes are, if they lie there as the array has them."""
@@ -136,23 +220,27 @@ class SafetensorsFile:
 
         Raises WeightsError if a value isn't finite.
         """
-        if FLOATS[self.dtypes[name]] == np.dtype(dtype):
-            begin, end = self._header[name]["data_offsets"]
-            raw: NDArray[Any] = self._bytes[self._start + begin : self._start + end].view(dtype)
-            tensor = np.asarray(raw.reshape(self.shapes[name]))
-        else:
-            raw = self.stored(name)  # a mapping would keep what is only read once
-            if self.dtypes[name] == "BF16":
-                raw = (raw.astype(np.uint32) << 16).view(np.float32)
-            with np.errstate(over="ignore"):  # what float32 can't hold is found below
-                tensor = raw.astype(dtype, copy=False)
-        if not np.isfinite(tensor).all():
-            count = int(np.count_nonzero(~np.isfinite(tensor)))
+        with self.guard():
+            tensor = self._read(name, dtype)
+            finite = np.isfinite(tensor)
+        if not finite.all():
+            count = int(np.count_nonzero(~finite))
             raise WeightsError(
                 f"{self.path}: tensor {name!r} has {count} values that are not finite (NaN or infinity); "
                 f"the checkpoint is damaged. Fetch or convert it again."
             )
         return tensor
+
+    def _read(self, name: str, dtype: DType) -> NDArray[Any]:
+        if FLOATS[self.dtypes[name]] == np.dtype(dtype):
+            begin, end = self._header[name]["data_offsets"]
+            mapped: NDArray[Any] = self._bytes[self._start + begin : self._start + end].view(dtype)
+            return np.asarray(mapped.reshape(self.shapes[name]))
+        raw = self.stored(name)  # a mapping would keep what is only read once
+        if self.dtypes[name] == "BF16":
+            raw = (raw.astype(np.uint32) << 16).view(np.float32)
+        with np.errstate(over="ignore"):  # what float32 can't hold is not finite
+            return raw.astype(dtype, copy=False)
 
 
 class Checkpoint:
@@ -161,21 +249,59 @@ class Checkpoint:
     def __init__(self, path: str | os.PathLike[str], config: ClipConfig | None = None) -> None:
         """Open a folder or a `.safetensors` file and check every tensor's name, shape and dtype.
 
-        `config` overrides `config.json`; without either, the configuration is inferred from the tensor shapes.
-        Raises ModelNotFound, ConfigError or WeightsError.
+        `config` stands for the `config.json` beside the weights, one of which there must be: what tensors can't tell
+        is never assumed. Raises ModelNotFound, ConfigError or WeightsError.
         """
-        weights, folder = _files(Path(path).absolute())
+        weights = _weights_file(Path(path).absolute())
+        beside = weights.parent
         self.file = SafetensorsFile(weights)
-        if config is None and folder is not None and (folder / "config.json").is_file():
-            config = read_config(folder / "config.json")
-        self.config = infer_config(self.file.shapes) if config is None else config
-        self.merges = None if folder is None else next((p for n in MERGES_NAMES if (p := folder / n).is_file()), None)
+        self._recorded: str | None = None  # the digest that provenance.json has, "" if it has none
+        self.config = _config_of(weights) if config is None else config
+        self.merges = next((file for name in MERGES_NAMES if (file := beside / name).is_file()), None)
         check_tensors(self.file.shapes, self.file.dtypes, self.config, str(weights))
 
     @property
     def logit_scale(self) -> float:
-        """The factor that turns cosines into logits: the exponential of the tensor `logit_scale`."""
-        return float(np.exp(self.file.read("logit_scale", "float64")))
+        """The factor that turns cosines into logits: the exponential of the tensor `logit_scale`.
+
+        NaN of one tower alone, which has none, nor anything to compare with. Raises WeightsError unless float32 holds
+        it: as infinity or zero it would make every probability the same.
+        """
+        if "logit_scale" not in tensor_shapes(self.config):
+            return math.nan
+        logarithm = float(self.file.read("logit_scale", "float64"))
+        limits = np.log([np.finfo(np.float32).tiny, np.finfo(np.float32).max])
+        if not limits[0] <= logarithm <= limits[1]:
+            raise WeightsError(
+                f"{self.file.path}: logit_scale is {logarithm:g}, whose exponential float32 can't hold; expected the "
+                f"logarithm of the scale, about 4.6. Is the scale itself stored there?"
+            )
+        return math.exp(logarithm)
+
+    @property
+    def digest(self) -> str:
+        """What tells these weights from all others: a sha256 over names, dtypes, shapes and bytes of all tensors.
+
+        The same for the same weights in any file, layout or sharding, once converted; another where they were cast to
+        another dtype (see clipref.digests). As provenance.json beside the weights records it, as long as they have the
+        size and time that it says; otherwise read from the weights, which takes about a second for a gigabyte.
+        """
+        if self._recorded is None:
+            self._recorded = ""
+            with suppress(WeightsError):  # a provenance that can't be read records nothing
+                self._recorded = recorded_digest(read_provenance(self.file.path), self.file.status) or ""
+        return self._recorded or self.file.digest
+
+    def check_small_tensors(self) -> None:
+        """Raise WeightsError if a value of a tensor of at most SMALL bytes isn't finite.
+
+        A training that diverged leaves NaN in all of them, and they are read in milliseconds. The rest is checked when
+        its tower is first used: to read all of it now would cost a second for a gigabyte in memory, and the disk's time
+        where it isn't, also those who use one tower.
+        """
+        for name, shape in tensor_shapes(self.config).items():
+            if math.prod(shape) * FLOATS[self.file.dtypes[name]].itemsize <= SMALL:
+                self.file.read(name, "float64" if self.file.dtypes[name] == "F64" else "float32")
 
     def visual(self, dtype: DType) -> Any:
         """The image tower's parameters, nested, without the prefix `visual`."""
@@ -189,16 +315,25 @@ class Checkpoint:
         return nest({name: self.file.read(name, dtype) for name in names})
 
 
-def _files(path: Path) -> tuple[Path, Path | None]:
-    """The weights, and the folder whose other files belong to them, if any."""
+def _weights_file(path: Path) -> Path:
     if path.is_dir():
         weights = path / "model.safetensors"
         if not weights.is_file():
             raise ModelNotFound(f"{path} has no model.safetensors; expected a folder with one, or a .safetensors file.")
-        return weights, path
+        return weights
     if not path.is_file():
         raise ModelNotFound(f"{path} does not exist; expected a folder with model.safetensors, or a .safetensors file.")
-    return path, path.parent if path.name == "model.safetensors" else None
+    return path
+
+
+def _config_of(weights: Path) -> ClipConfig:
+    path = weights.parent / "config.json"
+    if not path.is_file():
+        raise ConfigError(
+            f"{weights} has no config.json beside it; give its configuration, or open it with "
+            f"AutoModel.from_pretrained, which knows the config files of other projects too."
+        )
+    return read_config(path)
 
 
 def read_config(path: Path) -> ClipConfig:

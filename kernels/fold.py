@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 
 
-def folded(params: Any) -> Any:
+def fold_norms(params: Any) -> Any:
     """A tower's parameters in which convolutions have a weight and a bias, and nothing is left of their norms."""
     if isinstance(params, list):
         if "running_var" in params[-1]:  # a shortcut's convolution and norm
             return fold(*params)
-        return [folded(item) for item in params]
+        return [fold_norms(item) for item in params]
     if not isinstance(params, Mapping):
         return params
-    made = {name: folded(item) for name, item in params.items()}
+    made = {name: fold_norms(item) for name, item in params.items()}
     for name in made:
         norm = name.replace("conv", "bn")
         if re.fullmatch(r"conv\d", name) and norm in params:  # the patches of a ViT have none

@@ -1,4 +1,4 @@
-"""The recorded graphs of kernels/onnx.py under OpenVINO, in float32 or bfloat16.
+"""The recorded graphs of kernels/recording.py under OpenVINO, in float32 or bfloat16.
 
 An extra: `pip install 'clipref[openvino]'`. bfloat16 halves what has to be multiplied and moved on processors that have
 it (AVX512_BF16, AMX), at three significant digits; it is never chosen unless asked for. Refuses float64, and towers
@@ -13,22 +13,13 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from clipref.engine import available_threads, once
+from clipref.backends import Traits
 from clipref.errors import BackendError
+from clipref.lazy import available_threads, no_fork, once
 from clipref.weights import Checkpoint, DType
 
-from .onnx import (
-    POSITIONS,
-    Record,
-    check_options,
-    complete,
-    images_at_a_time,
-    in_parts,
-    record_image,
-    record_tree,
-    text_inputs,
-    texts_in_parts,
-)
+from .batching import check_options, images_at_a_time, in_parts, positions_at_a_time, texts_in_parts
+from .recording import Record, complete, record_image, record_tree
 
 Array: TypeAlias = NDArray[Any]
 Precision: TypeAlias = Literal["float32", "bfloat16"]
@@ -36,16 +27,29 @@ Precision: TypeAlias = Literal["float32", "bfloat16"]
 _PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
 
+def _speed(precision: str, kind: str, features: frozenset[str]) -> float:
+    if precision == "float32":
+        return 2.5 if kind == "resnet" else 2.1
+    return 8.0 if "amx_bf16" in features else 4.0 if "avx512_bf16" in features else 0.0
+
+
+TRAITS = Traits(
+    {"float32": "graded float32", "bfloat16": "within 12 units of bfloat16"},
+    dtypes=("float32",),
+    speed=_speed,
+)
+
+
 class OpenVinoEngine:
     """Two compiled models, each made when its tower is first used."""
 
     def __init__(self, checkpoint: Checkpoint, threads: int, precision: Precision) -> None:
-        config = checkpoint.config
-        self._images, self._positions = images_at_a_time(config.vision, threads), POSITIONS * threads
+        self._config = config = checkpoint.config
+        self._images, self._positions = images_at_a_time(config.vision, threads), positions_at_a_time(threads)
 
         def compiled(record: Record, name: str) -> Any:
-            import openvino
-
+            with no_fork:
+                import openvino
             core = openvino.Core()
             settings = {
                 "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],
@@ -68,7 +72,7 @@ class OpenVinoEngine:
     def encode_text(self, ids: Array) -> Array:
         """Token ids [N, T] -> embeddings [N, E] float32."""
         model = self._text()
-        return texts_in_parts(lambda part: _run(model, text_inputs(part))[:, 0], ids, self._positions)
+        return texts_in_parts(lambda part: _run(model, part)[:, 0], ids, self._config.text, self._positions)
 
     def encode_tree(self, ids: Array, positions: Array, visible: Array, ends: Array) -> Array:
         """Trees of tokens, as text_transformer.encode_tree has them -> embeddings [N, S, E] float32."""

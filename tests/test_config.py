@@ -10,12 +10,12 @@ from clipref.config import (
     PUBLISHED,
     ClipConfig,
     ViTConfig,
-    infer_config,
     tensor_shapes,
     text_shapes,
     visual_shapes,
 )
 from clipref.errors import ConfigError
+from clipref.weights_tools.infer import infer_config
 
 from .conftest import TINY
 
@@ -54,7 +54,7 @@ def test_nine_models_are_published() -> None:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_config_is_inferred_from_shapes(name: str) -> None:
-    assert infer_config(tensor_shapes(PUBLISHED[name])) == PUBLISHED[name]
+    assert infer_config(tensor_shapes(PUBLISHED[name]), "quick_gelu") == PUBLISHED[name]
 
 
 @pytest.mark.parametrize("config", [*PUBLISHED.values(), *TINY.values()])
@@ -64,27 +64,27 @@ def test_json_round_trip(config: ClipConfig) -> None:
 
 def test_heads_that_cannot_be_inferred() -> None:
     with pytest.raises(ConfigError, match=r"vision tower is 36 wide.*config\.json with vision\.heads"):
-        infer_config(tensor_shapes(TINY["vit"]))
+        infer_config(tensor_shapes(TINY["vit"]), "quick_gelu")
     # open_clip's ViT-H-14, whose 16 heads have 80 channels; its text tower is as OpenAI's are.
     high = ViTConfig(224, 14, 1280, 32, 16, 5120)
     text = dataclasses.replace(PUBLISHED["clip/RN50x64"].text, layers=24)
     config = ClipConfig(1024, high, text)
     with pytest.raises(ConfigError, match="vision tower is 1280 wide, unlike OpenAI's"):
-        infer_config(tensor_shapes(config))
-    assert infer_config(tensor_shapes(config), vision_heads=16) == config
+        infer_config(tensor_shapes(config), "quick_gelu")
+    assert infer_config(tensor_shapes(config), "quick_gelu", vision_heads=16) == config
 
 
 def test_tensor_that_decides_is_missing() -> None:
     shapes = tensor_shapes(PUBLISHED["clip/ViT-B-32"])
     del shapes["visual.conv1.weight"]
     with pytest.raises(ConfigError, match=r"visual\.conv1\.weight"):
-        infer_config(shapes)
+        infer_config(shapes, "quick_gelu")
 
 
 def test_positions_that_form_no_square() -> None:
     shapes = tensor_shapes(PUBLISHED["clip/ViT-B-32"]) | {"visual.positional_embedding": (52, 768)}
     with pytest.raises(ConfigError, match="51 positions"):
-        infer_config(shapes)
+        infer_config(shapes, "quick_gelu")
 
 
 def changed(**changes: object) -> dict[str, object]:
@@ -120,6 +120,8 @@ def changed(**changes: object) -> dict[str, object]:
         ({"preprocess__mean": [0.2, 0.3]}, r"preprocess\.mean"),
         ({"preprocess__resize_mode": "longest"}, "resize_mode is 'longest'; expected one of .*'squash'"),
         ({"preprocess__interpolation": 3}, "interpolation is 3; expected a value of type str"),
+        ({"preprocess__upright": 1}, "upright is 1; expected a value of type bool"),
+        ({"preprocess__upright": "yes"}, "upright is 'yes'"),
         ({"text": 5}, "text: expected a JSON object, got int"),
         ({"colour": 5}, "unknown key 'colour'"),
     ],
@@ -127,6 +129,17 @@ def changed(**changes: object) -> dict[str, object]:
 def test_wrong_json_is_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         ClipConfig.from_dict(changed(**changes))
+
+
+def test_upright_is_part_of_what_is_recorded() -> None:
+    assert PUBLISHED["clip/ViT-B-32"].to_dict()["preprocess"]["upright"] is False
+    turned = ClipConfig.from_dict(changed(preprocess__upright=True))
+    assert turned.preprocess.upright and turned != PUBLISHED["clip/ViT-B-32"]
+    assert ClipConfig.from_dict(json.loads(json.dumps(turned.to_dict()))) == turned
+    older = changed(preprocess__upright=None)  # as versions without it wrote it
+    assert ClipConfig.from_dict(older) == PUBLISHED["clip/ViT-B-32"]
+    with pytest.raises(ConfigError, match="upright is 1"):
+        dataclasses.replace(turned, preprocess=dataclasses.replace(turned.preprocess, upright=1))
 
 
 def test_configs_cannot_be_changed() -> None:

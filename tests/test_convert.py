@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -121,7 +122,9 @@ def test_what_is_converted_embeds_the_same(vit: Path, tmp_path: Path) -> None:
 def test_doubts_name_the_option_that_settles_them(vit: Path, resnet: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare.safetensors"
     bare.write_bytes((vit / "model.safetensors").read_bytes())
-    with pytest.raises(Doubt, match=r"bare\.safetensors doesn't tell its activation\. Say --activation quick"):
+    with pytest.raises(
+        Doubt, match=r"bare\.safetensors doesn't tell its activation, .*activation=\.\.\..*--activation"
+    ):
         convert(bare, tmp_path / "out")
     with pytest.raises(Doubt, match="vision tower is 33 wide.*Or say --vision-heads and --text-heads"):
         convert(bare, tmp_path / "out", Options(activation="gelu"))
@@ -335,6 +338,23 @@ def test_tensors_that_do_not_fit(changes: dict[str, Any], message: str, vit: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("dtype", [None, "float32", "bfloat16"])
+def test_weights_that_are_not_finite_are_not_converted(
+    value: float, dtype: str | None, vit: Path, tmp_path: Path
+) -> None:
+    spoiled = np.full((33, 25), 0.5, "f2")
+    spoiled[3, 4] = value
+    theirs = edited(vit, tmp_path / "theirs", visual_projection__weight=np.ascontiguousarray(spoiled.T))
+    with pytest.raises(
+        WeightsError, match=r"model\.safetensors.*tensor 'visual\.proj' has 1 values that are not finite"
+    ):
+        convert(theirs, tmp_path / "out", dtype=dtype)
+    with pytest.raises(WeightsError, match="not finite"):
+        AutoModel.from_pretrained(theirs)
+    assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
+
+
 def test_a_logit_scale_of_one_element_is_a_scalar(vit: Path, tmp_path: Path) -> None:
     one = edited(vit, tmp_path / "theirs", logit_scale=np.array([np.float32(4.25)]))
     assert Checkpoint(convert(one, tmp_path / "out")).file.read("logit_scale", "float32") == np.float32(4.25)
@@ -442,10 +462,8 @@ def test_a_folder_that_exists_is_left_alone(vit: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_leaves_nothing(how: signal.Signals, tmp_path: Path, vit: Path) -> None:
-    """Stopped in the middle of writing, which a tensor that takes its time makes sure of."""
-    code = """
+# A conversion that waits in the middle of writing.
+CODE = """
 import signal, sys, time
 from clipref.cli import main
 from clipref.weights_tools import convert
@@ -460,13 +478,49 @@ def waits(value):
 convert.tensor_digest = waits
 sys.exit(main(["convert", *sys.argv[1:]]))
 """
-    command = [sys.executable, "-c", code, str(vit), str(tmp_path / "deep" / "out")]
+
+
+def conversion_that_waits(source: Path, destination: Path) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", CODE, str(source), str(destination)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_nothing(how: signal.Signals, tmp_path: Path, vit: Path) -> None:
+    process = conversion_that_waits(vit, tmp_path / "deep" / "out")
     assert len(list((tmp_path / "deep").iterdir())) == 1  # half of it is there
     process.send_signal(how)
     process.communicate(timeout=20)
     assert process.returncode == 130 and list((tmp_path / "deep").iterdir()) == []
+
+
+def test_what_killed_runs_leave_is_removed_by_the_next_one(tmp_path: Path, vit: Path) -> None:
+    killed = [conversion_that_waits(vit, tmp_path / "out" / name) for name in ("one", "two")]
+    at_work = conversion_that_waits(vit, tmp_path / "out" / "three")
+    for process in killed:
+        process.kill()
+        process.communicate()
+    assert len(list((tmp_path / "out").iterdir())) == 3
+    same(convert(vit, tmp_path / "out" / "four"), vit)
+    assert len(list((tmp_path / "out").iterdir())) == 2  # the new one, and that of the run at work
+    at_work.kill()
+    at_work.communicate()
+    same(convert(vit, tmp_path / "out" / "one"), vit)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"one", "four"}
+
+
+@pytest.mark.parametrize("umask", [0o077, 0o022, 0o002])
+def test_permissions_are_what_the_umask_leaves(umask: int, tmp_path: Path, vit: Path) -> None:
+    before = os.umask(umask)
+    try:
+        folder = convert(vit, tmp_path / "out" / "converted")
+    finally:
+        os.umask(before)
+    for path in (folder, folder.parent):
+        assert path.stat().st_mode & 0o777 == 0o777 & ~umask
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o666 & ~umask}
 
 
 @pytest.mark.slow
@@ -562,6 +616,7 @@ def test_verify_finds_a_changed_bit(vit: Path, tmp_path: Path) -> None:
     assert outcomes(converted)["FAILED"] == [
         "logit_scale",
         "finite tensors that are as provenance.json says",
+        "digest of all tensors",
     ]
     assert main(["verify", str(converted)]) == 1
     content[-1] ^= 1
@@ -576,7 +631,7 @@ def test_verify_finds_a_changed_bit(vit: Path, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="provenance.json is not JSON"):
         outcomes(converted)
     (converted / "provenance.json").unlink()
-    assert outcomes(converted)["not done"][0] == "digests of the tensors" and main(["verify", str(converted)]) == 0
+    assert outcomes(converted)["not done"][0] == "digest of all tensors" and main(["verify", str(converted)]) == 0
 
 
 def test_verify_compares_published_values(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -614,7 +669,7 @@ def test_verify_compares_published_values(monkeypatch: pytest.MonkeyPatch, tmp_p
     }.items()
 
 
-def test_verify_of_what_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_of_what_is_not_there(vit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for command in ("verify", "inspect"):
         assert main([command, str(tmp_path / "gone")]) == 1
         assert "gone' is neither a model id nor a path that exists" in capsys.readouterr().err
@@ -622,7 +677,8 @@ def test_verify_of_what_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert "did you mean clip/ViT-B-32" in capsys.readouterr().err
         assert main([command, "hf:owner/name"]) == 1
         assert "not on this machine; fetch it with: clipref download hf:owner/name" in capsys.readouterr().err
-    assert main(["verify", str(TORCH / "vit.pt")]) == 1
+    theirs = put(tmp_path / "theirs", layouts.as_transformers(vit, Checkpoint(vit).config))
+    assert main(["verify", str(theirs)]) == 1
     assert "is of another layout; convert it first: clipref convert" in capsys.readouterr().err
     assert main(["verify", "clipref/shapes-rn", "--images", str(tmp_path / "gone")]) == 1
     assert "is not a folder" in capsys.readouterr().err

@@ -2,22 +2,28 @@
 
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 
 from clipref import CLIP, AutoModel, BackendError, ops
-from clipref import engine as engines
+from clipref import backends as engines
+from clipref.config import text_shapes, visual_shapes
+from clipref.engine import ReferenceEngine, TowerEngine, checkpoint_params
+from clipref.weights import Checkpoint
 
 from . import cases
 from .conftest import pictures, pixels
 
 # Those that need nothing besides what the package itself needs.
-IN_PROCESS = sorted(name for name in engines.backends() if name != "openvino")
+IN_PROCESS = sorted(name for name in engines.backends() if name not in ("openvino", "torch"))
 
 
 @pytest.fixture
@@ -62,7 +68,7 @@ def test_options_of_a_function_that_takes_any(registered: ModuleType, tiny_vit: 
 
     def engine(checkpoint, dtype, **options):  # type: ignore[no-untyped-def]
         given.update(options)
-        return engines.ReferenceEngine(checkpoint, dtype)
+        return ReferenceEngine(checkpoint, dtype)
 
     registered.engine = engine  # type: ignore[attr-defined]
     AutoModel.from_pretrained(tiny_vit, backend="somebodys", depth=3)
@@ -70,7 +76,7 @@ def test_options_of_a_function_that_takes_any(registered: ModuleType, tiny_vit: 
 
 
 def test_a_backend_that_is_not_there(tiny_vit: Path) -> None:
-    for name in (None, ["onnx"]):
+    for name in (None, 1, [], ["onx"]):
         with pytest.raises(BackendError, match="there are: auto"):
             AutoModel.from_pretrained(tiny_vit, backend=name)  # type: ignore[arg-type]
     with pytest.raises(BackendError, match="No backend 'onx'; there are: auto, .*onnx.*reference"):
@@ -82,21 +88,6 @@ def test_a_backend_that_lacks_something(monkeypatch: pytest.MonkeyPatch, tiny_vi
     monkeypatch.setattr(engines, "entry_points", lambda group: broken)
     with pytest.raises(BackendError, match="'broken' can't run here: No module named 'no_such_module_anywhere'"):
         AutoModel.from_pretrained(tiny_vit, backend="broken")
-
-
-@pytest.mark.parametrize(
-    ("quota", "processors", "expected"),
-    [("max 100000", 4, 4), ("150000 100000", 4, 2), ("50000 100000", 4, 1), ("800000 100000", 4, 4), (None, 3, 3)],
-)
-def test_threads_are_those_of_the_container(
-    quota: str | None, processors: int, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "cpu.max"
-    if quota is not None:
-        file.write_text(quota + "\n", encoding="ascii")
-    monkeypatch.setattr(engines, "CGROUP_QUOTA", str(file))
-    monkeypatch.setattr(engines.os, "sched_getaffinity", lambda _: set(range(processors)), raising=False)
-    assert engines.available_threads() == expected
 
 
 def in_turn(model: CLIP, batch: np.ndarray, ids: np.ndarray) -> list[bytes]:
@@ -145,3 +136,160 @@ def test_ten_thousand_calls_do_not_grow_memory(tiny: Path, backend: str) -> None
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     assert float(run.stdout) < 8.0, f"grew by {run.stdout} MB"
+
+
+class Wide:
+    """A kernel set with all that a set may have: it computes in float64, wherever the weights come from."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.on = False
+
+    def relu(self, x: np.ndarray) -> np.ndarray:
+        assert self.on and x.dtype == np.float64
+        return ops.relu(x)
+
+    def quick_gelu(self, x: np.ndarray) -> np.ndarray:
+        assert self.on and x.dtype == np.float64
+        return ops.quick_gelu(x)
+
+    def prepare(self, params: Any) -> Any:
+        self.said.append("prepare")
+        return params
+
+    def place(self, array: np.ndarray) -> np.ndarray:
+        self.said.append("place")
+        return array.astype(np.float64) if array.dtype.kind == "f" else array
+
+    def fetch(self, own: np.ndarray) -> np.ndarray:
+        self.said.append("fetch")
+        return own
+
+    def batch_size(self, tower: Any) -> int:
+        return 2
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        self.on = True
+        yield
+        self.on = False
+
+    def compile(self, tower: Callable[..., Any]) -> Callable[..., Any]:
+        self.said.append("compile")
+        return tower
+
+
+def test_the_seam(tiny: Path) -> None:
+    checkpoint, wide = Checkpoint(tiny), Wide()
+    engine = TowerEngine(checkpoint.config, checkpoint_params(checkpoint, "float32"), engines.overlay(wide))
+    exact = ReferenceEngine(checkpoint, "float64")
+    batch, ids = pixels(5, checkpoint.config.vision.resolution), cases.ids(checkpoint.config, 5)
+    for encode, given, weights, inputs in (
+        ("encode_image", batch, len(visual_shapes(checkpoint.config)), 1),
+        ("encode_text", ids, len(text_shapes(checkpoint.config)), 4),
+    ):
+        for first in (True, False):
+            wide.said.clear()
+            found = getattr(engine, encode)(given)
+            assert found.dtype == np.float32  # as the engine gives, whatever the set computes in
+            np.testing.assert_allclose(found, getattr(exact, encode)(given), rtol=1e-4, atol=1e-6)
+            counts = {word: wide.said.count(word) for word in ("prepare", "compile", "fetch", "place")}
+            assert counts == {
+                "prepare": first, "compile": first, "fetch": 3, "place": first * weights + 3 * inputs
+            }  # fmt: skip
+        assert not wide.on
+
+
+def test_a_tap_sees_every_part_and_stands_in(tiny_vit: Path) -> None:
+    checkpoint = Checkpoint(tiny_vit)
+    engine = TowerEngine(checkpoint.config, checkpoint_params(checkpoint, "float32"), engines.overlay(Wide()))
+    seen: list[int] = []
+
+    def tap(name: str, x: np.ndarray) -> np.ndarray:
+        if name != "visual":
+            return x
+        seen.append(len(x))
+        return x * 0
+
+    batch = pixels(5, checkpoint.config.vision.resolution)
+    assert not engine.encode_image(batch, tap).any() and seen == [2, 2, 1]
+    assert engine.encode_image(batch).any()
+
+
+@pytest.mark.parametrize("backend", IN_PROCESS)
+def test_what_is_stated_of_bits_in_any_batch_holds(backend: str, tiny: Path) -> None:
+    model = AutoModel.from_pretrained(tiny, backend=backend)
+    batch, ids = pixels(5, model.config.vision.resolution), cases.ids(model.config, 5)
+    whole = np.concatenate([model.encode_image(batch), model.encode_text(ids)])
+    alone = np.concatenate(
+        [model.encode_image(batch[i : i + 1]) for i in range(5)] + [model.encode_text(ids[i : i + 1]) for i in range(5)]
+    )
+    if engines.describe(backend)["same bits"]:
+        assert np.array_equal(whole, alone)
+
+
+@pytest.mark.parametrize(
+    ("options", "backend", "precision"),
+    [
+        ({}, "onnx", "float32"),
+        ({"precision": "float32"}, "onnx", "float32"),
+        ({"precision": "int8"}, "onnx-int8", "int8"),
+        ({"dtype": "float64"}, "reference", "float64"),
+        ({"dtype": "float64", "precision": "float64"}, "reference", "float64"),
+        ({"backend": "onnx-int8"}, "onnx-int8", "int8"),
+        ({"backend": "blas", "precision": "float32"}, "blas", "float32"),
+        ({"backend": "blas", "dtype": "float64"}, "blas", "float64"),
+        ({"backend": ["nothing", "blas"]}, "blas", "float32"),
+        ({"arena": False}, "onnx", "float32"),
+        ({"precision": "int8", "calibration": None}, "onnx-int8", "int8"),
+    ],
+)
+def test_a_precision_chooses_a_backend(tiny_vit: Path, options: dict[str, Any], backend: str, precision: str) -> None:
+    model = AutoModel.from_pretrained(tiny_vit, **options)
+    assert (model.backend, model.precision) == (backend, precision) and model.fidelity
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"backend": "onnx", "precision": "int8"}, "'onnx' has no precision 'int8'; it has: float32"),
+        ({"backend": "onnx-int8", "precision": "float32"}, "'onnx-int8' has no precision 'float32'"),
+        ({"precision": "fp16"}, "precision is 'fp16'; expected one of float64, float32"),
+        ({"precision": ["int8"]}, "precision is .*expected one of"),
+        ({"precision": "float64"}, "'float64' is asked for by dtype"),
+        ({"precision": "int8", "dtype": "float64"}, "'float64' is asked for by dtype"),
+        (
+            {"precision": "int8", "providers": []},
+            "computes in int8 here with these options: onnx-int8 has no option 'providers'",
+        ),
+    ],
+)
+def test_a_precision_that_is_not_to_be_had(tiny_vit: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(BackendError, match=message):
+        AutoModel.from_pretrained(tiny_vit, **options)
+
+
+def test_auto_takes_the_highest_speed_stated_for_this_processor(
+    registered: ModuleType, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def speed(precision: str, kind: str, features: frozenset[str]) -> float:
+        asked.append((precision, kind))
+        return 99.0 if kind == "vit" and "amx_bf16" in features else 0.0
+
+    registered.TRAITS = engines.Traits(speed=speed)  # type: ignore[attr-defined]
+    features = frozenset({"amx_bf16"})
+    for found in (features, frozenset({"avx2"})):
+        monkeypatch.setattr(engines, "processor_features", lambda found=found: found)
+        model = AutoModel.from_pretrained(tiny)
+        kind = engines.kind_of(model.config)
+        assert model.backend == ("somebodys" if found is features and kind == "vit" else "onnx")
+        assert asked[-1] == ("float32", kind)
+
+
+def test_auto_leaves_out_what_cannot_be_imported(registered: ModuleType, tiny_vit: Path) -> None:
+    assert AutoModel.from_pretrained(tiny_vit).backend == "onnx"  # a set that states no speed is taken by name only
+    del sys.modules["somebodys_kernels"]
+    assert AutoModel.from_pretrained(tiny_vit).backend == "onnx"
+    assert not engines.describe("somebodys")["runs"]

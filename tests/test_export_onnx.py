@@ -1,18 +1,19 @@
 """ONNX files for other runtimes: standard, complete, dynamic, checked, and the reference to the last digits."""
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx.reference import ReferenceEvaluator
 
 from clipref import AutoModel, BackendError, InputError
 from clipref.cli import main
 from clipref.config import PUBLISHED, ClipConfig
-from clipref.kernels import onnx as kernels
+from clipref.kernels import recording as kernels
+from clipref.kernels.runtime import onnxruntime
 from clipref.weights_tools import export_onnx as module
 from clipref.weights_tools import synthetic
 from clipref.weights_tools.export_onnx import export_onnx
@@ -32,6 +33,9 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return folder / "checkpoint", folder / "out"
 
 
+@pytest.mark.skipif(
+    tuple(map(int, version("onnx").split(".")[:2])) < (1, 23), reason="its evaluator refuses indices that are strided"
+)
 def test_another_runtime_computes_the_reference(exported: tuple[Path, Path]) -> None:
     """onnx's own evaluator, which shares no code with ONNX Runtime nor with us."""
     checkpoint, out = exported
@@ -58,14 +62,14 @@ def test_each_file_is_complete_and_says_what_it_is(exported: tuple[Path, Path]) 
         config = AutoModel.from_pretrained(checkpoint, backend="reference").config
         assert ClipConfig.from_dict(json.loads(notes["config"])) == config
         assert float(notes["logit_scale"]) == pytest.approx(100, rel=1e-5)
-        (given,) = ort.InferenceSession(path, providers=["CPUExecutionProvider"]).get_inputs()
+        (given,) = onnxruntime().InferenceSession(path, providers=["CPUExecutionProvider"]).get_inputs()
         assert given.type == dtype and given.shape[0] == "batch"
 
 
 def test_int64_ids(exported: tuple[Path, Path], tmp_path: Path) -> None:
     checkpoint, _ = exported
     list(export_onnx(checkpoint, tmp_path / "out", "int64"))
-    session = ort.InferenceSession(tmp_path / "out" / "textual.onnx", providers=["CPUExecutionProvider"])
+    session = onnxruntime().InferenceSession(tmp_path / "out" / "textual.onnx", providers=["CPUExecutionProvider"])
     assert session.get_inputs()[0].type == "tensor(int64)"
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from clipref import AutoModel, BackendError, ops
-from clipref import engine as engines
+from clipref import backends as engines
 from clipref.cli import main
 from clipref.kernels.check import BUDGET, cases, check, check_operations, errors
 
@@ -52,7 +52,7 @@ def test_the_example_is_a_backend(
     assert_close(mine.embed_text(["a cat", "a red dog"]), plain.embed_text(["a cat", "a red dog"]), "onnx")
     assert main(["kernels"]) == 0
     lines = {line.split("  ")[0]: line for line in capsys.readouterr().out.splitlines()}
-    assert lines["mine"].split() == ["mine", "yes", "mine", "layer_norm,", "quick_gelu"]
+    assert lines["mine"].split() == ["mine", "yes", "float32,", "float64", "no", "mine", "layer_norm,", "quick_gelu"]
     assert "onnx (auto)" in lines and lines["reference"].endswith("nothing")
 
 
@@ -69,18 +69,16 @@ MUTANTS: dict[str, Callable[..., object]] = {
     "avg_pool": lambda x, size: ops.avg_pool(x[:, :, ::-1], size),
     "prepend_mean": lambda x: ops.prepend_token(x, x[0, 0]),
     "prepend_token": lambda x, token: np.concatenate([x, ops.prepend_token(x, token)[:, :1]], axis=1),
-    "add_positions": lambda x, table: x + table[1 : 1 + x.shape[1]],
+    "add_positions": lambda x, table, positions=None: ops.add_positions(x, table),
     "embed": lambda ids, weight: weight[ids - 1],
     "take": lambda x, positions: x[:, : positions.shape[1]],
-    "find_end_of_text": lambda ids: (ids, ids.argmax(axis=1)[:, None]),
-    "causal": lambda ids: ops.causal(ids).swapaxes(1, 2),
 }
 
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_wrong_operation_is_caught(name: str) -> None:
     kernels = engines.overlay(SimpleNamespace(**{name: MUTANTS[name]}))
-    assert {operation for operation, units in errors(kernels, "float32") if not units <= BUDGET} == {name}
+    assert {found.operation for found in errors(kernels, "float32") if not found.units <= BUDGET} == {name}
 
 
 def in_place(x: np.ndarray) -> np.ndarray:
@@ -100,21 +98,70 @@ def in_place(x: np.ndarray) -> np.ndarray:
     ids=["float64", "another axis", "too few", "in place", "NaN"],
 )
 def test_a_wrong_kind_of_result_is_caught(relu: Callable[[np.ndarray], np.ndarray]) -> None:
-    found = [units for name, units in errors(engines.overlay(SimpleNamespace(relu=relu)), "float32") if name == "relu"]
+    found = [f.units for f in errors(engines.overlay(SimpleNamespace(relu=relu)), "float32") if f.operation == "relu"]
     assert max(found) == float("inf")
+
+
+def reads_memory(x: np.ndarray) -> np.ndarray:
+    """As a kernel in C that takes a pointer for an array in a row."""
+    strided = np.lib.stride_tricks.as_strided
+    return ops.relu(strided(x, x.shape, np.empty(x.shape, x.dtype).strides))
+
+
+def test_an_operation_that_takes_every_array_for_contiguous_is_caught() -> None:
+    found = list(errors(engines.overlay(SimpleNamespace(relu=reads_memory)), "float32"))
+    assert {f.given for f in found if not f.units <= BUDGET} == {"strided"}
+
+
+def test_an_operation_that_writes_to_its_input_for_a_while_is_caught() -> None:
+    def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+        x += 1.0
+        y = ops.layer_norm(x, weight, bias)
+        x -= 1.0
+        return y
+
+    found = [f for f in errors(engines.overlay(SimpleNamespace(layer_norm=layer_norm)), "float64") if f.problem]
+    assert any(f.given == "read-only" and "read-only" in str(f.problem) for f in found)
 
 
 def test_every_operation_is_checked_and_right() -> None:
     assert {name for name, _ in cases()} == set(vars(engines.overlay(None))) == MUTANTS.keys()
     check_operations("reference")
-    assert max(max(units.values()) for units in check("reference").values()) < BUDGET / 1.5
+    assert max(max(units.values()) for units in check("reference").units.values()) < BUDGET / 1.5
+
+
+def test_only_the_dtypes_that_a_set_states_are_asked_for(register: Callable[[ModuleType], None]) -> None:
+    module = example()
+    register(module)
+    assert set(check("mine").units["relu"]) == {"float32", "float64"}
+    module.TRAITS = engines.Traits(dtypes=("float32",))  # type: ignore[attr-defined]
+    assert set(check("mine").units["relu"]) == {"float32"}
+
+
+@pytest.mark.parametrize("names", [["layernorm"], ["quickGelu", "Linear"], ["forward"], []])
+def test_a_set_without_a_single_operation_is_refused(
+    names: list[str], register: Callable[[ModuleType], None], tiny_vit: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = ModuleType("mine")
+    for name in names:
+        setattr(module, name, ops.layer_norm)
+    register(module)
+    near = {"layernorm": "'layernorm' \\(is it 'layer_norm'", "quickGelu": "'Linear' \\(is it 'linear'"}
+    with pytest.raises(
+        BackendError, match=f"'mine' has no function of clipref.ops.*{near.get(''.join(names[:1]), '')}"
+    ):
+        AutoModel.from_pretrained(tiny_vit, backend="mine")
+    assert main(["kernels", "--check", "mine"]) == 1 and "no function of clipref.ops" in capsys.readouterr().err
+    assert main(["kernels", "--json"]) == 0
+    (mine,) = (entry for entry in json.loads(capsys.readouterr().out) if entry["name"] == "mine")
+    assert not mine["runs"]
 
 
 def test_command_checks(register: Callable[[ModuleType], None], capsys: pytest.CaptureFixture[str]) -> None:
     module = example()
     module.quick_gelu = ops.gelu  # type: ignore[attr-defined]
     register(module)
-    with pytest.raises(AssertionError, match=r"quick_gelu is off by .* eps of the RMS in float32"):
+    with pytest.raises(AssertionError, match=r"quick_gelu: off by .* eps of the RMS.*\(float32"):
         check_operations("mine")
     assert main(["kernels", "--check", "mine"]) == 1
     (line,) = (line for line in capsys.readouterr().out.splitlines() if "WRONG" in line)

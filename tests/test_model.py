@@ -104,14 +104,14 @@ def test_files_are_decoded_beside_the_engine_and_given_back_in_order(
     for path, picture in zip(paths, pictures(9), strict=True):
         Image.fromarray(picture).save(path)
     expected = np.concatenate([model.embed_image(path) for path in paths])
-    preprocess, threads = clipref.model.preprocess, set()
+    preprocess, threads = clipref.loading.preprocess, set()
 
     def slow_at_first(image: object, *args: object, **options: object) -> np.ndarray:
         threads.add(threading.current_thread().name)
         time.sleep(0.05 if image == paths[0] else 0)
         return preprocess(image, *args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("clipref.model.preprocess", slow_at_first)
+    monkeypatch.setattr("clipref.loading.preprocess", slow_at_first)
     assert (model.embed_images(iter(paths), batch_size=2, workers=3) == expected).all()
     assert len(threads) > 1 and all(name.startswith("clipref") for name in threads)
     assert not any(thread.name.startswith("clipref") for thread in threading.enumerate())
@@ -143,17 +143,17 @@ def test_memory_is_bounded_by_the_batch(model: clipref.CLIP) -> None:
             yield image
 
     seen = [0]
-    encode = model.encode_image
+    encode = model.engine.encode_image
 
     def counted(batch: np.ndarray) -> np.ndarray:
         seen[0] += len(batch)
         return encode(batch)
 
-    model.encode_image = counted  # type: ignore[method-assign]
+    model.engine.encode_image = counted  # type: ignore[method-assign]
     try:
         assert len(model.embed_images(images(), batch_size=2)) == 7
     finally:
-        del model.encode_image
+        del model.engine.encode_image
     assert max(i - done for i, done in taken) <= 4  # two batches
 
 

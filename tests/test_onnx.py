@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from safetensors.numpy import load_file, save_file
 from clipref import AutoModel, BackendError, WeightsError, ops
 from clipref.config import ViTConfig
 from clipref.engine import ReferenceEngine
+from clipref.kernels import batching, recording
 from clipref.kernels import onnx as kernels
-from clipref.kernels.onnx import Graph, RecordingOps, Symbol
+from clipref.kernels.recording import Graph, RecordingOps, Symbol
+from clipref.kernels.runtime import onnxruntime
 from clipref.weights import Checkpoint
 from clipref.weights_tools import synthetic
 
@@ -78,7 +81,7 @@ class Mutants(RecordingOps):
     def relu(self, x):  # type: ignore[no-untyped-def]
         return x.graph.emit("LeakyRelu", [x], x.shape, alpha=0.01)
 
-    def attention(self, q, k, v, last=None):  # type: ignore[no-untyped-def]
+    def attention(self, q, k, v, visible=None):  # type: ignore[no-untyped-def]
         return super().attention(q, k, v)
 
     def conv2d(self, x, weight, stride=1, padding=0):  # type: ignore[no-untyped-def]
@@ -97,8 +100,8 @@ class Mutants(RecordingOps):
     def prepend_token(self, x, token):  # type: ignore[no-untyped-def]
         return super().prepend_token(x, token[::-1])
 
-    def add_positions(self, x, positional_embedding):  # type: ignore[no-untyped-def]
-        return super().add_positions(x, positional_embedding[1:])
+    def add_positions(self, x, positional_embedding, positions=None):  # type: ignore[no-untyped-def]
+        return super().add_positions(x, positional_embedding[1:], positions)
 
     def embed(self, ids, weight):  # type: ignore[no-untyped-def]
         return super().embed(ids, weight[::-1])
@@ -116,7 +119,6 @@ def test_a_wrong_operation_is_caught(name: str) -> None:
 
 def run_operation(name: str, arguments: list[object], operations: RecordingOps) -> np.ndarray:
     """One operation as a graph; arrays that a tower would compute are its inputs, weights are constants."""
-    import onnxruntime as ort
     from onnx import helper
 
     computed = {"attention": 4, "take": 2}.get(name, 1)
@@ -141,10 +143,10 @@ def run_operation(name: str, arguments: list[object], operations: RecordingOps) 
             [helper.make_tensor_value_info(output.name, TensorProto.FLOAT, output.shape)],
             [numpy_helper.from_array(value, key) for key, value in graph.constants.items()],
         ),
-        opset_imports=[helper.make_opsetid("", kernels.OPSET)],
+        opset_imports=[helper.make_opsetid("", recording.OPSET)],
         ir_version=10,
     )
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime().InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     result: np.ndarray = session.run(None, values)[0]
     return result
 
@@ -153,11 +155,11 @@ def test_graph_is_standard_and_dynamic(tiny: Path) -> None:
     checkpoint = Checkpoint(tiny)
     visual, text = checkpoint.visual("float32"), checkpoint.text("float32")
     for record in (
-        kernels.record_image(checkpoint.config, visual),
-        kernels.record_text(checkpoint.config, text),
-        kernels.record_tree(checkpoint.config, text),
+        recording.record_image(checkpoint.config, visual),
+        recording.record_text(checkpoint.config, text),
+        recording.record_tree(checkpoint.config, text),
     ):
-        model, weights = kernels.build(record, "tower")
+        model, weights = recording.build(record, "tower")
         assert {node.domain for node in model.graph.node} == {""} and weights
         shape = model.graph.input[0].type.tensor_type.shape
         assert shape.dim[0].dim_param == "batch" and shape.dim[0].dim_value == 0
@@ -219,12 +221,12 @@ def test_a_large_batch_goes_through_in_parts(tiny: Path, threads: int, monkeypat
         return run(session, inputs)
 
     monkeypatch.setattr(kernels, "run", watched)
-    monkeypatch.setattr(kernels, "POSITIONS", 54)  # two images of 26 positions, 13 texts of 4
+    monkeypatch.setattr(batching, "POSITIONS", 54)  # two images of 26 positions, 13 texts of 4
     model = AutoModel.from_pretrained(tiny, backend="onnx", threads=threads)
     vit = isinstance(model.config.vision, ViTConfig)
     batch = pixels(19, model.config.vision.resolution)
     found = model.encode_image(batch)
-    assert max(seen) == (2 if vit else kernels.RESNET_ITEMS) and sum(seen) == 19
+    assert max(seen) == (2 if vit else batching.RESNET_ITEMS) and sum(seen) == 19
     seen.clear()
     ids = np.array([[8, 9 + i, 30, 520, 0, 0, 0] for i in range(40)])
     texts = model.encode_text(ids)
@@ -265,7 +267,7 @@ def test_sessions_that_have_threads_are_made_anew_in_another_process(
     engine = kernels.engine(Checkpoint(tiny_vit), "float32", threads=2)
     batch = pixels(4, TINY["vit"].vision.resolution)
     for process in (1, 2, 2):
-        monkeypatch.setattr("clipref.engine.os.getpid", lambda process=process: process)
+        monkeypatch.setattr("clipref.lazy._generation", process)
         engine.encode_image(batch)
         engine.encode_text(np.array([[8, 520]]))
     assert made == ["visual, of one thread", "textual", "textual"]
@@ -293,11 +295,12 @@ def test_weights_that_changed_are_refused(tmp_path: Path, change: str) -> None:
         model.encode_image(pixels(1, model.config.vision.resolution))
 
 
-def test_what_onnx_runtime_refuses_is_an_error_of_ours(tiny_vit: Path) -> None:
-    checkpoint = Checkpoint(tiny_vit)
-    record = kernels.record_text(checkpoint.config, checkpoint.text("float32"))
+def test_what_onnx_runtime_refuses_is_an_error_of_ours() -> None:
+    def record(graph: recording.Graph, tap: object) -> recording.Symbol:
+        return graph.emit("NoSuchOperation", [graph.input("ids", "int64", ("batch", "length"))], ("batch", "length"))
+
     with pytest.raises(BackendError, match="ONNX Runtime can't run the tower 'text'"):
-        kernels.session(record, "text", kernels.Settings(1, [(kernels.CPU, {"use_arena": "perhaps"}, 1)]))
+        kernels.session(record, "text", kernels.Settings(1))
 
 
 @pytest.mark.parametrize("backend", ["onnx", "auto"])
@@ -308,12 +311,20 @@ def test_what_onnx_runtime_refuses_is_an_error_of_ours(tiny_vit: Path) -> None:
         ("threads", True, "threads is True"),
         ("threads", 2.5, "threads is 2.5"),
         ("threads", "2", "threads is '2'"),
+        ("threads", 10**6, "threads is 1000000; expected a whole number, at least 1 and at most 1024"),
         ("spinning", "no", "spinning is 'no'; expected True or False"),
         ("arena", None, "arena is None"),
         ("providers", "CPUExecutionProvider", "providers are 'CPUExecutionProvider'; expected a list"),
         ("providers", [], r"providers are \[\]"),
         ("providers", [1], r"providers are \[1\]"),
-        ("bogus", 1, "'onnx' has no option 'bogus'; it has: threads, providers, spinning, arena"),
+        (
+            "bogus",
+            1,
+            "option 'bogus'; (it has|they have): .*arena.*threads|it has: threads, providers, spinning, arena",
+        ),
+        ("onnx_execution_providers", [], "option 'onnx_execution_providers': it is `providers`"),
+        ("max_batch_size", 8, "option 'max_batch_size': `embed_images` has `batch_size` here"),
+        ("api_key", "x", "option 'api_key': nothing here asks a server"),
     ],
 )
 def test_options_of_another_kind(tiny_vit: Path, backend: str, option: str, value: object, message: str) -> None:
@@ -348,12 +359,11 @@ except BackendError as error:
 
 
 def test_settings_reach_onnx_runtime(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import onnxruntime as ort
-
-    seen: list[ort.SessionOptions] = []
+    ort = onnxruntime()
+    seen: list[Any] = []
     options = ort.SessionOptions
 
-    def watched() -> ort.SessionOptions:
+    def watched() -> Any:
         seen.append(options())
         return seen[-1]
 

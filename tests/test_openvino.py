@@ -51,7 +51,7 @@ def test_bfloat16_is_bfloat16(name: str) -> None:
 def test_options() -> None:
     for options, message in (
         ({"threads": 0}, "threads is 0"),
-        ({"precision": "int8"}, "precision is 'int8'; expected 'float32' or 'bfloat16'"),
+        ({"precision": "int8"}, "'openvino' has no precision 'int8'; it has: float32, bfloat16"),
         ({"dtype": "float64"}, "not float64; use backend='reference'"),
     ):
         with pytest.raises(BackendError, match=message):

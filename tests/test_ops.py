@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from clipref import ops
-from clipref.engine import overlay
+from clipref.backends import overlay
 
 from .tolerances import assert_close
 
@@ -129,7 +129,7 @@ def test_operation_keeps_dtype_and_input(name: str, dtype: str) -> None:
 
 
 def test_every_operation_is_tested() -> None:
-    assert set(vars(overlay(None))) == {*MORE, "find_end_of_text", "causal"}
+    assert set(vars(overlay(None))) == {*MORE}
 
 
 def test_nothing_overflows() -> None:
@@ -143,22 +143,12 @@ def test_nan_is_not_hidden() -> None:
     assert np.isnan(ops.relu(x)[0]) and np.isnan(ops.quick_gelu(x)[0]) and np.isnan(ops.layer_norm(x, x, x)).all()
 
 
-def test_end_of_text_is_the_first_of_the_largest_id() -> None:
-    ids = np.array([[8, 3, 9, 0, 0, 0], [8, 9, 9, 4, 9, 0], [8, 1, 2, 3, 9, 0]])
-    cut, end = ops.find_end_of_text(ids)
-    assert cut.tolist() == ids[:, :5].tolist() and end.tolist() == [[2], [1], [4]]
-
-
-def test_a_single_item_is_cut_at_its_own_end() -> None:
-    cut, end = ops.find_end_of_text(np.array([[8, 3, 9, 7, 0, 0]]))
-    assert cut.tolist() == [[8, 3, 9]] and end.tolist() == [[2]]
-
-
 def test_positions() -> None:
     x = np.zeros((2, 3, 4))
     table = normal(5, 4)
     assert (ops.add_positions(x, table) == table[:3]).all()
-    assert ops.causal(np.zeros((2, 3), int)).tolist() == [[[1, 0, 0], [1, 1, 0], [1, 1, 1]]] * 2
+    rows = np.array([[2, 0, 0], [4, 1, 2]])
+    assert (ops.add_positions(x, table, rows) == table[rows]).all()
     x = normal(2, 3, 4)
     assert (ops.take(x, np.array([[2], [0]])) == np.stack([x[:1, 2], x[1:, 0]])).all()
     assert (ops.prepend_token(x, table[0])[:, 0] == table[0]).all()

@@ -9,7 +9,7 @@ import pytest
 
 import clipref
 
-HEAVY = {"onnx", "onnxruntime", "PIL", "ftfy", "regex", "huggingface_hub", "safetensors", "tqdm"}
+HEAVY = {"torch", "openvino", "onnx", "onnxruntime", "PIL", "ftfy", "regex", "huggingface_hub", "safetensors", "tqdm"}
 ROOT = Path(__file__).parent.parent
 
 
@@ -20,6 +20,13 @@ def run(code: str) -> str:
 def test_import_is_light() -> None:
     loaded = run("import sys, clipref; print(*{name.partition('.')[0] for name in sys.modules})").split()
     assert "clipref" in loaded and not HEAVY & set(loaded)
+
+
+def test_a_runtime_is_imported_only_when_chosen() -> None:
+    code = """import sys, clipref
+model = clipref.AutoModel.from_pretrained("clipref/shapes-vit")
+print(model.backend, *sorted({"torch", "openvino"} & set(sys.modules)))"""
+    assert run(code).split() == ["onnx"]
 
 
 def test_every_public_name_is_there() -> None:

@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageSequence, TiffImagePlugin
 
-from clipref import preprocessing
+from clipref import images
 from clipref.errors import ClipError, ImageError, InputError
 from clipref.preprocessing import open_image, preprocess
 
@@ -393,11 +393,11 @@ def test_a_truncated_file(format: str) -> None:
 def test_a_file_is_closed_whatever_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
 
-    def spy(*arguments: Any) -> Any:
-        opened.append(open(*arguments))  # noqa: SIM115 (the caller closes it)
+    def spy(path: str) -> Any:
+        opened.append(open(path, "rb"))  # noqa: SIM115 (the caller closes it)
         return opened[-1]
 
-    monkeypatch.setattr(preprocessing, "open", spy, raising=False)
+    monkeypatch.setattr(images, "open_regular", spy)
     animation = encoded(RGB, "GIF", save_all=True, append_images=[RGB.rotate(90)])
     for i, data in enumerate([PNG, animation, encoded(RGB, "TIFF"), PNG[:300], b"", b"no image"]):
         path = tmp_path / str(i)
@@ -435,8 +435,9 @@ def png_header(width: int, height: int) -> bytes:
 def test_an_image_over_the_pixel_limit() -> None:
     before = Image.MAX_IMAGE_PIXELS
     refused("10000 x 10000, 100000000 pixels; at most 90000000", png_header(10_000, 10_000), max_pixels=90_000_000)
+    refused("8193 x 8192, 67117056 pixels; at most 67108864", png_header(8193, 8192))
     refused("400000000 pixels.*178956970.*max_pixels.*MAX_IMAGE_PIXELS", png_header(20_000, 20_000))
-    refused("cut short", png_header(10_000, 10_000))
+    refused("cut short", png_header(1_000, 1_000))
     assert before == Image.MAX_IMAGE_PIXELS
 
 
@@ -516,14 +517,14 @@ def test_threads_leave_the_warning_filters_alone(monkeypatch: pytest.MonkeyPatch
     before, pillows_open = list(warnings.filters), Image.open
     second_inside, first_done = threading.Event(), threading.Event()
 
-    def slow_open(file: Any) -> Any:
+    def slow_open(file: Any, formats: Any) -> Any:
         if threading.current_thread().name == "first":
             second.start()
             second_inside.wait(0.2)
         else:
             second_inside.set()
             first_done.wait(5)
-        return pillows_open(file)
+        return pillows_open(file, formats=formats)
 
     def first_work() -> None:
         open_image(PNG)

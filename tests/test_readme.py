@@ -7,7 +7,9 @@ import pytest
 
 import clipref
 from clipref import hub
+from clipref.backends import backends
 from clipref.conformance.faults import FAULTS
+from clipref.kernels.command import precisions
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -26,6 +28,11 @@ def test_links_lead_somewhere() -> None:
     assert links and all(link.startswith("https://") or (root / link).exists() for link in links)
 
 
+def test_the_table_of_precisions_is_what_the_code_states() -> None:
+    table = README.partition("<!-- clipref kernels --precisions -->\n")[2].partition("\n<!-- end -->")[0]
+    assert table == precisions()
+
+
 def test_the_faults_are_counted() -> None:
     assert f"each of its {len(FAULTS)} known faults" in README
 
@@ -33,3 +40,5 @@ def test_the_faults_are_counted() -> None:
 def test_every_model_and_backend_is_named() -> None:
     for name in hub.models():
         assert name.partition("/")[2] in README
+    for name, entry in backends().items():
+        assert f'`"{name}"`' in README or (entry is not None and not entry.value.startswith("clipref."))

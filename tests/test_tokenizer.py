@@ -2,10 +2,12 @@
 
 import html
 import threading
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
+import regex
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
@@ -28,8 +30,20 @@ def golden() -> list[list[int]]:
 
 
 def differing(encode: object) -> int:
-    pairs = zip(texts.texts(texts.GOLDEN), golden(), strict=True)
-    return sum(encode(text) != ids for text, ids in pairs)  # type: ignore[operator]
+    """How many texts get other ids than the original's, of those whose characters this Python and `regex` know.
+
+    Later versions of Unicode make letters of code points that earlier ones know nothing of, and so change words: the
+    original's ids of such a text depend on the versions under it, as ours do.
+    """
+    pairs = list(zip(texts.texts(texts.GOLDEN), golden(), strict=True))
+    unassigned = regex.compile(r"\p{Cn}")
+    known = [
+        (text, ids)
+        for text, ids in pairs
+        if not unassigned.search(text) and not any(unicodedata.category(c) == "Cn" for c in text)
+    ]
+    assert len(known) > 0.8 * len(pairs)
+    return sum(encode(text) != ids for text, ids in known)  # type: ignore[operator]
 
 
 def test_ids_are_the_originals() -> None:
@@ -309,7 +323,8 @@ def test_any_text_comes_back(text: str) -> None:
 
 def test_threads() -> None:
     fresh = Tokenizer.from_file(Path(clipref.__file__).parent / "data" / "bpe_merges.txt.gz")
-    lines, expected = list(texts.texts(300)), golden()[:300]
+    lines = list(texts.texts(300))
+    expected = [DEFAULT.encode(text) for text in lines]
     got: list[list[list[int]]] = []
     threads = [threading.Thread(target=lambda: got.append([fresh.encode(t) for t in lines])) for _ in range(4)]
     for thread in threads:

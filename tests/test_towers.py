@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from clipref import ops
+from clipref.backends import overlay
 from clipref.config import ResNetConfig, ViTConfig
-from clipref.conformance.cases import goldens
-from clipref.engine import NumpyEngine, overlay
+from clipref.conformance.goldens import goldens
+from clipref.engine import NumpyEngine
 from clipref.weights import Checkpoint
 from clipref.weights_tools import synthetic
 
@@ -108,7 +109,8 @@ def check_float32(actual: Case, golden: Case, notes: dict[str, Any]) -> dict[str
 FULL = """
 import resource, sys
 from clipref.engine import NumpyEngine, ReferenceEngine
-from clipref.kernels import blas, onnx, onnx_int8
+from clipref.backends import make_engine
+from clipref.kernels import onnx_int8
 from clipref.weights import Checkpoint
 from tests import cases, test_towers, tolerances
 name, style, folder = sys.argv[1:]
@@ -130,8 +132,8 @@ float32(ReferenceEngine(checkpoint, "float32"))
 taps = test_towers.check(NumpyEngine(checkpoint, "float64"), golden, pixels, ids, checkpoint.logit_scale)
 assert len(taps) >= 5, taps
 print(name, style, "float64", peak())
-for kernels in (onnx, blas):
-    float32(kernels.engine(checkpoint, "float32"))
+for backend in ("onnx", "blas"):
+    float32(make_engine(backend, checkpoint, "float32").engine)
 engine = onnx_int8.engine(checkpoint, "float32")
 near = {
     "image": tolerances.cosines(engine.encode_image(pixels), golden["image"]).min(),

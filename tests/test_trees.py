@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from clipref import AutoModel
 from clipref.engine import NumpyEngine, ReferenceEngine
+from clipref.text_transformer import single_texts
 from clipref.trees import Tree, plant
 from clipref.weights import Checkpoint
 
@@ -121,19 +122,23 @@ def test_engines_without_trees_get_texts_by_length(tiny_vit: Path) -> None:
     assert len(lengths) == 2 and lengths[0] < lengths[1] == len(model.tokenize([many[-1]])[0].nonzero()[0])
 
 
-def test_texts_are_remembered(tiny_vit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_are_remembered(tiny_vit: Path) -> None:
     model = AutoModel.from_pretrained(tiny_vit, backend="reference")
     watched = model.engine = Watched(model.engine)
     first = model.embed_text(["a cat", "dog"])
     assert np.array_equal(model.embed_text(["dog", "a cat", "dog"]), first[[1, 0, 1]]) and len(watched.shapes) == 1
     first[:] = 0  # what a caller does to its array is the caller's
     assert model.embed_text("dog").any()
-    monkeypatch.setattr("clipref.model.REMEMBERED_TEXTS", 3)
+    model._texts.limit = 3
     model.embed_text(["red", "red dog", "red cat"])
     model.embed_text("red")
     assert len(watched.shapes) == 2
     model.embed_text("a cat")
     assert len(watched.shapes) == 3
+    model.embed_text("red")  # used last but one, so it stays, where the first that came would be gone
+    assert len(watched.shapes) == 3
+    model.embed_text("red dog")
+    assert len(watched.shapes) == 4
 
 
 def test_threads_share_what_is_remembered(tiny_vit: Path) -> None:
@@ -148,3 +153,14 @@ def test_threads_share_what_is_remembered(tiny_vit: Path) -> None:
     for thread in threads:
         thread.join()
     assert len(found) == 6 and all(np.array_equal(x, expected) for x in found)
+
+
+def test_a_text_ends_at_the_first_of_its_largest_id_and_columns_behind_all_ends_are_cut() -> None:
+    ids = np.array([[8, 3, 9, 0, 0, 0], [8, 9, 9, 4, 9, 0], [8, 1, 2, 3, 9, 0]])
+    cut, positions, visible, ends = single_texts(ids)
+    assert cut.tolist() == ids[:, :5].tolist() and ends.tolist() == [[2], [1], [4]]
+    assert positions.tolist() == [[0, 1, 2, 3, 4]] * 3
+    assert visible.tolist() == np.tri(5, dtype=bool)[None].repeat(3, axis=0).tolist()
+    cut, _, visible, ends = single_texts(np.array([[8, 3, 9, 7, 0, 0]]))
+    assert cut.tolist() == [[8, 3, 9]] and ends.tolist() == [[2]]
+    assert visible.tolist() == [[[1, 0, 0], [1, 1, 0], [1, 1, 1]]]

@@ -1,8 +1,10 @@
 """Checkpoints on disk: what loads, and that nothing wrong does."""
 
 import json
+import os
 import shutil
 import struct
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,12 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 import clipref
-from clipref.config import infer_config, tensor_shapes
+from clipref import weights
 from clipref.errors import ClipError, ConfigError, ModelNotFound, WeightsError
 from clipref.weights import Checkpoint, SafetensorsFile, nest
+from clipref.weights_tools import synthetic
 
-from .conftest import TINY, make_tiny
+from .conftest import MERGES, TINY, make_tiny, pixels
 
 Tensors = dict[str, np.ndarray]
 
@@ -43,19 +46,12 @@ def edit(checkpoint: Path, **changes: Any) -> Path:
 def test_folder_file_and_config(checkpoint: Path) -> None:
     assert Checkpoint(checkpoint).config == TINY["vit"]
     assert Checkpoint(checkpoint / "model.safetensors").config == TINY["vit"]
+    beside = shutil.copy(checkpoint / "model.safetensors", checkpoint / "other.safetensors")
+    assert Checkpoint(beside).config == TINY["vit"] and Checkpoint(beside).merges == checkpoint / "merges.txt"
     bare = shutil.copy(checkpoint / "model.safetensors", checkpoint.parent / "bare.safetensors")
-    with pytest.raises(ConfigError, match="heads can't be inferred"):
+    with pytest.raises(ConfigError, match=r"bare\.safetensors has no config\.json beside it"):
         Checkpoint(bare)
     assert Checkpoint(bare, TINY["vit"]).config == TINY["vit"]
-
-
-def test_config_is_inferred_where_widths_allow(tmp_path: Path) -> None:
-    shapes = tensor_shapes(TINY["vit"])
-    wider = {name: tuple({36: 64, 108: 192, 20: 128, 60: 384}.get(n, n) for n in s) for name, s in shapes.items()}
-    wider["visual.positional_embedding"], wider["positional_embedding"] = (10, 64), (19, 128)
-    save_file({name: np.ones(shape, np.float16) for name, shape in wider.items()}, tmp_path / "x.safetensors")
-    config = Checkpoint(tmp_path / "x.safetensors").config
-    assert config == infer_config(wider) and config.vision.heads == 1 and config.text.heads == 2
 
 
 @pytest.mark.parametrize("stored", ["float16", "bfloat16", "float32"])
@@ -104,12 +100,142 @@ def test_a_file_that_changed_is_not_read(checkpoint: Path, how: str) -> None:
         file.stored("visual.proj")
 
 
-def test_text_alone_never_reads_the_image_tower(checkpoint: Path) -> None:
+def float32_checkpoint(folder: Path) -> Path:
+    """A folder whose weights are used as they lie in the file, written some time ago."""
+    path = synthetic.write(folder / "float32", TINY["vit"], 7, "plain", "float32")
+    (path / "merges.txt").write_text(MERGES, encoding="utf-8")
+    os.utime(path / "model.safetensors", (1e9, 1e9))
+    return path
+
+
+def overwrite(file: Path, how: str) -> None:
+    content = file.read_bytes()
+    flipped = content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
+    if how == "touched":
+        file.touch()
+    elif how == "a bit":
+        with open(file, "r+b") as opened:
+            opened.seek(-9, os.SEEK_END)
+            opened.write(flipped[-9:-8])
+    elif how in ("half", "nothing", "a byte less"):
+        os.truncate(file, {"half": len(content) // 2, "nothing": 0, "a byte less": len(content) - 1}[how])
+    else:
+        file.write_bytes({"other weights": flipped, "longer": content + b" "}[how])
+
+
+CHANGES = ("other weights", "a bit", "half", "nothing", "a byte less", "longer", "touched")
+USES: dict[str, Callable[[clipref.CLIP], object]] = {
+    "an image": lambda model: model.embed_image(np.zeros((9, 9, 3), np.uint8)),
+    "pixels": lambda model: model.encode_image(pixels(1, model.config.vision.resolution)),
+    "ids": lambda model: model.encode_text(np.array([[8, 520]])),
+    "a text": lambda model: model.embed_text("a dog"),
+    "a text that is remembered": lambda model: model.embed_text("a cat"),
+    "a trace of an image": lambda model: model.trace(image=np.zeros((9, 9, 3), np.uint8)),
+    "a trace of a text": lambda model: model.trace(text="a cat"),
+}
+
+
+@pytest.mark.parametrize("backend", ["reference", "blas", "onnx"])
+@pytest.mark.parametrize("first", ["used", "not used"])
+def test_a_file_written_to_under_an_open_model_is_refused(backend: str, first: str, tmp_path: Path) -> None:
+    """The towers' weights may be views of it: they would be others, or, of a shorter file, end the process."""
+    for how in CHANGES if backend == "reference" else CHANGES[:3]:
+        folder = float32_checkpoint(tmp_path / how)
+        model = clipref.AutoModel.from_pretrained(folder, backend=backend)
+        if first == "used":
+            for use in USES.values():
+                use(model)
+        overwrite(folder / "model.safetensors", how)
+        for what, use in USES.items():
+            with pytest.raises(WeightsError, match=r"was written to after it was opened.*open the model again"):
+                use(model)
+                pytest.fail(f"{what}, {how}")
+        if how in ("a bit", "touched"):
+            assert clipref.AutoModel.from_pretrained(folder).embed_text("a cat").shape == (1, 22)
+
+
+def test_a_file_written_to_in_the_middle_of_a_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = float32_checkpoint(tmp_path)
+    model = clipref.AutoModel.from_pretrained(folder, backend="reference")
+
+    def images(count: int) -> Iterator[np.ndarray]:
+        for i in range(count):
+            if i == 3:
+                overwrite(folder / "model.safetensors", "other weights")
+            yield np.zeros((9, 9, 3), np.uint8)
+
+    with pytest.raises(WeightsError, match="was written to"):
+        model.embed_images(images(5), batch_size=1)
+    model = clipref.AutoModel.from_pretrained(folder, backend="reference")
+    encode = model.engine.encode_text
+    os.utime(folder / "model.safetensors", (1e9, 1e9))
+    model = clipref.AutoModel.from_pretrained(folder, backend="reference")
+
+    def meanwhile(ids: np.ndarray) -> np.ndarray:
+        overwrite(folder / "model.safetensors", "other weights")
+        return encode(ids)
+
+    monkeypatch.setattr(model.engine, "encode_text", meanwhile)
+    with pytest.raises(WeightsError, match="was written to"):
+        model.encode_text(np.array([[8, 520]]))
+
+
+@pytest.mark.parametrize("backend", ["reference", "blas", "onnx"])
+@pytest.mark.parametrize("how", ["replaced", "removed", "renamed"])
+def test_what_is_renamed_is_the_same_to_those_who_have_it_open(backend: str, how: str, tmp_path: Path) -> None:
+    folder = float32_checkpoint(tmp_path)
+    model = clipref.AutoModel.from_pretrained(folder, backend=backend)
+    file, uses = folder / "model.safetensors", [np.array([[8, 520]]), np.array([[9, 7, 520]])]
+    before = [model.encode_text(ids) for ids in uses]
+    if how == "replaced":
+        shutil.copy(file, folder / "other")
+        overwrite(folder / "other", "other weights")
+        os.replace(folder / "other", file)
+    elif how == "removed":
+        shutil.rmtree(folder)
+    else:
+        file.rename(folder / "other")
+    assert all(np.array_equal(model.encode_text(ids), x) for ids, x in zip(uses, before, strict=True))
+
+
+def test_text_alone_never_reads_the_image_tower(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "SMALL", 0)
     poisoned = np.full((36,), np.nan, np.float32)
     model = clipref.AutoModel.from_pretrained(edit(checkpoint, visual__class_embedding=poisoned), backend="reference")
     assert model.embed_text("a cat").shape == (1, 22)
     with pytest.raises(WeightsError, match=r"'visual\.class_embedding' has 36 values that are not finite"):
         model.embed_image(np.zeros((9, 9, 3), np.uint8))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ["visual.ln_pre.bias", "ln_final.weight", "token_embedding.weight", "visual.proj"])
+def test_weights_that_are_not_finite_do_not_open(checkpoint: Path, name: str, value: float) -> None:
+    tensor = load_file(checkpoint / "model.safetensors")[name].copy()
+    tensor.flat[-1] = value
+    with pytest.raises(WeightsError, match=f"tensor '{name}' has 1 values that are not finite"):
+        clipref.AutoModel.from_pretrained(edit(checkpoint, **{name: tensor}))
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 605157884\n", "is a Git LFS pointer"),
+        (b"\xef\xbb\xbf\n<!DOCTYPE html>\n<html>", "it is a web page"),
+        (b"<html><head>", "it is a web page"),
+        (b"<?xml version='1.0'?><Error>", "it is a web page"),
+        (b"Entry not found", r"it is text \('Entry not found'\)"),
+        (b'{"error": "Repository not found"}', "it is text"),
+        (b"", "it is empty"),
+    ],
+)
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "x.pt"])
+def test_what_comes_in_the_place_of_weights_is_told(content: bytes, what: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    for path in (tmp_path / name, *([] if name == "x.pt" else [tmp_path])):
+        with pytest.raises(WeightsError, match=what):
+            clipref.AutoModel.from_pretrained(path)
+    with pytest.raises(WeightsError, match=what):
+        SafetensorsFile(tmp_path / name)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ CLIPImageProcessor; open_clip's CLIPVisionCfg and CLIPTextCfg (src/open_clip/mod
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from clipref.arguments import shown
@@ -18,12 +18,25 @@ from clipref.config import ClipConfig, PreprocessConfig
 from clipref.errors import ConfigError
 
 Json = Mapping[str, Any]
+Unsaid = Callable[[int], int | None]
 
 
-def from_transformers(config: Json, processor: Json | None) -> ClipConfig:
-    """`config.json`, and `preprocessor_config.json` or `processor_config.json`, of a CLIPModel. Raises ConfigError."""
+def nothing(vocab_size: int) -> int | None:
+    """The end-of-text id where nothing is known of the vocabulary: None, the largest."""
+    return None
+
+
+def from_transformers(config: Json, processor: Json | None, unsaid: Unsaid = nothing) -> ClipConfig:
+    """`config.json`, and `preprocessor_config.json` or `processor_config.json`, of a CLIPModel. Raises ConfigError.
+
+    `unsaid` knows the end-of-text id where the file doesn't say it. That of a tower alone is taken for a whole model's,
+    with the other tower as it is by default.
+    """
     kind = config.get("model_type")
-    if kind != "clip":
+    if kind in ("clip_text_model", "clip_vision_model"):
+        config = {f"{kind.split('_')[1]}_config": config, "projection_dim": config.get("projection_dim", 512)}
+        processor = processor if kind == "clip_vision_model" else None
+    elif kind != "clip":
         raise ConfigError(f"config.json: model_type is {shown(kind)}; expected 'clip'.")
     # Old files have the towers' settings twice, and the second counts (CLIPConfig.__init__).
     text, vision = (
@@ -36,13 +49,8 @@ def from_transformers(config: Json, processor: Json | None) -> ClipConfig:
                 f"config.json: {tower} layer_norm_eps is {shown(settings['layer_norm_eps'])}; CLIP's is 1e-5."
             )
     vocab_size = text.get("vocab_size", 49408)
-    # 2 is what OpenAI's models were first published with, and stands for the largest id (modeling_clip.py).
+    # 2 is what OpenAI's models were first published with, and stands for the largest id of a text (modeling_clip.py).
     end = text.get("eos_token_id", 49407)
-    if end not in (2, vocab_size - 1):
-        raise ConfigError(
-            f"config.json: the end-of-text id is {shown(end)} of {shown(vocab_size)} tokens; expected the largest, "
-            "at which CLIP pools."
-        )
     embed_dim = config.get("projection_dim", 512)
     return _config(
         embed_dim=embed_dim,
@@ -64,9 +72,26 @@ def from_transformers(config: Json, processor: Json | None) -> ClipConfig:
             "heads": text.get("num_attention_heads", 8),
             "mlp_width": text.get("intermediate_size", 2048),
             "activation": text.get("hidden_act", "quick_gelu"),
+            "eos_token_id": unsaid(vocab_size) if end == 2 else _eos_token_id("config.json", end, vocab_size),
         },
         preprocess=_transformers_preprocess(processor or {}, vision.get("image_size", 224)),
     )
+
+
+# So many tokens at most are taken to have been added to a vocabulary.
+MAX_ADDED = 1000
+
+
+def _eos_token_id(where: str, end: Any, vocab_size: Any) -> int | None:
+    """The end-of-text id where it isn't the largest. Raises ConfigError if so many tokens can't have been added."""
+    if end == vocab_size - 1:
+        return None
+    if not isinstance(end, int) or not 0 < vocab_size - 1 - end <= MAX_ADDED:
+        raise ConfigError(
+            f"{where}: the end-of-text id is {end!r} of {vocab_size} tokens; expected the largest, at which CLIP "
+            f"pools, or one with no more than {MAX_ADDED} behind it, which were added."
+        )
+    return end
 
 
 def _transformers_preprocess(processor: Json, resolution: int) -> dict[str, Any]:
@@ -101,6 +126,20 @@ def _transformers_preprocess(processor: Json, resolution: int) -> dict[str, Any]
     }
 
 
+def from_timm(config: Json) -> tuple[str | None, PreprocessConfig]:
+    """What `config.json` of one of timm's ViTs tells beyond the shapes: the activation, and how images are normalised.
+
+    The activation is in the architecture's name, if it is QuickGELU; a name without it is also that of OpenAI's weights
+    in repositories from before timm had both. Of `crop_pct` nothing is taken: CLIP resizes the short side to what it
+    crops.
+    """
+    architecture = str(config.get("architecture", ""))
+    settings = _object(config.get("pretrained_cfg"))
+    preprocess = {**_mean_and_std(settings, "mean", "std"), "interpolation": settings.get("interpolation", "bicubic")}
+    activation = "quick_gelu" if "quickgelu" in architecture else None
+    return activation, PreprocessConfig.from_dict(preprocess)
+
+
 # What may be said of a tower beside its size: keys with the value that is CLIP's, and keys without effect.
 _VISION_AS_CLIP = {"pool_type": "tok", "pos_embed_type": "learnable"}
 _TEXT_AS_CLIP = {"pool_type": "argmax", "proj_type": "linear"}
@@ -108,8 +147,8 @@ _NO_EFFECT = {"patch_dropout", "attn_pooler_queries", "attn_pooler_heads", "timm
 _NO_EFFECT |= {"timm_proj", "timm_drop", "hf_model_pretrained", "hf_proj_type", "hf_pooler_type", "eos_id"}
 
 
-def from_open_clip(config: Json) -> ClipConfig:
-    """`open_clip_config.json`. Raises ConfigError."""
+def from_open_clip(config: Json, unsaid: Unsaid = nothing) -> ClipConfig:
+    """`open_clip_config.json`; `unsaid` as above. Raises ConfigError."""
     model, pixels = _object(config.get("model_cfg")), _object(config.get("preprocess_cfg"))
     if not model:
         raise ConfigError("open_clip_config.json has no model_cfg.")
@@ -119,7 +158,10 @@ def from_open_clip(config: Json) -> ClipConfig:
     sizes = {"image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio"} | _NO_EFFECT
     _nothing_else("vision_cfg", vision, sizes, _VISION_AS_CLIP)
     sizes = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"} | _NO_EFFECT
-    _nothing_else("text_cfg", text, sizes, _TEXT_AS_CLIP)
+    pools_at_eos, vocab_size = text.get("pool_type") == "eos", text.get("vocab_size", 49408)
+    _nothing_else("text_cfg", text, sizes | {"pool_type"} if pools_at_eos else sizes, _TEXT_AS_CLIP)
+    where = "open_clip_config.json"
+    end = _eos_token_id(where, text.get("eos_id"), vocab_size) if pools_at_eos else unsaid(vocab_size)
     activation = "quick_gelu" if model.get("quick_gelu", False) else "gelu"
     width, layers, head_width = vision.get("width", 768), vision.get("layers", 12), vision.get("head_width", 64)
     resolution = vision.get("image_size", 224)
@@ -142,12 +184,13 @@ def from_open_clip(config: Json) -> ClipConfig:
         vision=tower,
         text={
             "context_length": text.get("context_length", 77),
-            "vocab_size": text.get("vocab_size", 49408),
+            "vocab_size": vocab_size,
             "width": width,
             "layers": text.get("layers", 12),
             "heads": text.get("heads", 8),
             "mlp_width": int(width * text.get("mlp_ratio", 4.0)),
             "activation": activation,
+            "eos_token_id": end,
         },
         preprocess={
             **_mean_and_std(pixels, "mean", "std"),

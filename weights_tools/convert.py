@@ -3,15 +3,14 @@
 SRC is a file or a folder: OpenAI's `.pt`, a torch.save file, safetensors (sharded or not) in the names of OpenAI,
 open_clip or transformers; or a model id that is on this machine. Torch isn't needed, and nothing in the file is run.
 DST becomes a folder that opens with `AutoModel.from_pretrained(DST)`: model.safetensors, config.json, the tokenizer's
-merges, and provenance.json, which has the sha256 of what was read and of every tensor. Numbers keep their dtype and
-their bits unless --dtype says otherwise. Tensors are copied one by one, so little memory is needed. DST is there whole
-or not at all.
+merges, and provenance.json, which has the sha256 of what was read, of every tensor, and of all together. Numbers keep
+their dtype and their bits unless --dtype says otherwise. Tensors are copied one by one, so little memory is needed. DST
+is there whole or not at all.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import platform
 import sys
@@ -22,13 +21,15 @@ from typing import Any
 
 import numpy as np
 
-from clipref.config import PUBLISHED, tensor_shapes
+from clipref.config import PUBLISHED, NoTower, Shape, tensor_shapes
+from clipref.digests import PROVENANCE_NAME, digest_record, model_digest, refuse_other, tensor_digest
 from clipref.errors import InputError, WeightsError
 from clipref.hub import present
 from clipref.vocabulary import DEFAULT_MERGES, read_vocabulary, symbols_of, write_vocabulary
 from clipref.weights import FLOATS, check_tensors, ignored, read_config
 
 from .folder import new_folder, refuse_existing, write_config, write_json, write_tensors
+from .hub_files import check_files
 from .layouts import Recipe
 from .sources import Options, Source, open_source
 from .stored import Array
@@ -43,12 +44,14 @@ def convert(
     *,
     dtype: str | None = None,
     origin: Mapping[str, Any] | None = None,
+    digest: str | None = None,
     progress: bool = False,
 ) -> Path:
     """Write the folder `destination` from a checkpoint of any known layout; returns its path.
 
     `dtype` casts every tensor to "float32", "float16", "bfloat16" or "float64", rounding to nearest; None keeps each as
-    it is. `origin` is added to the provenance. `progress` shows a bar on standard error.
+    it is. `origin` is added to the provenance. `digest` is what the result has to have, or nothing is kept. `progress`
+    shows a bar on standard error.
 
     Raises ModelNotFound, WeightsError, ConfigError, or InputError if `destination` exists.
     """
@@ -57,6 +60,7 @@ def convert(
     refuse_existing(destination)
     if not isinstance(source, Source):
         source = open_source(source, options or Options())
+        check_files(source.weights.parent, source.files)
     where = " + ".join(name for name in source.files if not name.endswith(".json")) or "the source"
     recipes = {name: recipe for name, recipe in source.tensors.items() if not ignored(name)}
     check_tensors(
@@ -67,19 +71,29 @@ def convert(
     )
     recipes = {name: recipes[name] for name in tensor_shapes(source.config)}  # always in the same order
     layout = {name: (DTYPES[dtype] if dtype else recipe.dtype, recipe.shape) for name, recipe in recipes.items()}
-    digests: dict[str, str] = {}
+    found: dict[str, tuple[str, Shape, str]] = {}
 
     def values() -> Iterator[tuple[str, Array]]:
         for name, recipe in _bar(recipes, progress):
-            value = cast(recipe.read(), recipe.dtype, layout[name][0], name)
-            digests[name] = tensor_digest(value)
+            stored = recipe.read()
+            if count := not_finite(stored, recipe.dtype):
+                raise WeightsError(
+                    f"{where}: tensor {name!r} has {count} values that are not finite (NaN or infinity), so nothing "
+                    "that it takes part in has a meaning: the file is damaged, or its training went wrong."
+                )
+            value = cast(stored, recipe.dtype, layout[name][0], name)
+            found[name] = *layout[name], tensor_digest(value)
             yield name, value
 
     with new_folder(destination) as folder:
         write_tensors(folder / "model.safetensors", layout, values())
+        whole = model_digest(found)
+        if digest is not None:
+            refuse_other(where, whole, digest)
         write_config(folder, source.config)
         _write_merges(folder, source)
-        write_json(folder / "provenance.json", _provenance(source, layout, digests, dtype, origin or {}))
+        record = digest_record(folder / "model.safetensors", whole)
+        write_json(folder / PROVENANCE_NAME, _provenance(source, record, found, dtype, origin or {}))
     return Path(destination)
 
 
@@ -108,27 +122,26 @@ def not_finite(stored: Array, dtype: str) -> int:
     return int(np.count_nonzero(~np.isfinite(cast(stored, dtype, "F32") if dtype == "BF16" else stored)))
 
 
-def tensor_digest(value: Array) -> str:
-    """sha256 of a tensor's bytes as safetensors stores them: little-endian, row by row."""
-    return hashlib.sha256(np.ascontiguousarray(value).data).hexdigest()
-
-
 def _write_merges(folder: Path, source: Source) -> None:
     """The checkpoint's own merges if it has some, else OpenAI's if they give its vocabulary, else none."""
-    vocab_size = source.config.text.vocab_size
+    if isinstance(source.config.text, NoTower):
+        return
+    text = source.config.text
     merges = source.merges or DEFAULT_MERGES
     vocabulary = read_vocabulary(merges)
     found = len(symbols_of(vocabulary.merges)) + len(vocabulary.added)
-    if found == vocab_size:
+    if found - 1 == text.end_of_text and found <= text.vocab_size:
         write_vocabulary(folder, vocabulary)
     elif source.merges is not None:
-        raise WeightsError(f"{merges} gives {found} tokens, but the model has {vocab_size}. Is it another model's?")
+        raise WeightsError(
+            f"{merges} gives {found} tokens, but the model has {text.vocab_size}. Is it another model's?"
+        )
 
 
 def _provenance(
     source: Source,
-    layout: Mapping[str, tuple[str, Any]],
-    digests: Mapping[str, str],
+    record: Mapping[str, Any],
+    tensors: Mapping[str, tuple[str, Shape, str]],
     dtype: str | None,
     origin: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -139,9 +152,10 @@ def _provenance(
         "model": source.model,
         "source": {"kind": source.kind, **origin, "files": source.files},
         "cast to": dtype,
+        **record,
         "tensors": {
-            name: {"dtype": kind, "shape": list(shape), "sha256": digests[name]}
-            for name, (kind, shape) in layout.items()
+            name: {"dtype": kind, "shape": list(shape), "sha256": digest}
+            for name, (kind, shape, digest) in tensors.items()
         },
     }
 
@@ -164,12 +178,18 @@ def part_bytes(recipe: Recipe) -> int:
     return int(np.prod(recipe.shape)) * FLOATS[recipe.dtype].itemsize
 
 
+def add_activation_argument(parser: argparse.ArgumentParser) -> None:
+    """--activation."""
+    parser.add_argument("--activation", choices=("quick_gelu", "gelu"), help="of both transformers")
+
+
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that settle what a checkpoint doesn't tell."""
-    parser.add_argument("--activation", choices=("quick_gelu", "gelu"), help="of both transformers")
+    add_activation_argument(parser)
     parser.add_argument("--vision-heads", type=int, metavar="N", help="attention heads of the image tower")
     parser.add_argument("--text-heads", type=int, metavar="N", help="attention heads of the text tower")
     parser.add_argument("--config", type=Path, metavar="FILE", help="a config.json as this command writes it")
+    parser.add_argument("--prefix", metavar="NAME", help="of several models in a file, the one under this name")
 
 
 def options_of(args: argparse.Namespace) -> Options:
@@ -178,7 +198,8 @@ def options_of(args: argparse.Namespace) -> Options:
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} is {getattr(args, name)}; expected at least 1.")
     config = None if args.config is None else read_config(args.config)
-    return Options(config, args.activation, args.vision_heads, args.text_heads, getattr(args, "model", None))
+    model = getattr(args, "model", None)
+    return Options(config, args.activation, args.vision_heads, args.text_heads, model, args.prefix)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

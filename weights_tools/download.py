@@ -2,8 +2,10 @@
 
 ID is a published model (clip/ViT-B-32), or any repository of a CLIP, hf:owner/name or hf:owner/name@revision.
 huggingface_hub does the fetching, with its cache, resumption and progress bars, and its variables HF_ENDPOINT (a
-mirror), HF_HUB_OFFLINE, HF_TOKEN and HF_HOME. What it fetched is checked against the repository's sha256, converted as
-`clipref convert` does, and kept under $CLIPREF_HOME (or ~/.cache/clipref). With --from FILE nothing is fetched: FILE is
+mirror), HF_HUB_OFFLINE, HF_TOKEN and HF_HOME. What it fetched is checked against the sha256 that the same server names,
+converted as `clipref convert` does, and kept under $CLIPREF_HOME (or ~/.cache/clipref), with the commit that it was and
+its digest in provenance.json. A later change of what is kept is refused; --digest refuses other weights from the first
+time on. With --from FILE nothing is fetched: FILE is
 OpenAI's own archive of that model, checked against the sha256 that OpenAI published.
 """
 
@@ -17,13 +19,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from clipref.config import PUBLISHED
+from clipref.config import PUBLISHED, Activation, ClipConfig
+from clipref.digests import checked_digest
 from clipref.errors import ClipError, InputError, ModelNotFound, WeightsError
-from clipref.hub import HUB_PREFIX, REPOSITORIES, find, folder_of, home, unknown
+from clipref.files import remove_abandoned
+from clipref.hub import HUB_PREFIX, REPOSITORIES, check_weights, find, folder_of, home, is_of_hub, unknown
+from clipref.weights import read_config
 
 from .convert import add_source_arguments, convert, options_of
 from .folder import refuse_existing
-from .sources import OPENAI_FILES, Doubt, Options, choose, open_source, sha256
+from .hub_files import check_files, origin_of
+from .sources import OPENAI_FILES, Doubt, Options, Source, choose, find_files, open_source, sha256
 
 # Repositories of OpenAI's own weights: those that ids stand for, and OpenAI's four in transformers' layout.
 OPENAI_REPOSITORIES = {repository: name for name, repository in REPOSITORIES.items()} | {
@@ -34,49 +40,72 @@ OPENAI_REPOSITORIES = {repository: name for name, repository in REPOSITORIES.ite
 }
 
 
-def fetch(name: str) -> Path:
-    """What `from_pretrained` calls: a model id, `hf:owner/name[@revision]`, or a checkpoint's path of another layout.
+def fetch(
+    name: str,
+    *,
+    config: ClipConfig | None = None,
+    activation: Activation | None = None,
+    digest: str | None = None,
+) -> tuple[Path, ClipConfig]:
+    """What `clipref.hub.locate` calls: where the checkpoint of a name or path can be opened, and its configuration.
 
-    Returns the converted folder, made now or before. Raises ModelNotFound, WeightsError or ConfigError.
+    `name`: a published id or `hf:owner/name`, either with or without `@revision`, or a path; what is downloaded is
+    converted, and kept. What is converted has this digest, or isn't kept. Raises ModelNotFound, WeightsError or
+    ConfigError.
     """
-    if name in PUBLISHED or name.startswith(HUB_PREFIX):
-        return download(name)
-    return import_path(Path(name).expanduser())
+    options = Options(config or PUBLISHED.get(name.partition("@")[0]), activation)
+    path = find(name)
+    if path is None:
+        try:
+            path = download(name, digest=digest)
+        except Doubt:  # which is kept as it is settled here
+            if config is None and activation is None:
+                raise
+            path = download(name, options, digest)
+    return open_path(path, options, digest)
 
 
-def import_path(path: Path) -> Path:
-    """Convert a file or folder into `home()`, once for as long as it doesn't change."""
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    stats = [(str(file.resolve()), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files if file.is_file()]
-    key = hashlib.sha256(repr(stats).encode()).hexdigest()[:16]
+def open_path(path: Path, options: Options, digest: str | None = None) -> tuple[Path, ClipConfig]:
+    """Where `clipref.weights.Checkpoint` can open a file or folder of any layout, and its configuration.
+
+    That is where it lies if its tensors are in our names, otherwise a folder in `home()`, into which it is converted
+    once for as long as its files don't change.
+    """
+    stats = [(str(file.resolve()), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in find_files(path)]
+    key = hashlib.sha256(repr((stats, options)).encode()).hexdigest()[:16]
     folder = home() / "local" / f"{path.resolve().stem}-{key}"
-    if folder.is_dir():
-        return folder
-    try:
-        return _convert(path, folder, Options(), {"path": str(path.resolve())})
-    except Doubt as doubt:
-        raise Doubt(
-            f"{doubt} Convert it: clipref convert {path} FOLDER, with that option; then open FOLDER."
-        ) from doubt
+    if not folder.is_dir():
+        source = open_source(path, options)
+        if source.as_it_is:
+            return (path if path / "model.safetensors" == source.weights else source.weights), source.config
+        _convert(source, folder, {"path": str(path.resolve())}, digest)
+    return folder, read_config(folder / "config.json")
 
 
-def download(name: str, options: Options | None = None) -> Path:
+def download(name: str, options: Options | None = None, digest: str | None = None) -> Path:
     """Fetch a published model or a repository, check it, convert it; returns the folder, also if it was there already.
 
     Raises ModelNotFound that says what to put where if it can't be fetched, WeightsError if it isn't what it should be.
     """
-    repository, _, revision = REPOSITORIES.get(name, name.removeprefix(HUB_PREFIX)).partition("@")
-    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repository) or ".." in revision.split("/"):
-        raise ModelNotFound(f"{name!r} is no repository; expected hf:owner/name, or hf:owner/name@revision.")
     folder = folder_of(name)
     if (folder / "model.safetensors").is_file():
         return folder
+    base, _, revision = name.partition("@")
+    repository = REPOSITORIES.get(base, base.removeprefix(HUB_PREFIX))
     snapshot = _snapshot(name, repository, revision or None)
     options = replace(options or Options(), model=OPENAI_REPOSITORIES.get(repository))
-    return _convert(snapshot, folder, options, {"repository": repository, "revision": snapshot.name})
+    if re.fullmatch(r"[0-9a-f]{40}", revision) and snapshot.name != revision:
+        raise WeightsError(f"{repository} was asked for the commit {revision}, and gave {snapshot.name}.")
+    origin = origin_of(repository, snapshot)
+    try:
+        opened = open_source(snapshot, options)
+    except ClipError:  # perhaps because it isn't what the repository has, and then not to be kept
+        check_files(snapshot, {file.name: sha256(file) for file in snapshot.iterdir() if file.is_file()}, origin)
+        raise
+    return _convert(opened, folder, origin, digest)
 
 
-def from_openai(name: str, archive: Path) -> Path:
+def from_openai(name: str, archive: Path, digest: str | None = None) -> Path:
     """Convert OpenAI's own file of a published model, once its sha256 is the published one."""
     if name not in PUBLISHED:
         raise InputError(f"{name!r} is no model of OpenAI's, as --from needs; expected one of {', '.join(PUBLISHED)}.")
@@ -84,24 +113,19 @@ def from_openai(name: str, archive: Path) -> Path:
         raise ModelNotFound(f"{archive} does not exist; expected OpenAI's file of {name}.")
     folder = folder_of(name)
     refuse_existing(folder)
-    digest = sha256(archive)
-    if digest != OPENAI_FILES[name]:
-        known = next((other for other, expected in OPENAI_FILES.items() if expected == digest), None)
+    found = sha256(archive)
+    if found != OPENAI_FILES[name]:
+        known = next((other for other, expected in OPENAI_FILES.items() if expected == found), None)
         what = f"that of {known}" if known else "none that OpenAI published: the file is damaged or another one"
-        raise WeightsError(f"{archive} has sha256 {digest}; {name} has {OPENAI_FILES[name]}. This is {what}.")
-    return _convert(archive, folder, Options(model=name), {})
+        raise WeightsError(f"{archive} has sha256 {found}; {name} has {OPENAI_FILES[name]}. This is {what}.")
+    return _convert(open_source(archive, Options(model=name)), folder, {}, digest)
 
 
-def _convert(source: Path, folder: Path, options: Options, origin: dict[str, Any]) -> Path:
+def _convert(source: Source, folder: Path, origin: dict[str, Any], digest: str | None = None) -> Path:
+    remove_abandoned(home(), recursive=True)  # gigabytes that nobody would look for there
+    check_files(source.weights.parent, source.files, origin)
     try:
-        opened = open_source(source, options)
-    except ClipError:  # perhaps because it isn't what the repository has, and then not to be kept
-        if source.is_dir():
-            _check_blobs(source, {file.name: sha256(file) for file in source.iterdir() if file.is_file()})
-        raise
-    _check_blobs(source, opened.files)
-    try:
-        return convert(opened, folder, origin=origin, progress=sys.stderr.isatty())
+        return convert(source, folder, origin=origin, digest=digest, progress=sys.stderr.isatty())
     except InputError:
         if (folder / "model.safetensors").is_file():  # another process was faster
             return folder
@@ -112,60 +136,61 @@ def _snapshot(name: str, repository: str, revision: str | None) -> Path:
     """The folder of the hub's cache that has a repository's config, weights and merges, downloaded if need be."""
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
-    cached: Path | None = None
     try:
+        # One request, not tried again: whether there is a network, and the repository.
+        found = HfApi().model_info(repository, revision=revision, timeout=10)
+    except Exception as error:  # whatever the HTTP library of this version of huggingface_hub raises
+        unreachable = error
+    else:
         try:
-            names = HfApi().list_repo_files(repository, revision=revision)
-        except Exception:  # whatever the HTTP library of this version of huggingface_hub raises
-            cached = Path(snapshot_download(repository, revision=revision, local_files_only=True))
-            names = [entry.name for entry in cached.iterdir()]
-        paths = [] if cached else [Path(hf_hub_download(repository, n, revision=revision)) for n in choose(names)]
-        return cached or paths[0].parent
-    except ModelNotFound as error:
-        raise ModelNotFound(f"{repository}: {error}") from error
-    except Exception as error:  # as above
-        cause = error.__context__ or error  # that the cache has nothing is not why
-        reason = str(cause).strip().partition("\n")[0].rstrip(".")
-        raise ModelNotFound(
-            f"{name} is not on this machine, and {repository} could not be downloaded ({reason}). Where there is a "
-            f"network, fetch that repository's weights and open_clip_config.json or config.json into a folder; then "
-            f"here: clipref convert FOLDER {folder_of(name)}{f' --model {name}' if name in PUBLISHED else ''}"
-        ) from error
+            names = choose(sibling.rfilename for sibling in found.siblings or ())
+            paths = [Path(hf_hub_download(repository, n, revision=revision)) for n in names]
+            return paths[0].parent
+        except ModelNotFound as error:
+            raise ModelNotFound(f"{repository}: {error}") from None
+        except Exception as error:  # as above
+            raise _not_downloaded(name, repository, error) from None
+    try:
+        return Path(snapshot_download(repository, revision=revision, local_files_only=True))
+    except Exception:  # the cache has nothing; why the network hasn't is what is said
+        raise _not_downloaded(name, repository, unreachable) from None
 
 
-def _check_blobs(source: Path, digests: dict[str, str]) -> None:
-    """Compare what was read with the sha256 by which the hub's cache names its large files; a wrong one is removed."""
-    wrong = []
-    for file, digest in digests.items():
-        link = source / file
-        if link.is_symlink() and re.fullmatch(r"[0-9a-f]{64}", blob := link.resolve().name) and blob != digest:
-            link.resolve().unlink(missing_ok=True)
-            link.unlink(missing_ok=True)
-            wrong.append(f"{file} has sha256 {digest}, expected {blob}")
-    if wrong:
-        raise WeightsError(f"What was downloaded is not what the repository has: {'; '.join(wrong)}. Try again.")
+def _not_downloaded(name: str, repository: str, error: Exception) -> ModelNotFound:
+    base = name.partition("@")[0]
+    reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+    return ModelNotFound(
+        f"{name} is not on this machine, and {repository} could not be downloaded ({reason}). Where there is a "
+        f"network, fetch that repository's weights and open_clip_config.json or config.json into a folder; then "
+        f"here: clipref convert FOLDER {folder_of(name)}{f' --model {base}' if base in PUBLISHED else ''}"
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own arguments."""
     parser.add_argument("names", nargs="+", metavar="ID", help="clip/ViT-B-32, hf:owner/name, hf:owner/name@revision")
     parser.add_argument("--from", dest="archive", type=Path, metavar="FILE", help="OpenAI's .pt file of that model")
+    parser.add_argument("--digest", metavar="HEX", help="what the weights of the one ID have to have (see inspect)")
     add_source_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Fetch each, and print where it is."""
     options = options_of(args)
+    digest = None if args.digest is None else checked_digest(args.digest)
+    for option, given in (("--from", args.archive), ("--digest", digest)):
+        if given is not None and len(args.names) != 1:
+            raise InputError(f"{option} takes one model, got {len(args.names)}.")
     if args.archive is not None:
-        if len(args.names) != 1:
-            raise InputError(f"--from takes one model, got {len(args.names)}.")
-        print(from_openai(args.names[0], args.archive))
+        print(from_openai(args.names[0], args.archive, digest))
         return
     for name in args.names:
-        if name not in PUBLISHED and not name.startswith(HUB_PREFIX):
+        if not is_of_hub(name):
             path = find(name)
             if path is None:
                 raise unknown(name)
             raise InputError(f"{name} is on this machine; download takes a published id or hf:owner/name.")
     for name in args.names:
-        print(download(name, options))
+        folder = download(name, options, digest)
+        check_weights(folder, digest)  # also one that was there already
+        print(folder)

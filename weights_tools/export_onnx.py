@@ -1,4 +1,4 @@
-"""Write a model as two ONNX files for any ONNX runtime: visual.onnx and textual.onnx.
+"""Write a model as two ONNX files for any ONNX runtime, one a tower: visual.onnx and textual.onnx.
 
 PATH is what `from_pretrained` takes. Each file is complete in itself, float32, with standard operators only, and takes
 any batch; texts may have any number of columns up to the context length. Names and types are those that roboflow's
@@ -17,12 +17,16 @@ from typing import Any
 
 import numpy as np
 
+from clipref.config import Activation, NoTower, TextConfig
 from clipref.engine import ReferenceEngine
 from clipref.errors import BackendError, InputError
 from clipref.hub import locate
-from clipref.kernels.onnx import complete, record_image, record_text
+from clipref.kernels.onnx import is_utf8
+from clipref.kernels.recording import complete, record_image, record_text
+from clipref.kernels.runtime import onnxruntime
 from clipref.weights import Checkpoint
 
+from .convert import add_activation_argument
 from .folder import new_folder
 from .stored import Array
 
@@ -30,41 +34,50 @@ from .stored import Array
 MAX_ERROR = 1e-3
 
 
-def export_onnx(path: str | Path, out: str | Path, ids: str = "int32") -> Iterator[tuple[str, float]]:
+def export_onnx(
+    path: str | Path, out: str | Path, ids: str = "int32", *, activation: Activation | None = None
+) -> Iterator[tuple[str, float]]:
     """Write the folder `out`; yields each file's name and how far it is from the reference, relative to the RMS.
 
     Raises InputError if `out` exists, BackendError if a tower is over 2 GiB or a file fails its check.
     """
     if ids not in ("int32", "int64"):
         raise InputError(f"ids is {ids!r}; expected 'int32' or 'int64'.")
-    place, known = locate(path)
-    checkpoint = Checkpoint(place, known)
-    config = checkpoint.config
-    reference = ReferenceEngine(checkpoint, "float32")
-    side, text = config.vision.resolution, config.text
-    pixels = np.random.Generator(np.random.PCG64(0)).uniform(-1.8, 2.1, (2, 3, side, side)).astype(np.float32)
-    tokens = np.zeros((2, text.context_length), ids)
-    tokens[:, 0] = text.vocab_size - 2
-    tokens[0, 1], tokens[1, 1:] = text.vocab_size - 1, 7  # as short and as long as texts can be
-    tokens[1, -1] = text.vocab_size - 1
+    if not is_utf8(Path(out).absolute()):
+        raise InputError(f"{str(out)!r} is not UTF-8, as ONNX Runtime needs a file's path to be; choose another name.")
+    checkpoint = Checkpoint(*locate(path, activation=activation))
+    config, reference = checkpoint.config, ReferenceEngine(checkpoint, "float32")
+    notes = {"config": json.dumps(config.to_dict()), "logit_scale": repr(checkpoint.logit_scale)}
     with new_folder(out) as folder:
-        notes = {"config": json.dumps(config.to_dict()), "logit_scale": repr(checkpoint.logit_scale)}
-        visual = record_image(config, checkpoint.visual("float32"))
-        (folder / "visual.onnx").write_bytes(complete(visual, "visual", notes))
-        yield "visual.onnx", check(folder / "visual.onnx", pixels, reference.encode_image(pixels))
-        textual = record_text(config, checkpoint.text("float32"), ids)
-        (folder / "textual.onnx").write_bytes(complete(textual, "textual", notes))
-        yield "textual.onnx", check(folder / "textual.onnx", tokens, reference.encode_text(tokens))
+        if not isinstance(config.vision, NoTower):
+            side = config.vision.resolution
+            pixels = np.random.Generator(np.random.PCG64(0)).uniform(-1.8, 2.1, (2, 3, side, side)).astype(np.float32)
+            visual = record_image(config, checkpoint.visual("float32"))
+            (folder / "visual.onnx").write_bytes(complete(visual, "visual", notes))
+            yield "visual.onnx", check(folder / "visual.onnx", pixels, reference.encode_image(pixels))
+        if not isinstance(config.text, NoTower):
+            tokens = _tokens(config.text, ids)
+            textual = record_text(config, checkpoint.text("float32"), ids)
+            (folder / "textual.onnx").write_bytes(complete(textual, "textual", notes))
+            yield "textual.onnx", check(folder / "textual.onnx", tokens, reference.encode_text(tokens))
+
+
+def _tokens(text: TextConfig, ids: str) -> Array:
+    """Two texts, as short and as long as they can be."""
+    tokens = np.zeros((2, text.context_length), ids)
+    tokens[:, 0] = text.end_of_text - 1
+    tokens[0, 1], tokens[1, 1:] = text.end_of_text, text.vocab_size - 1 if text.eos_token_id else 7
+    tokens[1, -1] = text.end_of_text
+    return tokens
 
 
 def check(path: Path, given: Array, expected: Array) -> float:
     """Raise BackendError unless the file is sound and computes what the reference does; returns how far it is off."""
     import onnx
-    import onnxruntime as ort
 
     try:
         onnx.checker.check_model(str(path), full_check=True)
-        session: Any = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        session: Any = onnxruntime().InferenceSession(str(path), providers=["CPUExecutionProvider"])
         (found,) = session.run(None, {session.get_inputs()[0].name: given})
     except (onnx.checker.ValidationError, RuntimeError) as error:
         raise BackendError(f"{path.name} is not sound: {error}") from error
@@ -81,9 +94,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="PATH", help="id, folder or file of a model")
     parser.add_argument("out", type=Path, metavar="OUT", help="the folder to make")
     parser.add_argument("--ids", choices=("int32", "int64"), default="int32", help="type of the token ids (int32)")
+    add_activation_argument(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Export, and print each file's error."""
-    for name, error in export_onnx(args.path, args.out, args.ids):
+    for name, error in export_onnx(args.path, args.out, args.ids, activation=args.activation):
         print(f"{args.out / name}  checked; {error:.1e} of the RMS off the reference")

@@ -9,9 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import struct
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +20,7 @@ from numpy.typing import NDArray
 
 from clipref.config import ClipConfig, Shape
 from clipref.errors import InputError
+from clipref.files import folder_written_whole, written_whole
 from clipref.weights import FLOATS
 
 
@@ -40,17 +39,11 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     refuse_existing(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        yield scratch
-        scratch.chmod(0o755)
-        try:
-            scratch.rename(path)
-        except OSError:
-            refuse_existing(path)
-            raise
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
+        with folder_written_whole(path) as scratch:
+            yield scratch
+    except OSError:
+        refuse_existing(path)
         raise
 
 
@@ -80,5 +73,7 @@ def write_config(folder: Path, config: ClipConfig) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """JSON for people to read."""
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    """JSON for people to read, in which bytes of a file's name that are no UTF-8 are escapes."""
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    with written_whole(path) as scratch:
+        scratch.write_text(text, encoding="utf-8", errors="backslashreplace")

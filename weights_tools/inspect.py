@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -21,11 +20,12 @@ import numpy as np
 from clipref.cli.common import add_json_argument, print_json, print_table
 from clipref.cli.models import parameters
 from clipref.config import PUBLISHED, ClipConfig, ResNetConfig, ViTConfig, tensor_shapes, text_shapes, visual_shapes
+from clipref.digests import model_digest, tensor_digest
 from clipref.errors import WeightsError
 from clipref.hub import present
 from clipref.weights import check_tensors, ignored
 
-from .convert import add_source_arguments, cast, not_finite, options_of, part_bytes, tensor_digest
+from .convert import add_source_arguments, cast, not_finite, options_of, part_bytes
 from .layouts import Recipe
 from .sources import Doubt, Options, Source, open_source
 
@@ -35,7 +35,7 @@ def inspect(path: str | Path, options: Options | None = None) -> dict[str, Any]:
     source, doubts, unknown = _open(path, options or Options())
     config = source.config.to_dict()
     for tower, setting in unknown:
-        if setting in config[tower]:  # a ResNet has no activation to doubt
+        if setting in (config[tower] or {}):  # a ResNet has no activation to doubt
             config[tower][setting] = None
     tensors = {name: recipe for name, recipe in source.tensors.items() if not ignored(name)}
     problems = []
@@ -63,7 +63,7 @@ def inspect(path: str | Path, options: Options | None = None) -> dict[str, Any]:
             "image": parameters(visual_shapes(source.config)),
             "text": parameters(text_shapes(source.config)),
         },
-        "digest": _whole_digest(found),
+        "digest": model_digest({n: (tensors[n].dtype, tensors[n].shape, f.sha256) for n, f in found.items()}),
         "nearest published": nearest,
         "deviations": deviations,
         "doubts": doubts,
@@ -114,12 +114,6 @@ def _open(path: str | Path, options: Options) -> tuple[Source, list[str], list[t
         unknown += [("vision", "activation"), ("text", "activation")]
     heads = dataclasses.replace(assumed, vision_heads=options.vision_heads or 1, text_heads=options.text_heads or 1)
     return open_source(path, heads), list(dict.fromkeys(doubts)), unknown
-
-
-def _whole_digest(found: Mapping[str, _Found]) -> str:
-    """One digest for all tensors, whatever file they are in: of the lines "name sha256", sorted."""
-    lines = "".join(f"{name} {found[name].sha256}\n" for name in sorted(found))
-    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def _statistics(found: Mapping[str, _Found]) -> dict[str, Any]:
@@ -207,7 +201,9 @@ def _bytes(count: int) -> str:
     return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count:,} bytes"
 
 
-def _described(tower: Mapping[str, Any]) -> str:
+def _described(tower: Mapping[str, Any] | None) -> str:
+    if tower is None:
+        return "none"
     kind = {"vit": "ViT", "resnet": "ModifiedResNet"}.get(tower.get("kind", ""), "transformer")
     return ", ".join(
         [kind, *(f"{key} {'?' if value is None else value}" for key, value in tower.items() if key != "kind")]

@@ -3,7 +3,13 @@
 Layouts are told apart by the names themselves:
 
 - OpenAI's, of its own archives and of open_clip, which may put the text tower under `text.`;
-- transformers' (`CLIPModel`), which keeps q, k and v apart and its projections transposed.
+- transformers' (`CLIPModel`), which keeps q, k and v apart and its projections transposed;
+- timm's, of image towers that are CLIP's ViT (`vit_*_clip_*`).
+
+Each may hold one tower alone, then perhaps without what stands before its names in a whole model, such as `visual.`. A
+tower alone may have no projection into the space that both towers share (transformers' CLIPTextModel, the text encoders
+of Stable Diffusion): the identity is put there, so that its embedding is its pooled output [N, W]. What a training
+script has wrapped around the tensors is taken off first (wrappers.py).
 
 No number is changed on the way: tensors are renamed, stacked or transposed, bit for bit.
 """
@@ -19,9 +25,26 @@ import numpy as np
 from clipref.config import Shape
 from clipref.errors import WeightsError
 
+from .infer import has_image_tower, has_text_tower
 from .stored import Array, Stored
 
-OPENAI, TRANSFORMERS = "openai", "transformers"
+OPENAI, TRANSFORMERS, TIMM = "openai", "transformers", "timm"
+# Tensors by which a layout is known, one or two a tower; and what belongs before all names of a tower that is alone.
+LANDMARKS = {
+    "visual.conv1.weight": (OPENAI, ""),
+    "visual.class_embedding": (OPENAI, ""),
+    "visual.attnpool.positional_embedding": (OPENAI, ""),
+    "visual.trunk.cls_token": (OPENAI, ""),
+    "text.token_embedding.weight": (OPENAI, ""),
+    "token_embedding.weight": (OPENAI, ""),
+    "vision_model.embeddings.class_embedding": (TRANSFORMERS, ""),
+    "text_model.embeddings.token_embedding.weight": (TRANSFORMERS, ""),
+    "embeddings.class_embedding": (TRANSFORMERS, "vision_model."),  # transformers 5
+    "embeddings.token_embedding.weight": (TRANSFORMERS, "text_model."),
+    "class_embedding": (OPENAI, "visual."),
+    "attnpool.positional_embedding": (OPENAI, "visual."),
+    "cls_token": (TIMM, ""),
+}
 
 
 @dataclass(frozen=True)
@@ -30,7 +53,7 @@ class Recipe:
 
     parts: tuple[Stored, ...]
     transposed: bool = False
-    scalar: bool = False  # [1] becomes []
+    dropped: int = 0  # axes of length 1, of the first
 
     @property
     def dtype(self) -> str:
@@ -41,32 +64,30 @@ class Recipe:
     def shape(self) -> Shape:
         """The shape of the whole."""
         first = self.parts[0].shape
-        if self.scalar:
-            return ()
         if self.transposed:
             return first[::-1]
-        return (sum(part.shape[0] for part in self.parts), *first[1:]) if first else first
+        whole = (sum(part.shape[0] for part in self.parts), *first[1:]) if first else first
+        return whole[self.dropped :]
 
     def read(self) -> Array:
         """The whole, in the dtype of `clipref.weights.FLOATS`."""
         arrays = [part.read().T if self.transposed else part.read() for part in self.parts]
         whole = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-        return whole.reshape(()) if self.scalar else whole
+        return whole.reshape(whole.shape[self.dropped :])
 
 
-def layout_of(names: Mapping[str, object]) -> str:
-    """Which layout these tensor names are of. Raises WeightsError if it is none that holds a CLIP."""
+def layout_of(names: Mapping[str, object]) -> tuple[str, str]:
+    """Which layout these tensor names are of, and what belongs before each. Raises WeightsError if it is no CLIP's."""
     if any(name.startswith("visual.trunk.") for name in names):
         raise WeightsError("Its image tower is one of timm's, which isn't CLIP's own ViT or ResNet.")
-    if "vision_model.embeddings.class_embedding" in names or any(name.startswith("text_model.") for name in names):
-        return TRANSFORMERS
-    if "visual.conv1.weight" in names:
-        return OPENAI
-    some = ", ".join(repr(name[:60]) for name in list(names)[:4]) or "none"
-    raise WeightsError(
-        f"Its tensors ({some}, ...) have names of no layout of CLIP that is known: OpenAI's, open_clip's or "
-        "transformers', with both towers."
-    )
+    found = next((layout for landmark, layout in LANDMARKS.items() if landmark in names), None)
+    if found is None:
+        some = ", ".join(repr(name[:60]) for name in list(names)[:4]) or "none"
+        raise WeightsError(
+            f"Its tensors ({some}, ...) have names of no layout of CLIP that is known: OpenAI's, open_clip's or "
+            "transformers', with both towers or one, or those of timm's ViTs."
+        )
+    return found
 
 
 def recipes(tensors: Mapping[str, Stored]) -> dict[str, Recipe]:
@@ -74,11 +95,26 @@ def recipes(tensors: Mapping[str, Stored]) -> dict[str, Recipe]:
 
     Raises WeightsError if the layout isn't known, or parts of one tensor don't fit together.
     """
-    made = _from_transformers(tensors) if layout_of(tensors) == TRANSFORMERS else _from_openai(tensors)
+    layout, before = layout_of(tensors)
+    make = {OPENAI: _from_openai, TRANSFORMERS: _from_transformers, TIMM: _from_timm}[layout]
+    made = make({f"{before}{name}": stored for name, stored in tensors.items()})
     scale = made.get("logit_scale")
     if scale is not None and scale.shape == (1,):
-        made["logit_scale"] = Recipe(scale.parts, scalar=True)
-    return made
+        made["logit_scale"] = Recipe(scale.parts, dropped=1)
+    return made if has_image_tower(made) and has_text_tower(made) else _alone(made)
+
+
+def _alone(made: dict[str, Recipe]) -> dict[str, Recipe]:
+    """One tower's tensors: without the scale of what both would give, and with a projection if it has none."""
+    alone = {name: recipe for name, recipe in made.items() if name != "logit_scale"}
+    projection, norm = ("visual.proj", "visual.ln_post.weight") if has_image_tower(made) else _TEXT_END
+    if projection not in made and norm in made:  # a ResNet has neither
+        (width,) = made[norm].shape
+        alone[projection] = Recipe((Stored("F32", (width, width), lambda: np.eye(width, dtype=np.float32)),))
+    return alone
+
+
+_TEXT_END = ("text_projection", "ln_final.weight")
 
 
 def _from_openai(tensors: Mapping[str, Stored]) -> dict[str, Recipe]:
@@ -136,3 +172,42 @@ def _stack(name: str, parts: list[Stored]) -> Recipe:
     if len(parts) != 3 or any((x.dtype, x.shape) != (parts[0].dtype, parts[0].shape) for x in parts):
         raise WeightsError(f"{name!r}, and its k_proj and v_proj, are not three tensors of one dtype and shape.")
     return Recipe(tuple(parts))
+
+
+# timm's VisionTransformer (timm/models/vision_transformer.py), where a CLIP's has norm_pre and a class token.
+_TIMM = [
+    (r"patch_embed\.proj\.weight", "visual.conv1.weight"),
+    (r"norm_pre\.(weight|bias)", r"visual.ln_pre.\1"),
+    (r"norm\.(weight|bias)", r"visual.ln_post.\1"),
+    (r"blocks\.(\d+)\.norm([12])\.(weight|bias)", r"visual.transformer.resblocks.\1.ln_\2.\3"),
+    (r"blocks\.(\d+)\.attn\.qkv\.(weight|bias)", r"visual.transformer.resblocks.\1.attn.in_proj_\2"),
+    (r"blocks\.(\d+)\.attn\.proj\.(weight|bias)", r"visual.transformer.resblocks.\1.attn.out_proj.\2"),
+    (r"blocks\.(\d+)\.mlp\.fc1\.(weight|bias)", r"visual.transformer.resblocks.\1.mlp.c_fc.\2"),
+    (r"blocks\.(\d+)\.mlp\.fc2\.(weight|bias)", r"visual.transformer.resblocks.\1.mlp.c_proj.\2"),
+]
+
+
+def _from_timm(tensors: Mapping[str, Stored]) -> dict[str, Recipe]:
+    bias = tensors.get("head.bias")
+    if bias is not None and np.any(bias.read()):
+        raise WeightsError(
+            "Its head has a bias, so it is a classifier that was trained on CLIP's image tower, and no projection. "
+            "Take the head's weight and bias out of the file, to embed with what is below them."
+        )
+    made: dict[str, Recipe] = {}
+    for name, stored in tensors.items():
+        if name == "head.bias":
+            continue
+        for given, ours, axes in (("cls_token", "class_embedding", 2), ("pos_embed", "positional_embedding", 1)):
+            if name == given and stored.shape[:axes] == (1,) * axes:
+                made[f"visual.{ours}"] = Recipe((stored,), dropped=axes)
+                break
+        else:
+            ours = "visual.proj" if name == "head.weight" else name
+            for pattern, replacement in _TIMM:
+                if re.fullmatch(pattern, name):
+                    ours = re.sub(pattern, replacement, name)
+            made[ours if ours.startswith("visual.") else f"visual.{name}"] = Recipe(
+                (stored,), transposed=name == "head.weight"
+            )
+    return made

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import clipref
 from clipref.errors import ConfigError
+from clipref.files import written_whole
 from clipref.vocabulary import MAX_MERGES
 
 NAME = "bpe_simple_vocab_16e6.txt.gz"
@@ -53,7 +54,8 @@ def main() -> int:
     args = parser.parse_args()
     expected = trimmed(read_source(args.source))
     if not args.check:
-        SHIPPED.write_bytes(gzip.compress(expected, 9, mtime=0))
+        with written_whole(SHIPPED) as scratch:
+            scratch.write_bytes(gzip.compress(expected, 9, mtime=0))
     if gzip.decompress(SHIPPED.read_bytes()) != expected:
         print(f"{SHIPPED} differs from {args.source}", file=sys.stderr)
         return 1

@@ -89,20 +89,35 @@ def _code(path: Path, members: Mapping[str, Member], prefix: str) -> str | None:
 
 
 def _named_tensors(value: Any) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a TorchScript module by path, or of a state dict, bare or under "state_dict", by key."""
+    """The tensors of a TorchScript module by path, or of a state dict by key, under the keys of the dicts around it."""
     if isinstance(value, Module):
         return _tensors_below(value)
-    if isinstance(value, dict) and isinstance(value.get("state_dict"), dict):
-        value = value["state_dict"]
     if not isinstance(value, dict):
         raise WeightsError(f"it holds a {type(value).__name__}; expected a TorchScript module or a state dict.")
-    found = {name: tensor for name, tensor in value.items() if isinstance(tensor, Tensor) and isinstance(name, str)}
+    found = dict(_tensors_of_dicts(value))
     if not found:
         keys = ", ".join(repr(str(key)[:40]) for key in list(value)[:5])
         raise WeightsError(f"it holds a dict without tensors ({keys}); expected a state dict.")
-    if all(name.startswith("module.") for name in found):  # saved from under DistributedDataParallel
-        found = {name.removeprefix("module."): tensor for name, tensor in found.items()}
     return iter(found.items())
+
+
+def _tensors_of_dicts(top: dict[Any, Any]) -> Iterator[tuple[str, Tensor]]:
+    """Tensors under keys that are all text, joined by dots; an optimizer's have numbers among them."""
+    seen = 0
+    dicts = [("", top)]
+    while dicts:
+        prefix, value = dicts.pop()
+        if prefix.count(".") > MAX_DEPTH or (seen := seen + 1 + len(value)) > MAX_OPERATIONS:
+            raise WeightsError("its dicts contain one another, or hold more than a checkpoint of CLIP does.")
+        for key, item in value.items():
+            if not isinstance(key, str) or not isinstance(item, Tensor | dict):
+                continue
+            if len(prefix) + len(key) > MAX_NAME:
+                raise WeightsError(f"it has a tensor or a dict with a name of over {MAX_NAME} characters.")
+            if isinstance(item, Tensor):
+                yield f"{prefix}{key}", item
+            else:
+                dicts.append((f"{prefix}{key}.", item))
 
 
 def _tensors_below(root: Module) -> Iterator[tuple[str, Tensor]]:

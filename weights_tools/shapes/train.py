@@ -24,8 +24,10 @@ import torch
 import torch.nn.functional as F
 from safetensors.numpy import save_file
 
-from clipref import AutoModel, resnet, text_transformer, vision_transformer
+from clipref import AutoModel, text_transformer
 from clipref.config import ClipConfig, ResNetConfig, TextConfig, ViTConfig, tensor_shapes
+from clipref.engine import image_tower
+from clipref.kernels.torch import TorchOps
 from clipref.preprocessing import preprocess
 from clipref.tokenizer import Tokenizer
 from clipref.weights import nest
@@ -54,56 +56,14 @@ RECIPES = {
 }
 
 
-class TorchOps:
-    """The operations of clipref.ops as torch has them, which can be differentiated."""
+class TrainingOps(TorchOps):
+    """The operations of the backend `torch`, with BatchNorm as it is while training."""
 
     training = True
-
-    linear = staticmethod(F.linear)
-    relu = staticmethod(F.relu)
-    avg_pool = staticmethod(F.avg_pool2d)
-
-    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return F.layer_norm(x, weight.shape, weight, bias, 1e-5)
-
-    def quick_gelu(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(1.702 * x)
-
-    def attention(self, q: Tensor, k: Tensor, v: Tensor, last: Tensor | None = None) -> Tensor:
-        mask = None
-        if last is not None:
-            mask = torch.arange(k.shape[-2]) <= last[..., None]
-            mask = mask if last.ndim == 1 else mask[:, None]
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-
-    def conv2d(self, x: Tensor, weight: Tensor, stride: int = 1, padding: int = 0) -> Tensor:
-        return F.conv2d(x, weight, stride=stride, padding=padding)
 
     def batch_norm(self, x: Tensor, weight: Tensor, bias: Tensor, running_mean: Tensor, running_var: Tensor) -> Tensor:
         """With the batch's statistics while training, which also updates the running ones."""
         return F.batch_norm(x, running_mean, running_var, weight, bias, self.training, 0.1, 1e-5)
-
-    def prepend_mean(self, x: Tensor) -> Tensor:
-        return torch.cat([x.mean(1, keepdim=True), x], 1)
-
-    def prepend_token(self, x: Tensor, token: Tensor) -> Tensor:
-        return torch.cat([token.to(x.dtype).expand(len(x), 1, -1), x], 1)
-
-    def add_positions(self, x: Tensor, positional_embedding: Tensor) -> Tensor:
-        return x + positional_embedding[: x.shape[1]]
-
-    def embed(self, ids: Tensor, weight: Tensor) -> Tensor:
-        return F.embedding(ids, weight)
-
-    def find_end_of_text(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        end = ids.argmax(1)
-        return ids[:, : int(end.max()) + 1], end[:, None]
-
-    def causal(self, ids: Tensor) -> Tensor:
-        return torch.arange(ids.shape[1])
-
-    def take(self, x: Tensor, positions: Tensor) -> Tensor:
-        return torch.take_along_dim(x, positions[:, :, None], 1)
 
 
 class Trainee:
@@ -111,7 +71,7 @@ class Trainee:
 
     def __init__(self, config: ClipConfig, tokenizer: Tokenizer) -> None:
         self.config, self.tokenizer = config, tokenizer
-        self.ops = TorchOps()
+        self.ops = TrainingOps()
         self.tensors = {name: initial(name, shape) for name, shape in tensor_shapes(config).items()}
         self.text: Any = nest(self.tensors)
         self.visual = self.text.pop("visual")
@@ -122,17 +82,14 @@ class Trainee:
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """[N, 3, R, R] -> unit vectors [N, E]"""
-        vision = self.config.vision
-        if isinstance(vision, ResNetConfig):
-            y = resnet.encode_image(self.ops, pixels, vision, **self.visual)
-        else:
-            y = vision_transformer.encode_image(self.ops, pixels, vision, **self.visual)
+        y = image_tower(self.config.vision)(self.ops, pixels, self.config.vision, **self.visual)
         return F.normalize(y.float(), dim=-1)
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """N texts -> unit vectors [N, E]"""
-        ids = torch.from_numpy(self.tokenizer(texts, self.config.text.context_length).astype(np.int64))
-        y = text_transformer.encode_text(self.ops, ids, self.config.text, **self.text)
+        ids = self.tokenizer(texts, self.config.text.context_length).astype(np.int64)
+        ids, positions, visible, ends = (torch.from_numpy(np.array(x)) for x in text_transformer.single_texts(ids))
+        y = text_transformer.encode_tree(self.ops, ids, positions, visible, ends, self.config.text, **self.text)[:, 0]
         return F.normalize(y.float(), dim=-1)
 
     def save(self, folder: Path, merges: Sequence[tuple[str, str]]) -> None:

@@ -1,0 +1,392 @@
+"""The user's object: images and texts in, embeddings, cosines and probabilities out, whatever engine computes them.
+
+`embed_image`, `embed_text` and `compare` take the arguments of the CLIP of https://github.com/roboflow/inference, and
+`embed_images`, `embed_text` and `compare_embeddings` those of its inference_models. What they return are numpy's arrays
+and Python's numbers, never torch's. Embeddings are raw, as CLIP returns them, unless `normalize=True`.
+
+Images are whatever `clipref.preprocess` takes: a path, bytes, a PIL image, an array (BGR unless
+`input_color_format="rgb"`), a torch tensor (RGB unless "bgr"). Where images or texts are compared, their embeddings
+may be given instead: floats [E] or [N, E].
+
+No answer is NaN or infinite: weights that lead there are a WeightsError.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .arguments import (
+    are_embeddings,
+    as_array,
+    check_choice,
+    check_count,
+    check_ordered,
+    elements,
+    is_one,
+    is_one_image,
+    is_true,
+    length,
+    listed_texts,
+    shown,
+)
+from .backends import make_engine
+from .classifier import TEMPLATES, Classifier, label_embeddings, labels_and_templates
+from .config import NoTower
+from .engine import Engine, ReferenceEngine, checked_pixels
+from .errors import ImageError, InputError, TextError
+from .lazy import available_threads, once
+from .loading import in_batches, preprocessed, preprocessor, progress_bar, sound, with_gaps
+from .memory import Memory
+from .similarity import cosines, finished, have_direction, nearest, unit_vectors
+from .texts import checked_ids, embeddings_of, rows_of
+from .tokenizer import Tokenizer
+from .weights import Checkpoint, DType
+
+Array: TypeAlias = NDArray[Any]
+Kind: TypeAlias = Literal["image", "text"]
+OnError: TypeAlias = Literal["raise", "skip", "null"]
+
+# Embeddings of texts that a model keeps: at 1024 float32 each, 16 MB.
+REMEMBERED_TEXTS = 4096
+# Sets of labels whose embeddings a model keeps: at 1,000 labels of 1024 float32 each, 32 MB.
+REMEMBERED_LABEL_SETS = 8
+
+
+class CLIP:
+    """A CLIP behind one engine. Safe to call from several threads.
+
+    Pickled or copied, it is opened anew from where it came from, with the same backend and options. Whatever uses the
+    weights raises WeightsError if their file was written to since it was opened; see `SafetensorsFile.guard`.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        backend: str | Sequence[str] = "auto",
+        dtype: DType = "float32",
+        *,
+        max_pixels: int | None = None,
+        **options: Any,
+    ) -> None:
+        if not isinstance(checkpoint, Checkpoint):
+            raise InputError(
+                f"checkpoint is {shown(checkpoint)}; AutoModel.from_pretrained opens models by their name."
+            )
+        if max_pixels is not None:
+            check_count("max_pixels", max_pixels)
+        checkpoint.check_small_tensors()
+        self.config = checkpoint.config
+        self.dtype: DType = dtype
+        self.max_pixels = max_pixels
+        self.logit_scale = checkpoint.logit_scale
+        self.engine: Engine
+        self.backend, self.engine, self.precision, self.fidelity = make_engine(backend, checkpoint, dtype, **options)
+        self._tokenizer = once(
+            lambda: Tokenizer.default() if checkpoint.merges is None else Tokenizer.from_file(checkpoint.merges)
+        )
+        self._texts: Memory[tuple[int, ...], Array] = Memory(REMEMBERED_TEXTS)
+        self._label_sets: Memory[Any, Array] = Memory(REMEMBERED_LABEL_SETS)
+        # For trace; shares no memory with another engine, but takes none until it is used.
+        self._reference = (
+            self.engine if isinstance(self.engine, ReferenceEngine) else ReferenceEngine(checkpoint, dtype)
+        )
+        self._checkpoint = checkpoint
+        # Where the checkpoint came from: an id, of some revision, or a path.
+        self.source = str(checkpoint.file.path)
+        self.revision: str | None = None
+        self._options = options
+
+    def __repr__(self) -> str:
+        vision = self.config.vision
+        if isinstance(vision, NoTower):
+            towers = "text tower"
+        else:
+            towers = f"{type(vision).__name__.removesuffix('Config')} at {vision.resolution} px"
+        return f"CLIP({towers}, backend={self.backend!r}, dtype={self.dtype!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from .model import reopen
+
+        options = {"max_pixels": self.max_pixels, **self._options}
+        return reopen, (self.source, self.revision, self.digest, self.config, self.backend, self.dtype, options)
+
+    @property
+    def digest(self) -> str:
+        """One digest over all tensors of the checkpoint, whatever file they lie in."""
+        return self._checkpoint.digest
+
+    def encode_image(self, pixels: Array) -> Array:
+        """Preprocessed pixels [N, 3, R, R] float, all finite -> embeddings [N, E]. Raises InputError, WeightsError."""
+        pixels = checked_pixels(pixels, self.config.vision.resolution, self.dtype)
+        return finished(self._image_embeddings(pixels), "item", range(len(pixels)))
+
+    def encode_text(self, ids: Array) -> Array:
+        """Token ids [N, T] int, T at most the context length -> embeddings [N, E]. Raises InputError, WeightsError."""
+        ids = checked_ids(ids, self.config.text)
+        with self._weights_in_use():
+            embeddings = self.engine.encode_text(ids)
+        return finished(embeddings, "item", range(len(ids)))
+
+    @contextmanager
+    def _weights_in_use(self) -> Iterator[None]:
+        """For whatever computes with the weights. What overflows is silent here, and refused by `finished`."""
+        with self._checkpoint.file.guard(), np.errstate(over="ignore", invalid="ignore"):
+            yield
+
+    def _image_embeddings(self, pixels: Array) -> Array:
+        """What the engine makes of checked pixels."""
+        with self._weights_in_use():
+            return self.engine.encode_image(pixels)
+
+    def tokenize(self, texts: str | Iterable[str], truncate: bool = False) -> NDArray[np.int32]:
+        """Texts -> token ids [N, T] int32 in this model's vocabulary. Raises TextError."""
+        tokenizer: Tokenizer = self._tokenizer()
+        text = self.config.text
+        if tokenizer.end_id != text.end_of_text or tokenizer.vocab_size > text.vocab_size:
+            raise InputError(
+                f"The merges give {tokenizer.vocab_size} tokens, but the model has {text.vocab_size} (end of text: "
+                f"{tokenizer.end_id}, {text.end_of_text}): put the model's own merges.txt beside its weights."
+            )
+        return tokenizer(texts, self.config.text.context_length, truncate)
+
+    def embed_image(
+        self,
+        image: Any,
+        *,
+        normalize: bool = False,
+        input_color_format: str | None = None,
+        max_pixels: int | None = None,
+    ) -> Array:
+        """One image -> [1, E]; a list of images -> [N, E], as `embed_images`. Raises ImageError."""
+        images = image if isinstance(image, list | tuple) else [image]
+        return self.embed_images(
+            images, normalize=normalize, input_color_format=input_color_format, max_pixels=max_pixels
+        )
+
+    def embed_images(
+        self,
+        images: Iterable[Any],
+        *,
+        normalize: bool = False,
+        input_color_format: str | None = None,
+        batch_size: int = 32,
+        progress: bool = False,
+        workers: int | None = None,
+        max_pixels: int | None = None,
+        on_error: OnError = "raise",
+        errors: list[ImageError] | None = None,
+    ) -> Array:
+        """Any iterable of images, or an array of them [N, H, W, C] -> [N, E].
+
+        Paths and bytes are read and preprocessed by `workers` threads (as many as there are processors) while the
+        engine is at work. No more than two batches are in memory at a time. `progress` shows a bar on standard error,
+        which counts what is embedded. `max_pixels` is the largest image that is read, if not the model's own.
+
+        An image that can't be read ends the call with its ImageError, which has its `index`, counted from 0, and its
+        `source`. With `on_error="skip"` it is left out, and with "null" its row is NaN; the errors are then appended to
+        the list `errors`, if one is given: their indices say which rows are missing.
+
+        Raises ImageError, or InputError if there are no images.
+        """
+        expected = "expected an image, or a list of images"
+        check_count("batch_size", batch_size)
+        for name, value in (("workers", workers), ("max_pixels", max_pixels)):
+            if value is not None:
+                check_count(name, value)
+        check_choice("on_error", on_error, get_args(OnError))
+        if errors is not None and not isinstance(errors, list):
+            raise InputError(f"errors is {shown(errors)}; expected a list, which the errors are appended to.")
+        normalize = is_true("normalize", normalize)
+        pixels_of = preprocessor(self.config, input_color_format, max_pixels or self.max_pixels)
+        if is_one_image(images):
+            images = [images]
+        check_ordered(images, "images", expected)
+        failed: dict[int, ImageError] = {}
+        batches: list[Array] = []
+        items = elements(images, "images", expected)
+        found = preprocessed(items, pixels_of, workers or available_threads(), batch_size)
+        with progress_bar(length(images), is_true("progress", progress)) as bar, closing(found):
+            for batch in in_batches(sound(found, None if on_error == "raise" else failed), batch_size):
+                indices, pixels = zip(*batch, strict=True)
+                stacked = checked_pixels(np.stack(pixels), self.config.vision.resolution, self.dtype)
+                batches.append(finished(self._image_embeddings(stacked), "image", indices, normalize))
+                bar.update(len(batch))
+        if not batches and not failed:
+            raise InputError("No images were given; expected at least one.")
+        if errors is not None:
+            errors += failed.values()
+        embeddings = np.concatenate([np.empty((0, self.config.embed_dim), self.dtype), *batches])
+        return with_gaps(embeddings, list(failed)) if on_error == "null" else embeddings
+
+    def embed_text(
+        self,
+        text: str | Iterable[str] | None = None,
+        *,
+        texts: str | Iterable[str] | None = None,
+        normalize: bool = False,
+        truncate: bool = False,
+    ) -> Array:
+        """One text -> [1, E]; several -> [N, E]. `texts` is another name for `text`, which inference_models has.
+
+        A text that was there before is not computed again; what texts begin with in common is computed once, unless the
+        reference computes it. Raises TextError if a text is empty, or longer than the context and not to be truncated.
+        """
+        given = [x for x in (text, texts) if x is not None]
+        if len(given) != 1:
+            found = "None" if not given else "given twice"
+            raise InputError(f"The texts are {found}; expected a text, or a list of texts, given once.")
+        listed = listed_texts(given[0])
+        rows = rows_of(self.tokenize(listed, truncate), listed)
+        with self._weights_in_use():
+            embeddings = embeddings_of(rows, self.engine, self._texts)
+        return finished(embeddings, "text", range(len(rows)), is_true("normalize", normalize))
+
+    def compare(
+        self,
+        subject: Any,
+        prompt: Any,
+        subject_type: Kind = "image",
+        prompt_type: Kind = "text",
+        *,
+        input_color_format: str | None = None,
+    ) -> Any:
+        """Cosines of a subject with prompts, either side image or text.
+
+        A prompt, or several (a list, or another iterable), gives a list of floats; a dict of prompts gives a dict with
+        its keys. Several subjects give a list of those.
+        """
+        names = list(prompt) if isinstance(prompt, Mapping) else None
+        prompts = list(prompt.values()) if isinstance(prompt, Mapping) else prompt
+        subjects = self._units(subject, subject_type, "subject_type", input_color_format)
+        against = self._units(prompts, prompt_type, "prompt_type", input_color_format)
+        found = cosines(subjects[:, None], against).tolist()  # [subjects, prompts]
+        rows = [row if names is None else dict(zip(names, row, strict=True)) for row in found]
+        return rows[0] if is_one(subject, subject_type, self.config.embed_dim) else rows
+
+    def compare_embeddings(
+        self,
+        x: Any,
+        y: Any,
+        x_type: Kind = "image",
+        y_type: Kind = "text",
+        *,
+        input_color_format: str | None = None,
+    ) -> Array:
+        """Cosines [Nx, Ny] of all of `x` with all of `y`: images, texts, or embeddings [N, E]."""
+        left = self._units(x, x_type, "x_type", input_color_format)
+        right = self._units(y, y_type, "y_type", input_color_format)
+        return cosines(left[:, None], right)
+
+    def _units(self, items: Any, kind: Kind, argument: str, input_color_format: str | None) -> Array:
+        """Unit vectors [N, E] of images, of texts, or of embeddings. Errors say which `argument` tells them apart."""
+        check_choice(argument, kind, get_args(Kind))
+        if are_embeddings(items, self.config.embed_dim):
+            embeddings = np.atleast_2d(as_array(items, "embeddings", "expected floats"))
+            embeddings = embeddings.astype(np.result_type(embeddings, np.float32))  # float16 holds no squares
+            wrong = np.flatnonzero(~have_direction(embeddings))
+            if wrong.size:
+                raise InputError(f"Row {wrong[0]} of the embeddings given is zero or not finite, and has no direction.")
+            return unit_vectors(embeddings)
+        if kind == "image":
+            try:
+                return self.embed_images(items, normalize=True, input_color_format=input_color_format)
+            except ImageError as error:
+                if isinstance(error.source, str) and not os.path.exists(error.source):
+                    error.args = (f'{error} If it is a text, pass {argument}="text".',)
+                raise
+        try:
+            texts = listed_texts(items)
+        except (InputError, TextError) as error:
+            hint = f'For an image pass {argument}="image"; an embedding has {self.config.embed_dim} floats.'
+            error.args = (f"{error} {hint}",)
+            raise
+        return self.embed_text(texts, normalize=True)
+
+    def classifier(self, labels: Iterable[str], templates: Iterable[str] = TEMPLATES) -> Classifier:
+        """Labels embedded once, to classify many images among them: `.classify(image)`, `.embeddings`, `.labels`."""
+        given, into = labels_and_templates(labels, templates)
+        embeddings = self._label_sets.get((given, into))
+        if embeddings is None:
+            embeddings = label_embeddings(self, given, into)
+            self._label_sets.put((given, into), embeddings)
+        return Classifier(self, given, into, embeddings)
+
+    def classify(
+        self,
+        image: Any,
+        labels: Iterable[str],
+        templates: Iterable[str] = TEMPLATES,
+        top_k: int = 5,
+        *,
+        input_color_format: str | None = None,
+    ) -> Any:
+        """Zero-shot classification: the `top_k` most probable (label, probability), best first.
+
+        A label's embedding is the mean of its normalised embeddings in all templates, as in the CLIP paper, section
+        3.1.4; probabilities come from the checkpoint's own logit scale. A list of images gives a list of those. The
+        last sets of labels are remembered; `classifier` makes an object of one.
+        """
+        check_count("top_k", top_k)
+        classifier = self.classifier(labels, templates)
+        return classifier.classify(image, top_k, input_color_format=input_color_format)
+
+    def label_embeddings(self, labels: Iterable[str], templates: Iterable[str] = TEMPLATES) -> Array:
+        """Unit vectors [N, E] of labels, each the mean over the templates, in which `{}` stands for the label."""
+        embeddings: Array = self.classifier(labels, templates).embeddings.copy()
+        return embeddings
+
+    def search(
+        self,
+        query: Any,
+        embeddings: Array,
+        top_k: int = 10,
+        query_type: Kind = "text",
+        *,
+        input_color_format: str | None = None,
+    ) -> list[tuple[int, float]]:
+        """Semantic search: the rows of `embeddings` [N, E] nearest to the query, as (index, cosine), best first.
+
+        Rows are read as they lie, a memory map too, and need not be unit vectors. Raises InputError for more queries
+        than one, and for a row that is zero or not finite.
+        """
+        expected = f"expected [N, {self.config.embed_dim}] numbers, as embed_images gives them"
+        rows = as_array(embeddings, "embeddings", expected)
+        if rows.ndim != 2 or rows.shape[1] != self.config.embed_dim or rows.dtype.kind not in "fiu":
+            raise InputError(f"embeddings are {rows.dtype} of shape {rows.shape}; {expected}.")
+        check_count("top_k", top_k)
+        queries = self._units(query, query_type, "query_type", input_color_format)
+        if len(queries) > 1:
+            raise InputError(f"The query is {len(queries)} items; expected one. Search for each by itself.")
+        return nearest(queries[0], rows, int(top_k))
+
+    def trace(
+        self, image: Any = None, text: str | None = None, *, input_color_format: str | None = None
+    ) -> dict[str, Array]:
+        """Every named activation of one image or one text or both, computed by the reference.
+
+        Names are the checkpoint's module paths, such as `visual.transformer.resblocks.3.mlp`. Of the last block only
+        the pooled position is there, because nothing else is computed.
+        """
+        if image is None and text is None:
+            raise InputError("Nothing to trace; give an image, a text or both.")
+        seen: dict[str, Array] = {}
+
+        def tap(name: str, x: Array) -> Array:
+            seen[name] = np.array(x)
+            return x
+
+        if image is not None:
+            pixels = preprocessor(self.config, input_color_format, self.max_pixels)(image)[None]
+            with self._weights_in_use():
+                self._reference.encode_image(tap("pixels", pixels.astype(self.dtype)), tap)
+        if text is not None:
+            ids = self.tokenize([text])
+            with self._weights_in_use():
+                self._reference.encode_text(tap("ids", ids), tap)
+        return seen

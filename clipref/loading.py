@@ -1,0 +1,109 @@
+"""Images read and preprocessed beside the engine: in order, a bounded number of them ahead, the unreadable apart."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .arguments import check_choice
+from .config import ClipConfig
+from .errors import ImageError, numbered
+from .preprocessing import preprocess
+
+Array: TypeAlias = NDArray[Any]
+T = TypeVar("T")
+
+
+def preprocessor(config: ClipConfig, input_color_format: str | None, max_pixels: int | None) -> Callable[[Any], Array]:
+    """The function that makes a model's pixels [3, R, R] of an image. Raises InputError for a wrong argument."""
+    if input_color_format is not None:
+        check_choice("input_color_format", input_color_format, ("bgr", "rgb"))
+    settings = dataclasses.asdict(config.preprocess)
+    if max_pixels is not None:
+        settings["max_pixels"] = max_pixels
+    side = config.vision.resolution
+    return lambda image: preprocess(image, side, input_color_format=input_color_format, **settings)
+
+
+def preprocessed(
+    images: Iterable[Any], pixels_of: Callable[[Any], Array], workers: int, ahead: int
+) -> Generator[Array | ImageError, None, None]:
+    """The pixels of each image, or its error, in order; at most `ahead` are done before they are taken.
+
+    Paths and bytes are preprocessed by `workers` threads, which end when the generator is closed.
+    """
+
+    def pixels(i: int, image: Any) -> Array | ImageError:
+        try:
+            return pixels_of(image)
+        except ImageError as error:
+            named = numbered(error, "image", i, image)
+            named.__cause__ = error
+            return named
+
+    pending: deque[Future[Array | ImageError]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="clipref") as pool:
+        try:
+            for i, image in enumerate(images):
+                if isinstance(image, str | os.PathLike | bytes):
+                    pending.append(pool.submit(pixels, i, image))
+                else:  # may change as soon as the next one is asked for, like the buffer of a video's frames
+                    pending.append(_done(pixels(i, image)))
+                if len(pending) > ahead:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def _done(value: T) -> Future[T]:
+    """A call that has been made, as if a pool had made it."""
+    future: Future[T] = Future()
+    future.set_result(value)
+    return future
+
+
+def in_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Consecutive items, `size` at a time."""
+    batch: list[T] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def with_gaps(embeddings: Array, gaps: list[int]) -> Array:
+    """Embeddings [N, E] -> [N + gaps, E], with rows of NaN where the gaps are to be in the result."""
+    whole = np.full((len(embeddings) + len(gaps), embeddings.shape[1]), np.nan, embeddings.dtype)
+    whole[np.setdiff1d(np.arange(len(whole)), gaps)] = embeddings
+    return whole
+
+
+def sound(found: Iterable[Array | ImageError], failed: dict[int, ImageError] | None) -> Iterator[tuple[int, Array]]:
+    """The pixels of each image and its number. An error is raised, or kept in `failed` by its image's number."""
+    for i, pixels in enumerate(found):
+        if not isinstance(pixels, ImageError):
+            yield i, pixels
+        elif failed is None:
+            raise pixels
+        else:
+            failed[i] = pixels
+
+
+def progress_bar(total: int | None, shown: bool) -> Any:
+    """A progress bar on standard error, or one that isn't shown."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, unit="image", disable=not shown)

@@ -1,0 +1,187 @@
+"""CLIP's preprocessing, stated a second time: Pillow's steps one by one, each of which can be done otherwise.
+
+What torchvision's Resize, CenterCrop, ToTensor and Normalize do, as clip/clip.py of https://github.com/openai/CLIP
+combines them. The golden pixels are made with it (tests/make_goldens.py), and the known faults are its deviations.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ..protocol import Array
+
+Size: TypeAlias = tuple[int, int]
+Offset: TypeAlias = Callable[[int], int]
+Triple: TypeAlias = tuple[float, float, float]
+
+
+def half_to_even(margin: int) -> int:
+    """As torchvision: of what is left over, half; 2.5 is 2 and 3.5 is 4."""
+    return round(margin / 2)
+
+
+def truncated(side: int, long: int, short: int) -> int:
+    """As torchvision: the long side loses its fraction, and is multiplied first. 24 / 44 * 55 is below 30 in floats."""
+    return int(side * long / short)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The steps; the defaults are OpenAI's."""
+
+    turned: bool = False  # upright, as EXIF's orientation says
+    alpha: bool = False  # a transparent colour (tRNS) becomes an alpha channel
+    thumbnail: int | None = None  # a side that the image is shrunk to before all else
+    reducing_gap: float | None = None  # Pillow's shortcut: boxes first, the filter only at the end
+    filter: str = "BICUBIC"
+    antialias: bool = True
+    vertical_first: bool = False
+    floats: Literal["never", "between", "throughout"] = "never"  # where the resize doesn't round to 8 bits
+    squash: bool = False  # both sides become R, instead of a crop
+    long_side: Callable[[int, int, int], int] = truncated  # of R, and of the sides as they were
+    offset: Offset = half_to_even
+    rgb: Literal["last", "first", "first, on white"] = "last"  # before the resize, or in the image's own mode
+    upright: bool = True  # rows from the top; rows and columns as they are
+    bgr: bool = False
+    scale: float = 255.0
+    mean: Triple = (0.48145466, 0.4578275, 0.40821073)
+    std: Triple = (0.26862954, 0.26130258, 0.27577711)
+
+
+def floored(margin: int) -> int:
+    """As transformers: 2.5 is 2 and 3.5 is 3."""
+    return margin // 2
+
+
+# Preprocessings that people use on purpose. That of transformers with Pillow differs from the original's in two steps;
+# from version 5.21 on it also puts what is transparent on white.
+PROFILES = {
+    "openai": Steps(),
+    "transformers-4": Steps(offset=floored, rgb="first"),
+    "transformers-5": Steps(offset=floored, rgb="first, on white"),
+}
+
+
+def transformers_profile(version: str) -> str:
+    """The profile of a version of transformers, such as "5.3.0"."""
+    major, minor = (int(part) for part in version.split(".")[:2])
+    return "transformers-4" if (major, minor) < (5, 21) else "transformers-5"
+
+
+def resize(image: Image.Image, side: int, steps: Steps = Steps()) -> Array:
+    """The pixels before they are normalised: [R, R, 3] uint8, or float64 where the steps doesn't round."""
+    if steps.turned:
+        image = ImageOps.exif_transpose(image)
+    keyed = "transparency" in image.info
+    if keyed and steps.alpha:
+        image = image.convert("RGBA")
+    if steps.rgb == "first, on white" and (keyed or "A" in image.getbands()):
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    if keyed:
+        image = image.copy()
+        image.info.pop("transparency", None)  # no conversion to RGB heeds it; of some, Pillow warns that it is lost
+    if steps.rgb != "last" or steps.floats != "never":
+        image = image.convert("RGB")
+    if steps.thumbnail is not None and max(image.size) > steps.thumbnail:
+        image = image.copy()
+        image.thumbnail((steps.thumbnail, steps.thumbnail))
+    width, height = image.size
+    short = min(width, height)
+    size = (side, side)
+    if not steps.squash:
+        size = tuple(side if s == short else steps.long_side(side, s, short) for s in (width, height))  # type: ignore
+    left, top = (steps.offset(s - side) for s in size)
+    if steps.floats == "throughout":
+        bands = [np.asarray(band.convert("F").resize(size, Image.Resampling[steps.filter])) for band in image.split()]
+        return np.stack(bands, axis=-1).astype(np.float64)[top : top + side, left : left + side]
+    crop = _resize_to(image, size, steps).crop((left, top, left + side, top + side))
+    return np.asarray(crop.convert("RGB"))
+
+
+def _resize_to(image: Image.Image, size: Size, steps: Steps) -> Image.Image:
+    if image.size == size:
+        return image
+    kernel = Image.Resampling[steps.filter]
+    if steps.floats == "between":
+        bands = [np.asarray(band.convert("F").resize(size, kernel)) for band in image.split()]
+        return Image.merge("RGB", [Image.fromarray(np.clip(np.rint(b), 0, 255).astype(np.uint8)) for b in bands])
+    if not steps.antialias:
+        affine = (image.width / size[0], 0, 0, 0, image.height / size[1], 0)
+        return image.transform(size, Image.Transform.AFFINE, affine, kernel)
+    if steps.reducing_gap is not None:
+        return image.resize(size, kernel, reducing_gap=steps.reducing_gap)
+    mode = image.mode
+    premultiplied = {"LA": "La", "RGBA": "RGBa"}.get(mode)  # as Pillow does, but once for both passes
+    if premultiplied:
+        image = image.convert(premultiplied)
+    first = (image.width, size[1]) if steps.vertical_first else (size[0], image.height)
+    image = image.resize(first, kernel).resize(size, kernel)
+    return image.convert(mode) if premultiplied else image
+
+
+def normalise(levels: Array, steps: Steps = Steps(), dtype: Any = np.float32) -> Array:
+    """[R, R, 3] -> [3, R, R]: to 0..1, minus the mean, divided by the standard deviation."""
+    mean, std, scale = (np.asarray(x, dtype) for x in (steps.mean, steps.std, steps.scale))
+    x = levels.astype(dtype)[..., :: -1 if steps.bgr else 1]
+    x = x if steps.upright else x.swapaxes(0, 1)
+    return np.ascontiguousarray(((x / scale - mean) / std).transpose(2, 0, 1))
+
+
+def preprocess(image: Image.Image, side: int, steps: Steps = Steps(), dtype: Any = np.float32) -> Array:
+    """An image as the image tower takes it, [3, R, R]."""
+    return normalise(resize(image, side, steps), steps, dtype)
+
+
+def picture(mode: str, width: int, height: int) -> Image.Image:
+    """The same on every machine: whole-number arithmetic, no generator. Sharp edges, the full range of values.
+
+    "RGB with EXIF" has to be turned by a quarter to stand upright; in modes "with tRNS" half of it is transparent.
+    """
+    mode, _, extra = mode.partition(" with ")
+    bands = {"L": 1, "P": 1, "LA": 2, "RGB": 3, "RGBA": 4}
+    y, x, band = np.mgrid[:height, :width, : bands.get(mode, 1)].astype(np.int64)
+    mixed = (x * x * 7 + y * y * 13 + x * y * 5 + x // 3 * 91 + y // 4 * 57 + band * 83) * 2654435761 >> 13
+    if mode == "1":
+        return Image.fromarray(mixed[..., 0] % 256 > 100)
+    if mode == "I;16":
+        return Image.fromarray((mixed[..., 0] % 400).astype(np.uint16))
+    image = Image.frombytes(mode, (width, height), (mixed % 256).astype(np.uint8).tobytes())
+    if mode == "P":
+        image.putpalette((np.arange(768) * 37 % 256).astype(np.uint8).tobytes())
+    if extra == "EXIF":
+        exif = Image.Exif()
+        exif[_ORIENTATION] = 6
+        image.info["exif"] = exif.tobytes()
+    if extra == "tRNS" and mode == "P":
+        image.info["transparency"] = bytes(i % 2 * 255 for i in range(256))
+    elif extra == "tRNS":
+        image.paste(_KEY, mask=Image.fromarray(mixed[..., 0] % 256 < 128))
+        image.info["transparency"] = _KEY
+    return image
+
+
+_ORIENTATION = 0x0112  # EXIF's tag
+_KEY = (17, 130, 240)  # the colour that is transparent
+
+
+def png(image: Image.Image) -> Array:
+    """The bytes of a PNG file, as uint8."""
+    buffer = io.BytesIO()
+    # Given by name, because not every version of Pillow takes both from `info`.
+    metadata = {key: image.info[key] for key in ("exif", "transparency") if key in image.info}
+    image.save(buffer, "PNG", **metadata)
+    return np.frombuffer(buffer.getvalue(), np.uint8)
+
+
+def open_png(data: Array) -> Image.Image:
+    """The image of `png`."""
+    image = Image.open(io.BytesIO(data.tobytes()))
+    image.load()
+    return image

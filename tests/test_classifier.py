@@ -1,0 +1,114 @@
+"""Classifiers: labels embedded once, the same answers as classify, and the last sets of labels remembered."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from clipref import CLIP, AutoModel, InputError, TextError
+from clipref.memory import Memory
+
+from .conftest import pictures
+
+LABELS = ["cat", "dog", "red", "red dog"]
+TEMPLATES = ("a {}", "the {} b")
+
+
+@pytest.fixture(scope="module")
+def model(tiny_vit: Path) -> CLIP:
+    return AutoModel.from_pretrained(tiny_vit, backend="reference")
+
+
+class Counted:
+    """An engine that counts the texts it is asked for."""
+
+    def __init__(self, engine: Any) -> None:
+        self.engine, self.texts = engine, 0
+
+    def encode_image(self, pixels: np.ndarray) -> np.ndarray:
+        return self.engine.encode_image(pixels)  # type: ignore[no-any-return]
+
+    def encode_text(self, ids: np.ndarray) -> np.ndarray:
+        self.texts += len(ids)
+        return self.engine.encode_text(ids)  # type: ignore[no-any-return]
+
+
+def test_a_classifier_answers_as_classify(model: CLIP) -> None:
+    classifier, images = model.classifier(LABELS, TEMPLATES), pictures(3)
+    assert classifier.labels == tuple(LABELS) and classifier.templates == TEMPLATES
+    assert (classifier.embeddings == model.label_embeddings(LABELS, TEMPLATES)).all()
+    assert classifier.embeddings.shape == (4, 22) and not classifier.embeddings.flags.writeable
+    assert classifier.classify(images) == model.classify(images, LABELS, TEMPLATES)
+    assert classifier.classify(images[0], top_k=2) == model.classify(images[0], LABELS, TEMPLATES, top_k=2)
+    rgb = classifier.classify(images[0], input_color_format="rgb")
+    assert rgb == classifier.classify(images[0][..., ::-1]) != classifier.classify(images[0])
+    assert model.classifier(iter(LABELS), "a {}").classify(images[0]) == model.classify(images[0], LABELS, ["a {}"])
+    assert "4 labels, 2 templates, CLIP(ViT" in repr(classifier)
+    with pytest.raises(InputError, match="top_k is 0"):
+        classifier.classify(images[0], top_k=0)
+
+
+def test_labels_are_embedded_once(tiny_vit: Path) -> None:
+    model = AutoModel.from_pretrained(tiny_vit, backend="reference")
+    counted = model.engine = Counted(model.engine)
+    model._texts.limit = 2  # far fewer than the prompts
+    image, classifier = pictures(1)[0], model.classifier(LABELS, TEMPLATES)
+    assert counted.texts == 8
+    (
+        classifier.classify(image),
+        model.classify(image, LABELS, TEMPLATES),
+        model.classify(image, tuple(LABELS), TEMPLATES),
+    )
+    model.label_embeddings(np.array(LABELS), list(TEMPLATES))[:] = 0  # the caller's own
+    assert counted.texts == 8 and classifier.embeddings.all()
+    model.classify(image, LABELS[:3], TEMPLATES), model.classify(image, LABELS, TEMPLATES[:1])
+    computed = counted.texts
+    assert computed > 8
+    model.classify(image, LABELS[:3], TEMPLATES), model.classify(image, LABELS, TEMPLATES[:1])
+    assert counted.texts == computed
+    for i in range(7):
+        model.classify(image, [*LABELS, str(i)])
+        model.classify(image, LABELS, TEMPLATES)  # used again and again, so it stays
+    computed = counted.texts
+    model.classify(image, LABELS, TEMPLATES)
+    assert counted.texts == computed
+    model.classify(image, LABELS[:3], TEMPLATES)
+    assert counted.texts > computed
+
+
+def test_the_second_picture_costs_what_its_embedding_costs(tiny_vit: Path) -> None:
+    model, image = AutoModel.from_pretrained(tiny_vit, backend="reference"), pictures(1)[0]
+    labels = [f"{a} {b}" for a in "abcdefghij" for b in "klmnopqrst"]
+    templates = [f"{c} {{}}" for c in "abcde"]
+    start = time.perf_counter()
+    model.classify(image, labels, templates)
+    first, taken = time.perf_counter() - start, []
+    for _ in range(5):
+        start = time.perf_counter()
+        model.classify(image, labels, templates)
+        taken.append(time.perf_counter() - start)
+    assert min(taken) < first / 10  # a hundredth, of 500 texts; the same if they were embedded again
+
+
+def test_errors_name_the_label(model: CLIP) -> None:
+    with pytest.raises(TextError, match=r"label 1 \('b b b .*in template 'a {}'") as raised:
+        model.classifier(["cat", "b " * 30], ["{}", "a {}"][1:])
+    assert raised.value.index == 1 and raised.value.source == "b " * 30
+    with pytest.raises(TextError, match=r"label 2 \(''\) in template '{}': text 5 is empty"):
+        model.classify(pictures(1)[0], ["cat", "dog", ""], ["a {}", "{}"])
+    with pytest.raises(InputError, match="labels are not all texts .*text 1: expected a text, got int"):
+        model.classifier(["cat", 3])  # type: ignore[list-item]
+
+
+def test_what_was_asked_for_last_is_remembered() -> None:
+    memory: Memory[str, int] = Memory(2)
+    memory.put("a", 1), memory.put("b", 2)
+    assert memory.get("a") == 1 and memory.get("c") is None
+    memory.put("c", 3)
+    assert (memory.get("a"), memory.get("b"), memory.get("c"), len(memory)) == (1, None, 3, 2)
+    memory.put("a", 4), memory.put("d", 5)
+    assert (memory.get("a"), memory.get("c"), memory.get("d")) == (4, None, 5)
+    memory.clear()
+    assert len(memory) == 0
