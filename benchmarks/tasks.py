@@ -175,7 +175,8 @@ def _tokenizer_files(folder: Path) -> None:
     """vocab.json and merges.txt, as transformers' tokenizers want them."""
     import gzip
 
-    from clipref.tokenizer import DEFAULT_MERGES, Tokenizer
+    from clipref.tokenizer import Tokenizer
+    from clipref.vocabulary import DEFAULT_MERGES
 
     tokenizer = Tokenizer.default()
     (folder / "vocab.json").write_text(json.dumps(tokenizer._ids))

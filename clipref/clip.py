@@ -147,10 +147,11 @@ class CLIP:
     def tokenize(self, texts: str | Iterable[str], truncate: bool = False) -> NDArray[np.int32]:
         """Texts -> token ids [N, T] int32 in this model's vocabulary. Raises TextError."""
         tokenizer: Tokenizer = self._tokenizer()
-        if tokenizer.vocab_size != self.config.text.vocab_size:
+        text = self.config.text
+        if tokenizer.end_id != text.end_of_text or tokenizer.vocab_size > text.vocab_size:
             raise InputError(
-                f"The merges give {tokenizer.vocab_size} tokens, but the model has {self.config.text.vocab_size}: "
-                f"put the model's own merges.txt beside its weights."
+                f"The merges give {tokenizer.vocab_size} tokens, but the model has {text.vocab_size} (end of text: "
+                f"{tokenizer.end_id}, {text.end_of_text}): put the model's own merges.txt beside its weights."
             )
         return tokenizer(texts, self.config.text.context_length, truncate)
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from .arguments import shown
 from .errors import ConfigError, InputError
 
 Shape: TypeAlias = tuple[int, ...]
@@ -27,6 +28,8 @@ OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 # The deepest tower that anyone published has 56 layers. A file that claims millions is refused before their names fill
 # the memory.
 MAX_LAYERS = 1000
+# Nothing in a tower is as long as this on any axis, and products of what is shorter can be shown in messages.
+MAX_COUNT = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,11 @@ class ResNetConfig:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """The causal text transformer. The end-of-text token is the largest id, `vocab_size - 1`."""
+    """The causal text transformer.
+
+    It pools at the first end-of-text token of a text. That is the largest id of all, and so the largest of a text,
+    unless `eos_token_id` says otherwise: a vocabulary may have been grown by tokens behind it.
+    """
 
     context_length: int
     vocab_size: int
@@ -73,6 +80,12 @@ class TextConfig:
     heads: int
     mlp_width: int
     activation: Activation = "quick_gelu"
+    eos_token_id: int | None = None
+
+    @property
+    def end_of_text(self) -> int:
+        """The id of the end-of-text token."""
+        return self.vocab_size - 1 if self.eos_token_id is None else self.eos_token_id
 
 
 @dataclass(frozen=True)
@@ -135,6 +148,8 @@ class ClipConfig:
         data = dataclasses.asdict(self)
         if isinstance(self.text, NoTower):
             data["text"] = None
+        elif self.text.eos_token_id is None:
+            del data["text"]["eos_token_id"]
         if isinstance(self.vision, NoTower):
             data["vision"] = None
         else:
@@ -147,7 +162,7 @@ class ClipConfig:
         data = _mapping(data, "config.json")
         unknown = sorted(set(data) - {"embed_dim", "vision", "text", "preprocess"})
         if unknown:
-            raise ConfigError(f"config.json: unknown key {unknown[0]!r}; remove it, or check its spelling.")
+            raise ConfigError(f"config.json: unknown key {shown(unknown[0])}; remove it, or check its spelling.")
         missing = sorted({"vision", "text"} - set(data))
         if missing:
             raise ConfigError(f"config.json: {missing[0]} is missing; expected a tower's settings, or null for none.")
@@ -162,8 +177,8 @@ class ClipConfig:
 def _vision(data: dict[str, Any]) -> ViTConfig | ResNetConfig:
     kinds: dict[str, type[ViTConfig] | type[ResNetConfig]] = {"vit": ViTConfig, "resnet": ResNetConfig}
     kind = data.pop("kind", None)
-    if kind not in kinds:
-        raise ConfigError(f"config.json: vision.kind is {kind!r}; expected one of {sorted(kinds)}.")
+    if not isinstance(kind, str) or kind not in kinds:
+        raise ConfigError(f"config.json: vision.kind is {shown(kind)}; expected one of {sorted(kinds)}.")
     vision: ViTConfig | ResNetConfig = _build(kinds[kind], data, "vision")
     return vision
 
@@ -179,7 +194,7 @@ def _mapping(value: Any, where: str) -> dict[str, Any]:
 def _value(data: Mapping[str, Any], key: str, kind: type, where: str) -> Any:
     value = data.get(key)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise ConfigError(f"{where}: {key} is {value!r}; expected a value of type {kind.__name__}.")
+        raise ConfigError(f"{where}: {key} is {shown(value)}; expected a value of type {kind.__name__}.")
     return value
 
 
@@ -188,9 +203,11 @@ def _build(cls: type[Any], data: dict[str, Any], where: str) -> Any:
     fields = {field.name: field for field in dataclasses.fields(cls)}
     unknown = sorted(set(data) - set(fields))
     if unknown:
-        raise ConfigError(f"config.json: unknown key {where}.{unknown[0]}; expected {', '.join(fields)}.")
+        raise ConfigError(f"config.json: unknown key {where}.{unknown[0][:80]}; expected {', '.join(fields)}.")
     values = {}
     for name, field in fields.items():
+        if data.get(name, field.default) is None and field.default is None:
+            continue
         if name not in data:
             if field.default is dataclasses.MISSING:
                 raise ConfigError(f"config.json: {where}.{name} is missing.")
@@ -202,6 +219,13 @@ def _build(cls: type[Any], data: dict[str, Any], where: str) -> Any:
     return cls(**values)
 
 
+_COUNTS = f"at least 1 and at most {MAX_COUNT}"
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_COUNT
+
+
 def _check(config: ClipConfig) -> None:
     """Numbers that contradict each other are refused here, so that no tower has to doubt its configuration."""
     vision, text = config.vision, config.text
@@ -209,22 +233,27 @@ def _check(config: ClipConfig) -> None:
     if not towers:
         raise ConfigError("vision and text are both missing; expected at least one tower.")
     for where, part in towers:
-        for name, value in dataclasses.asdict(part).items():
-            for item in value if isinstance(value, tuple) else (value,):
-                if not isinstance(item, str) and (not isinstance(item, int) or item < 1):
-                    raise ConfigError(f"{where}.{name} is {value!r}; expected whole numbers of at least 1.")
-        layers = part.layers if isinstance(part.layers, tuple) else (part.layers,)
-        if max(layers) > MAX_LAYERS:
-            raise ConfigError(f"{where}.layers is {part.layers}; expected at most {MAX_LAYERS}.")
-        activation = getattr(part, "activation", "quick_gelu")
+        settings = dataclasses.asdict(part)
+        if settings.get("eos_token_id", 0) is None:
+            del settings["eos_token_id"]
+        activation = settings.pop("activation", "quick_gelu")  # which a ResNet has none of
         if activation not in ("quick_gelu", "gelu"):
-            raise ConfigError(f"{where}.activation is {activation!r}; expected 'quick_gelu' or 'gelu'.")
-    if not isinstance(config.embed_dim, int) or config.embed_dim < 1:
-        raise ConfigError(f"embed_dim is {config.embed_dim!r}; expected a whole number of at least 1.")
-    for where, part in towers:
+            raise ConfigError(f"{where}.activation is {shown(activation)}; expected 'quick_gelu' or 'gelu'.")
+        layers = settings.pop("layers") if isinstance(part, ResNetConfig) else (part.layers,)
+        if not isinstance(layers, tuple) or not all(map(_is_count, layers)):
+            raise ConfigError(f"{where}.layers is {shown(part.layers)}; expected whole numbers of at least 1.")
+        if any(count > MAX_LAYERS for count in layers):
+            raise ConfigError(f"{where}.layers is {shown(part.layers)}; expected at most {MAX_LAYERS}.")
+        for name, value in settings.items():
+            if not _is_count(value):
+                raise ConfigError(f"{where}.{name} is {shown(value)}; expected a whole number, {_COUNTS}.")
         width = part.width * (32 if isinstance(part, ResNetConfig) else 1)
         if width % part.heads:
             raise ConfigError(f"{where}: a width of {width} can't be divided among {part.heads} heads.")
+    if not isinstance(text, NoTower) and text.end_of_text >= text.vocab_size:
+        raise ConfigError(f"text.eos_token_id is {text.eos_token_id}; expected one of {text.vocab_size} tokens.")
+    if not _is_count(config.embed_dim):
+        raise ConfigError(f"embed_dim is {shown(config.embed_dim)}; expected a whole number, {_COUNTS}.")
     if isinstance(vision, ViTConfig) and vision.grid < 1:
         raise ConfigError(f"vision: patches of {vision.patch_size} don't fit a resolution of {vision.resolution}.")
     if isinstance(vision, ResNetConfig):
@@ -237,11 +266,13 @@ def _check(config: ClipConfig) -> None:
             )
     for name in ("mean", "std"):
         values = getattr(config.preprocess, name)
-        if len(values) != 3 or not all(isinstance(v, float | int) and 0 < v < 1e6 for v in values):
-            raise ConfigError(f"preprocess.{name} is {values!r}; expected three positive numbers.")
+        three = isinstance(values, tuple | list) and len(values) == 3
+        if not three or not all(isinstance(v, float | int) and 0 < v < 1e6 for v in values):
+            raise ConfigError(f"preprocess.{name} is {shown(values)}; expected three positive numbers.")
     for name, known in (("interpolation", ("bicubic", "bilinear")), ("resize_mode", ("shortest", "squash"))):
-        if getattr(config.preprocess, name) not in known:
-            raise ConfigError(f"preprocess.{name} is {getattr(config.preprocess, name)!r}; expected one of {known}.")
+        value = getattr(config.preprocess, name)
+        if value not in known:
+            raise ConfigError(f"preprocess.{name} is {shown(value)}; expected one of {known}.")
     if not isinstance(config.preprocess.upright, bool):
         raise ConfigError(f"preprocess.upright is {config.preprocess.upright!r}; expected True or False.")
 

@@ -105,7 +105,8 @@ class TowerEngine:
         """Token ids [N, T] -> embeddings [N, E]."""
 
         def encode(part: Array) -> Array:
-            return self._run("text", tap, *text_transformer.single_texts(part))[:, 0]
+            trees = text_transformer.single_texts(part, self.config.text.eos_token_id)
+            return self._run("text", tap, *trees)[:, 0]
 
         return self._in_parts(encode, self.config.text, ids)
 

@@ -15,6 +15,8 @@ Raises OSError, as `open` does; whoever knows what the file was to be makes a Cl
 from __future__ import annotations
 
 import errno
+import json
+import math
 import os
 import re
 import secrets
@@ -23,7 +25,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 try:
     import fcntl
@@ -76,6 +78,45 @@ def stand_in(start: bytes) -> str | None:
     if re.match(rb"<(!doctype|html|head|\?xml|!--)", text):
         return "it is a web page, not the file (on Hugging Face, files are under /resolve/, their pages under /blob/)"
     return None
+
+
+def parse_json(data: bytes) -> Any:
+    """What JSON says, if it says one thing in numbers that a computer has. Raises ValueError for anything else.
+
+    Refused, though Python reads them: a key that is there twice, NaN and infinity, whole numbers beyond 64 bits (which
+    can't even be put into a message when they are long enough), and values nested deeper than Python can follow.
+    """
+    try:
+        return json.loads(
+            data.decode("utf-8-sig"),
+            object_pairs_hook=_object,
+            parse_int=_whole_number,
+            parse_float=_number,
+            parse_constant=_number,
+        )
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"it has the key {key[:80]!r} twice")
+        found[key] = value
+    return found
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > 20 or not -(2**63) <= int(digits) < 2**63:
+        raise ValueError(f"it has a number of {len(digits)} digits, {digits[:20]}...")
+    return int(digits)
+
+
+def _number(text: str) -> float:
+    if not math.isfinite(float(text)):
+        raise ValueError(f"it has the number {text[:20]}, which is not finite")
+    return float(text)
 
 
 @contextmanager
@@ -204,3 +245,20 @@ def _remove(path: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """While in here, no other process is in here for the same folder; for files that are to change together.
+
+    Windows, and folders of other machines that know no locks, don't promise it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY) if fcntl else -1
+    try:
+        if fcntl:
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)

@@ -52,7 +52,8 @@ class AutoModel:
         `config` stands for what the checkpoint says of itself; `activation` ("quick_gelu" or "gelu") for that of its
         transformers alone, and has to be given where no file tells it. `upright` turns images as their EXIF data say
         before they are looked at; `max_pixels` is the largest image that is read. `revision`, a commit, tag or branch
-        of a repository, and `digest`, as `Checkpoint.digest` has it, say which weights are expected.
+        of a repository, and `digest`, as `Checkpoint.digest` has it, say which weights are expected. `precision`
+        ("float32", "bfloat16", "int8", ...) is an option of every backend, and "auto" finds the fastest that has it.
 
         Raises ModelNotFound, ConfigError, WeightsError, BackendError or InputError.
         """
@@ -62,8 +63,10 @@ class AutoModel:
         check_choice("dtype", dtype, get_args(DType))
         if activation is not None:
             check_choice("activation", activation, get_args(Activation))
-        if config is not None and not isinstance(config, ClipConfig):
-            raise InputError(f"config is {shown(config)}; expected a ClipConfig, or None.")
+        expected_types = (("config", config, ClipConfig), ("revision", revision, str), ("digest", digest, str))
+        for argument, value, kind in expected_types:
+            if value is not None and not isinstance(value, kind):
+                raise InputError(f"{argument} is {shown(value)}; expected a {kind.__name__}, or None.")
         place = locate(name, config=config, activation=activation, revision=revision, digest=digest)
         checkpoint = Checkpoint(*place)
         if upright is not None:

@@ -1,8 +1,8 @@
 """The text transformer of CLIP: token ids to an embedding.
 
 From the CLIP paper, section 2.4 (https://arxiv.org/abs/2103.00020), and OpenAI's clip/model.py. The feature is taken
-at the end-of-text token, which is the largest id; causal attention makes all columns after it irrelevant, so they
-are not computed.
+at the end-of-text token, which is the largest id unless the vocabulary was grown behind it; causal attention makes all
+columns after it irrelevant, so they are not computed.
 
 Texts that begin alike can share what they have in common: causal attention makes it the same for all. `encode_tree`
 computes a tree of tokens, in which every text is the path from the root to its end. A text alone is a tree of one path.
@@ -26,9 +26,9 @@ from .transformer import Array, Ops, Params, Tap, no_tap, residual_blocks
 Ids: TypeAlias = NDArray[Any]
 
 
-def end_of_text(ids: Ids) -> Ids:
-    """The position [N] of each text's end-of-text token in ids [N, T]: the largest id, and the first one counts."""
-    ends: Ids = ids.argmax(axis=1)
+def end_of_text(ids: Ids, eos_token_id: int | None = None) -> Ids:
+    """The position [N] of each text's end-of-text token in ids [N, T]: the first of that id, or of the largest id."""
+    ends: Ids = (ids if eos_token_id is None else ids == eos_token_id).argmax(axis=1)
     return ends
 
 
@@ -38,13 +38,14 @@ def causal(ids: Ids) -> NDArray[np.bool_]:
     return np.broadcast_to(np.tri(length, dtype=bool), (n, length, length))
 
 
-def single_texts(ids: Ids) -> tuple[Ids, Ids, NDArray[np.bool_], Ids]:
+def single_texts(ids: Ids, eos_token_id: int | None = None) -> tuple[Ids, Ids, NDArray[np.bool_], Ids]:
     """Token ids [N, T] as trees of one text each: the arguments of `encode_tree`, S being 1.
 
+    `eos_token_id` is the configuration's.
     The columns after the batch's last end-of-text token are cut off: attention is causal, so they could not have
     changed the result.
     """
-    ends = end_of_text(ids)
+    ends = end_of_text(ids, eos_token_id)
     ids = ids[:, : ends.max() + 1]
     positions = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
     return ids, positions, causal(ids), ends[:, None]

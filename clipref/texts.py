@@ -14,6 +14,7 @@ from .engine import Engine
 from .errors import InputError, TextError
 from .loading import in_batches
 from .memory import Memory
+from .text_transformer import end_of_text
 from .trees import plant
 
 Array: TypeAlias = NDArray[Any]
@@ -31,12 +32,16 @@ def checked_ids(given: Any, config: TextConfig) -> Array:
         raise InputError(f"ids are {ids.dtype} of shape {ids.shape}; {expected}.")
     if ids.min() < 0 or ids.max() >= config.vocab_size:
         raise InputError(f"ids reach from {ids.min()} to {ids.max()}; the vocabulary has 0 to {config.vocab_size - 1}.")
+    if config.eos_token_id is not None:
+        endless = np.flatnonzero(~(ids == config.eos_token_id).any(axis=1))
+        if endless.size:
+            raise InputError(f"ids: row {endless[0]} has no end-of-text token, which is {config.eos_token_id}.")
     return ids
 
 
 def rows_of(ids: Array, texts: Sequence[str]) -> list[Ids]:
     """Token ids [N, T] -> those of each text up to its end. Raises TextError for an empty text."""
-    ends = ids.argmax(axis=1)
+    ends = end_of_text(ids)
     empty = np.flatnonzero(ends == 1)
     if empty.size:
         raise TextError(

@@ -1,8 +1,8 @@
 """CLIP's tokenizer: text in, token ids out, equal to the original's.
 
-Byte-pair encoding over UTF-8 bytes shown as printable characters, after a cleaning that repairs mojibake, undoes HTML
-escapes, collapses white space and lower-cases. From OpenAI's clip/simple_tokenizer.py; the algorithm is that of
-"Neural Machine Translation of Rare Words with Subword Units" (https://arxiv.org/abs/1508.07909).
+Byte-pair encoding over UTF-8 bytes shown as printable characters, of a text that was cleaned first. From OpenAI's
+clip/simple_tokenizer.py; the algorithm is that of "Neural Machine Translation of Rare Words with Subword Units"
+(https://arxiv.org/abs/1508.07909).
 
 What may surprise: digits are split one by one; ids of whole words and of word beginnings differ (`</w>`); padding is
 0, which is also the id of a "!" inside a word; `<|endoftext|>` written in a text becomes the end-of-text token, and
@@ -11,88 +11,63 @@ CLIP pools at the first of them.
 
 from __future__ import annotations
 
-import gzip
 import heapq
-import html
 import os
-import zlib
+from array import array
 from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .arguments import is_count, is_true, listed_texts, shown
-from .errors import ConfigError, InputError, TextError, numbered
+from .arguments import elements, is_count, is_true, listed_texts, shown
+from .cleaning import cleaned_lines
+from .errors import InputError, TextError, numbered
 from .lazy import no_fork
+from .vocabulary import DEFAULT_MERGES, END, SPECIALS, START, WORDS, Merges, byte_symbols, read_vocabulary, symbols_of
 
-START = "<|startoftext|>"
-END = "<|endoftext|>"
+# What a context may be as long as: no array of ids then takes more than 400 KB a text.
+MAX_CONTEXT = 100_000
 
-# OpenAI's file lists far more merges than its vocabulary of 49,408 has room for.
-MAX_MERGES = 49408 - 512 - 2
+# Words of up to this many characters are remembered with their ids, so that what is kept has a bound.
+SHORT = 32
+REMEMBERED = 65536
 
-# OpenAI's file, with all of its merges, has 3.2 MB once it is decompressed.
-MAX_MERGES_BYTES = 10_000_000
-
-# The part of it that is used.
-DEFAULT_MERGES = Path(__file__).parent / "data" / "bpe_merges.txt.gz"
-
-# Characters. A text as long as this has thousands of times the tokens of the longest context.
-MAX_LENGTH = 1_000_000
-
-# Tokens. The longest context that anyone published has 248; ids are padded to it.
-MAX_CONTEXT = 2**16
-
-# Specials, English contractions, runs of letters, single digits, runs of what is neither letter, digit nor space.
-_PATTERN = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+# Of texts of up to this many characters the tokens are counted, to say by how much one is too long.
+MAX_COUNTED = 10_000
 
 
 @cache
-def byte_symbols() -> tuple[str, ...]:
-    """A printable character for each of the 256 bytes: itself where it is printable, else one from U+0100 on."""
-    printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
-    others = iter(range(256, 512))
-    return tuple(chr(byte if byte in printable else next(others)) for byte in range(256))
-
-
-@cache
-def _compiled() -> tuple[Any, Any]:
-    """The pattern of words, and that of white space, which the module `regex` sees more of than `re`."""
+def _words() -> Any:
     with no_fork:
         import regex
 
-    return regex.compile(_PATTERN, regex.IGNORECASE), regex.compile(r"\s+")
+    return regex.compile(SPECIALS + WORDS, regex.IGNORECASE)
 
 
 class Tokenizer:
     """A vocabulary, and the way from text to its ids and back. Safe to call from several threads.
 
-    Ids: 256 byte symbols, the same 256 at the end of a word, one for each merge, the start and the end of text. The end
-    of text has the largest id, by which CLIP finds it.
+    Ids: 256 byte symbols, the same 256 at the end of a word, one for each merge, the start and the end of text, and
+    what was added to the vocabulary after that. CLIP finds the end of text by its id, the largest in any row.
     """
 
-    def __init__(self, merges: Sequence[tuple[str, str]]) -> None:
-        """`merges`: pairs of symbols, the first merged first. Raises ConfigError if one merges an unknown symbol."""
-        printable_first = sorted(byte_symbols(), key=lambda symbol: (ord(symbol) > 255, ord(symbol)))
-        symbols = [*printable_first, *(symbol + "</w>" for symbol in printable_first)]
-        known = set(symbols)
-        for i, (left, right) in enumerate(merges):
-            if left not in known or right not in known:
-                unknown = right if left in known else left
-                raise ConfigError(f"Merge {i}, {left!r} + {right!r}: nothing before it makes {unknown!r}; wrong file?")
-            symbols.append(left + right)
-            known.add(left + right)
-        symbols += [START, END]
-        self.vocab_size = len(symbols)
-        self.start_id, self.end_id = self.vocab_size - 2, self.vocab_size - 1
-        self._symbols = symbols
+    def __init__(self, merges: Merges, added: Sequence[str] = ()) -> None:
+        """`merges`: pairs of symbols, the first merged first. Raises ConfigError if one merges an unknown symbol.
+
+        `added`: tokens beyond the end of text. They count, and are never made: a text that has one of them is refused.
+        """
+        symbols = symbols_of(merges)
+        self.start_id, self.end_id = len(symbols) - 2, len(symbols) - 1
+        self.vocab_size = len(symbols) + len(added)
+        self._symbols = [*symbols, *added]
         self._ids = {symbol: i for i, symbol in enumerate(symbols)}
-        self._ranks = {pair: rank for rank, pair in enumerate(merges)}
-        self._encode_word = lru_cache(maxsize=65536)(self._merge)
+        self._ranks = {(left, right): rank for rank, (left, right) in enumerate(merges)}
+        self._longest = max(len(symbol.removesuffix("</w>")) for symbol in symbols[:-2])
+        self._added = [token.lower() for token in added]
+        self._short_word = lru_cache(maxsize=REMEMBERED)(lambda word: self._merge(_spelled(word), True))
 
     @staticmethod
     @cache
@@ -102,68 +77,58 @@ class Tokenizer:
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Tokenizer:
-        """Read merges, gzipped or not: OpenAI's bpe_simple_vocab_16e6.txt.gz, or a merges.txt as transformers has it.
+        """Read merges, gzipped or not: OpenAI's bpe_simple_vocab_16e6.txt.gz, or transformers' merges.txt or
+        tokenizer.json. Files beside it that say other ids are no such (see clipref.vocabulary).
 
-        Raises ConfigError if the file can't be read or isn't a list of merges.
+        Raises ConfigError if the file can't be read or isn't CLIP's kind of vocabulary.
         """
-        path = Path(path)
-        try:
-            with open(path, "rb") as file:
-                zipped = file.read(2) == b"\x1f\x8b"
-            with gzip.open(path) if zipped else open(path, "rb") as file:
-                data = file.read(MAX_MERGES_BYTES + 1)
-            if len(data) > MAX_MERGES_BYTES:
-                raise OSError(f"it has over {MAX_MERGES_BYTES} bytes")
-            text = data.decode("utf-8")
-        except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} can't be read as a table of merges: {error}. Fetch it again.") from error
-        lines = text.split("\n")
-        first = 1 if lines[0].startswith(("#version", '"bpe_simple_vocab')) else 0
-        merges = []
-        for number, line in enumerate(lines[first : first + MAX_MERGES], start=first + 1):
-            left, space, right = line.rstrip("\r").partition(" ")
-            if not line and number == len(lines):
-                break
-            if not (left and space and right) or " " in right:
-                raise ConfigError(
-                    f"{path}, line {number}: {line[:50]!r} is not two symbols; is this a table of merges?"
-                )
-            merges.append((left, right))
-        try:
-            return cls(merges)
-        except ConfigError as error:
-            raise ConfigError(f"{path}: {error}") from error
+        vocabulary = read_vocabulary(path)
+        return cls(vocabulary.merges, vocabulary.added)
 
     def encode(self, text: str) -> list[int]:
-        """A text's ids, without start and end. Raises TextError if it isn't text, or beyond MAX_LENGTH."""
+        """A text's ids, without start and end.
+
+        Raises TextError if it isn't text, is too long (see clipref.cleaning), or has a token that was added.
+        """
+        return self._encode(text, None)
+
+    def _encode(self, text: str, limit: int | None) -> list[int]:
+        """A text's first ids, up to `limit`, for which no more of the text is read than is needed."""
         if not isinstance(text, str):
-            raise TextError(f"expected a text, got {type(text).__name__}.")
-        if len(text) > MAX_LENGTH:
-            raise TextError(f"a text of {len(text)} characters; at most {MAX_LENGTH} are taken. Shorten it.")
-        words, _ = _compiled()
-        symbols = byte_symbols()
+            raise TextError(f"expected a text, got {type(text).__name__}. Decode bytes: x.decode('utf-8').")
         ids: list[int] = []
-        for word in words.findall(clean(text)):
-            if word in (START, END):
-                ids.append(self._ids[word])
-            else:
-                ids += self._encode_word("".join(symbols[byte] for byte in word.encode("utf-8")))
+        for line in cleaned_lines(text):
+            if found := next((token for token in self._added if token in line), None):
+                raise TextError(
+                    f"it has {shown(found)}, which was added to the vocabulary: no merges make it. Omit it."
+                )
+            for match in _words().finditer(line):
+                ids += self._word(match[0], None if limit is None else limit - len(ids))
+                if limit is not None and len(ids) >= limit:
+                    return ids[:limit]
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """The cleaned text that ids stand for; bytes that aren't UTF-8 become U+FFFD. Raises InputError."""
         values = {symbol: byte for byte, symbol in enumerate(byte_symbols())}
         data = bytearray()
-        for i in ids:
-            if not 0 <= i < self.vocab_size:
-                raise InputError(f"id {i}; the vocabulary has 0 to {self.vocab_size - 1}.")
+        for i in self._checked(ids):
             symbol = self._symbols[i]
-            if symbol in (START, END):
+            if i >= self.start_id:
                 data += symbol.encode()
                 continue
             data += bytes(values[c] for c in symbol.removesuffix("</w>"))
             data += b" " if symbol.endswith("</w>") else b""
         return data.decode("utf-8", errors="replace")
+
+    def _checked(self, ids: Any) -> list[int]:
+        if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
+            raise InputError(f"ids are {shown(ids)}; expected a list of whole numbers.")
+        listed = list(elements(ids, "ids", "expected a list of whole numbers"))
+        for i in listed:
+            if not isinstance(i, int | np.integer) or isinstance(i, bool) or not 0 <= i < self.vocab_size:
+                raise InputError(f"id {shown(i)}; the vocabulary has 0 to {self.vocab_size - 1}.")
+        return listed
 
     def __call__(
         self, texts: str | Iterable[str], context_length: int = 77, truncate: bool = False
@@ -178,69 +143,96 @@ class Tokenizer:
                 f"context_length is {shown(context_length)}; expected a whole number up to {MAX_CONTEXT}, at least 2, "
                 f"for start and end."
             )
-        truncate = is_true("truncate", truncate)
-        rows = []
-        for number, text in enumerate(listed_texts(texts)):
+        cut = is_true("truncate", truncate)
+        listed = listed_texts(texts)
+        ids = np.zeros((len(listed), context_length), np.int32)
+        for i, text in enumerate(listed):
             try:
-                row = [self.start_id, *self.encode(text), self.end_id]
-                if len(row) > context_length and not truncate:
-                    raise TextError(
-                        f"{len(row)} tokens, with start and end, but the context takes {context_length}: "
-                        f"{text[:50]!r}... Shorten it, or pass truncate=True."
-                    )
+                found = self._encode(text, context_length - 1)
+                if len(found) > context_length - 2 and not cut:
+                    raise TextError(self._too_long(text, int(context_length)))
             except TextError as error:
-                raise numbered(error, "text", number, text) from None
-            if len(row) > context_length:
-                row = [*row[: context_length - 1], self.end_id]
-            rows.append(row)
-        ids = np.zeros((len(rows), context_length), np.int32)
-        for i, row in enumerate(rows):
+                raise numbered(error, "text", i, text) from None
+            row = [self.start_id, *found[: context_length - 2], self.end_id]
             ids[i, : len(row)] = row
         return ids
 
-    def _merge(self, word: str) -> tuple[int, ...]:
-        """The ids of one word of byte symbols.
+    def _too_long(self, text: str, context_length: int) -> str:
+        count = f"{2 + len(self.encode(text))}" if len(text) <= MAX_COUNTED else f"over {context_length}"
+        return (
+            f"{count} tokens, with start and end, but the context takes {context_length}: {text[:50]!r}... "
+            "Shorten it, or pass truncate=True."
+        )
 
-        Always merges the pair of the lowest rank, the leftmost first. A queue of pairs and links between the symbols
-        that are left keep that in n log n steps, where the plain loop takes n squared.
+    def _word(self, word: str, limit: int | None) -> tuple[int, ...]:
+        """The ids of a word; of a long one the first `limit`."""
+        if word in (START, END):
+            return (self._ids[word],)
+        if len(word) <= SHORT:
+            return self._short_word(word)
+        first = None if limit is None else self._first(word, limit)
+        return self._merge(_spelled(word), True) if first is None else first
+
+    def _first(self, word: str, limit: int) -> tuple[int, ...] | None:
+        """The first `limit` ids of a long word, if they can be told from its beginning; None if they can't.
+
+        Merges happen inside of what becomes one id, in an order that doesn't depend on the rest. So a beginning that
+        ends where an id ends has, by itself, the same ids as in the word. Where an id ends isn't known; but around any
+        place it is either there, or where a symbol begins that lies across the place. If the beginnings up to each of
+        these have the same first ids, so has the word.
         """
-        symbols: list[str | None] = [*word[:-1], word[-1] + "</w>"]
-        before = list(range(-1, len(symbols) - 1))
-        after = list(range(1, len(symbols) + 1))
-        queue: list[tuple[int, int, str, str]] = []
+        for size in (16 * limit, 64 * limit):
+            if size + self._longest >= len(word):
+                return None
+            letters = _spelled(word[: size + self._longest])
+            across = (
+                begin
+                for begin in range(max(0, size - self._longest + 1), size)
+                if any(letters[begin:end] in self._ids for end in range(size + 1, begin + self._longest + 1))
+            )
+            found = {self._merge(letters[:end], False)[:limit] for end in (size, *across)}
+            if len(found) == 1 and len(first := found.pop()) == limit:
+                return first
+        return None
 
-        def offer(left: int, right: int) -> None:
-            if left >= 0 and right < len(symbols):
-                one, other = symbols[left], symbols[right]
-                assert one is not None and other is not None
-                rank = self._ranks.get((one, other))
-                if rank is not None:
-                    heapq.heappush(queue, (rank, left, one, other))
+    def _merge(self, letters: str, whole: bool) -> tuple[int, ...]:
+        """The ids of byte symbols, which are a whole word or the beginning of one.
 
-        for left, right in pairwise(range(len(symbols))):
-            offer(left, right)
+        Always merges the pair of the lowest rank, the leftmost first. A queue of pairs, each one number for its rank
+        and place, and links between the symbols that are left keep that in n log n steps, where the plain loop takes n
+        squared.
+        """
+        if not letters:
+            return ()
+        size = len(letters)
+        symbols: list[str | None] = [*letters]
+        if whole:
+            symbols[-1] = f"{letters[-1]}</w>"
+        before, after = array("q", range(-1, size - 1)), array("q", range(1, size + 1))
+        ranks: Any = self._ranks  # of pairs of symbols; None, what has been merged into another, is in no pair
+        queue = [ranks[pair] * size + i for i, pair in enumerate(pairwise(symbols)) if pair in ranks]
+        heapq.heapify(queue)
         while queue:
-            _, left, one, other = heapq.heappop(queue)
+            rank, left = divmod(heapq.heappop(queue), size)
             right = after[left]
-            if symbols[left] != one or right == len(symbols) or symbols[right] != other:
+            if right == size or ranks.get((symbols[left], symbols[right])) != rank:
                 continue  # one of the two has been merged since
-            symbols[left], symbols[right] = one + other, None
-            after[left] = after[right]
-            if after[left] < len(symbols):
-                before[after[left]] = left
-            offer(before[left], left)
-            offer(left, after[left])
+            merged = self._symbols[512 + rank]
+            symbols[left], symbols[right] = merged, None
+            after[left] = following = after[right]
+            if following < size:
+                before[following] = left
+                if (rank := ranks.get((merged, symbols[following]), -1)) >= 0:
+                    heapq.heappush(queue, rank * size + left)
+            if (previous := before[left]) >= 0 and (rank := ranks.get((symbols[previous], merged), -1)) >= 0:
+                heapq.heappush(queue, rank * size + previous)
         return tuple(self._ids[symbol] for symbol in symbols if symbol is not None)
 
 
-def clean(text: str) -> str:
-    """As the original cleans: mojibake repaired, HTML unescaped twice, white space collapsed, lower case."""
-    with no_fork:
-        import ftfy
-
-    _, space = _compiled()
-    text = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
-    return str(space.sub(" ", text)).strip().lower()
+def _spelled(word: str) -> str:
+    """A byte symbol for each byte of a word."""
+    symbols = byte_symbols()
+    return "".join([symbols[byte] for byte in word.encode("utf-8")])
 
 
 def tokenize(texts: str | Iterable[str], context_length: int = 77, truncate: bool = False) -> NDArray[np.int32]:

@@ -29,12 +29,19 @@ from numpy.typing import NDArray
 from .config import ClipConfig, Shape, tensor_shapes, text_shapes, visual_shapes
 from .digests import model_digest, read_provenance, recorded_digest, remember_digest, remembered_digest
 from .errors import ConfigError, ModelNotFound, WeightsError
-from .files import open_regular, read_bytes, stand_in
+from .files import open_regular, parse_json, read_bytes, stand_in
 from .lazy import no_fork
 
 DType: TypeAlias = Literal["float32", "float64"]
 
-MERGES_NAMES = ("merges.txt", "merges.txt.gz", "bpe_simple_vocab_16e6.txt.gz", "bpe_simple_vocab_16e6.txt")
+# In the order of preference; the last has other people's steps before the merges, which have to be checked.
+MERGES_NAMES = (
+    "merges.txt",
+    "merges.txt.gz",
+    "bpe_simple_vocab_16e6.txt.gz",
+    "bpe_simple_vocab_16e6.txt",
+    "tokenizer.json",
+)
 
 # Buffers and constants that archives of CLIP carry beside the weights; none takes part in the forward pass.
 _IGNORED = re.compile(r".*\.num_batches_tracked|(.*\.)?attn_mask|input_resolution|context_length|vocab_size")
@@ -48,11 +55,11 @@ FLOATS: dict[str, np.dtype[Any]] = {
 }
 
 
-# Bytes of a safetensors header; ViT-bigG-14's has 250,000. The library takes 100 MB, a gigabyte once they are parsed.
-MAX_HEADER = 8_000_000
-# Ours have 500 bytes.
+# Bytes of a config.json; ours has 900.
 MAX_CONFIG = 1_000_000
 
+# Bytes of a safetensors header; ViT-bigG-14's has 250,000. The library takes 100 MB, a gigabyte once they are parsed.
+MAX_HEADER = 8_000_000
 # Bytes of a tensor whose values are checked when a checkpoint is opened: all but the matrices, in the published models.
 SMALL = 2**20
 
@@ -332,9 +339,8 @@ def _config_of(weights: Path) -> ClipConfig:
 def read_config(path: Path) -> ClipConfig:
     """`config.json` as written by `ClipConfig.to_dict`. Raises ConfigError that names the file."""
     try:
-        data = json.loads(read_bytes(path, MAX_CONFIG).decode("utf-8"))
-        return ClipConfig.from_dict(data)
-    except (OSError, ValueError, RecursionError) as error:
+        return ClipConfig.from_dict(parse_json(read_bytes(path, MAX_CONFIG)))
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is not JSON: {error}. Remove it, to have the configuration inferred.") from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error

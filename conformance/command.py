@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import dataclasses
 import os
 import sys
 import tempfile
@@ -24,8 +25,14 @@ from clipref.errors import InputError
 from .engines import KINDS, TIME_LIMIT
 
 if TYPE_CHECKING:
-    from .case import Question
-    from .verdicts import Report, Result
+    from .grading.verdicts import Report, Result
+    from .protocol import Question
+
+
+_PROFILES = (
+    "of preprocessing: openai; transformers-4, for 4 and 5.0 to 5.20; transformers-5, for 5.21 and later; the default "
+    "processor of transformers 5, which is torchvision's, has none"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action.add_argument("--full", nargs="+", default=[], metavar="MODEL", help="published sizes: clip/ViT-B-32 ...")
         action.add_argument("--only", metavar="TEXT", help="cases whose id has this in it")
         profile = None if action is checker else "openai"  # what is checked was exported with one
-        action.add_argument("--profile", default=profile, help="of preprocessing: openai, transformers-4 or -5")
+        action.add_argument("--profile", default=profile, help=_PROFILES)
     add_json_argument(actions.add_parser("list", help="the cases, the claims and the known faults"))
     explainer = actions.add_parser("explain", help="what a case, a claim or a fault means")
     explainer.add_argument("id", metavar="ID")
@@ -74,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     if args.action == "list":
         return _list(args.json)
     if args.action == "explain":
-        print(explained(args.id))
+        print(explanation(args.id))
         return 0
     if args.action == "export":
         return _export(args)
@@ -83,13 +90,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     from . import expectations, suite
-    from .emulation import PRECISIONS
     from .engines import open_engine
+    from .grading.rounding import PRECISIONS
 
     if args.precision not in PRECISIONS:
         raise InputError(f"No precision {args.precision!r}; there are: {', '.join(PRECISIONS)}.")
     if args.action == "check":
-        chosen, others, profile = _exported(args)
+        chosen, others, profile = _read_exported(args)
         name = f"results:{args.folder}"
     else:
         chosen, others = _selected(args, args.profile)
@@ -98,13 +105,14 @@ def _run(args: argparse.Namespace) -> int:
     with _stdout_to_stderr():
         engine = open_engine(name, getattr(args, "time_limit", TIME_LIMIT))
         report = suite.run(
-            engine, chosen, name=name, precision=args.precision, profile=profile, unclaimed=others, progress=_progress
-        )
-        if getattr(args, "released", []):
+            engine, chosen, name=name, precision=args.precision, profile=profile, reasons=reasons, unclaimed=others,
+            progress=_progress,
+        )  # fmt: skip
+        for model in getattr(args, "released", []):
             from . import released
 
-            report = released.added(report, engine, args.released, args.images)
-    report = expectations.expected(report, reasons)
+            found = (expectations.expected_result(r, reasons) for r in released.results(engine, model, args.images))
+            report = dataclasses.replace(report, results=[*report.results, *found])
     _write(report, args)
     return 0 if report.passed else 1
 
@@ -128,7 +136,7 @@ def _stdout_to_stderr() -> Iterator[None]:
 
 def _selected(args: argparse.Namespace, profile: str) -> tuple[list[Question], list[Question]]:
     """The questions to be asked, and those that the engine doesn't claim to answer."""
-    from .levels import DEFAULT, questions
+    from .questions import DEFAULT, questions
 
     claimed = args.levels or list(DEFAULT)
     only = args.only or ""
@@ -142,14 +150,14 @@ def _selected(args: argparse.Namespace, profile: str) -> tuple[list[Question], l
     return chosen, others
 
 
-def _exported(args: argparse.Namespace) -> tuple[list[Question], list[Question], str]:
+def _read_exported(args: argparse.Namespace) -> tuple[list[Question], list[Question], str]:
     """As `_selected`, by what was exported where nothing else is asked for; and the profile to grade by."""
     from clipref.config import PUBLISHED
 
-    from .exchange import exported
-    from .levels import DEFAULT, questions
+    from .exchange import read_export
+    from .questions import DEFAULT, questions
 
-    known = exported(Path(args.folder))
+    known = read_export(Path(args.folder))
     profile = args.profile or known.profile
     if args.levels or args.full or args.only:
         return *_selected(args, profile), profile
@@ -172,19 +180,21 @@ def _progress(result: Result) -> None:
 
 
 def _write(report: Report, args: argparse.Namespace) -> None:
-    from . import reports
+    from .reports.files import as_json, write_junit
+    from .reports.html import write_html
+    from .reports.words import line, summary
 
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr)
     if args.junit:
-        reports.write_junit(report, args.junit)
+        write_junit(report, args.junit)
     if args.html:
-        reports.write_html(report, args.html)
+        write_html(report, args.html)
     if args.json:
-        print_json(reports.as_json(report))
+        print_json(as_json(report))
         return
     rows = [
-        (result.verdict, result.case, result.grade or "-", reports.told(result))
+        (result.verdict, result.case, result.grade or "-", line(result))
         for result in report.results
         if args.verbose or result.verdict in ("FAIL", "XFAIL")
     ]
@@ -200,11 +210,11 @@ def _write(report: Report, args: argparse.Namespace) -> None:
             "No known fault explains it. Answer trace_image and trace_text too, and run --levels taps: it says where "
             "you first leave the band."
         )
-    print(f"{report.engine}: {reports.summary(report)}.")
+    print(f"{report.engine}: {summary(report)}.")
 
 
 def _by_level(report: Report) -> list[tuple[str, ...]]:
-    from .reports import VERDICTS, number
+    from .reports.words import VERDICTS, number
 
     return [
         (level, *(str(part.count(verdict)) for verdict in VERDICTS), part.grade_if_passed or "-", number(part.worst))
@@ -224,16 +234,16 @@ def _export(args: argparse.Namespace) -> int:
     return 0
 
 
-def explained(identity: str) -> str:
+def explanation(identity: str) -> str:
     """A fault's title and claim, a claim's text, or what a case asks. Raises InputError."""
     from .faults import BY_ID
-    from .levels import LEVELS, questions
+    from .questions import LEVELS, questions
     from .spec import claims
 
     known = claims()
     if identity in BY_ID:
         fault = BY_ID[identity]
-        return f"{fault.id}: the reference with {fault.title}. It breaks {explained(fault.claim)}"
+        return f"{fault.id}: the reference with {fault.title}. It breaks {explanation(fault.claim)}"
     if identity in known:
         return f"{identity}: {known[identity]}"
     if identity in LEVELS:
@@ -252,7 +262,7 @@ def _list(json: bool) -> int:
     from clipref.config import PUBLISHED
 
     from .faults import FAULTS
-    from .levels import DEFAULT, LEVELS, questions
+    from .questions import DEFAULT, LEVELS, questions
     from .spec import claims
 
     cases = list(questions(DEFAULT, list(PUBLISHED)))

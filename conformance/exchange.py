@@ -1,14 +1,12 @@
 """Cases and answers as files, for engines that run elsewhere or are written in another language.
 
-A case is a folder with `case.json` (id, verb, attributes, the checkpoint's folder) and `inputs.safetensors` (the arrays
-by the names that case.py lists). An answer is a safetensors file with the outputs by name. `export` writes all cases
-and the checkpoints that they need, and in `export.json` which they are and the sha256 of each file, so that `check`
-misses what is gone. Whoever answers puts `answer.safetensors` beside each `case.json`.
+`export` writes all cases, as engines/files.py has them, and the checkpoints that they need; and in `export.json` which
+they are and the sha256 of each file, so that `check` misses what is gone. Whoever answers puts `answer.safetensors`
+beside each `case.json`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -21,19 +19,17 @@ import numpy as np
 
 from clipref import __version__
 from clipref.errors import InputError
+from clipref.files import read_bytes
 from clipref.weights_tools.folder import new_folder, write_json
 from clipref.weights_tools.sources import sha256
 
-from .case import Array, Case
-from .engines.failures import Garbage
+from .engines.files import write_case
+from .protocol import Case
 
 ANSWER = "answer.safetensors"
 # Of a checkpoint, what an engine may need.
 CHECKPOINT_FILES = ("model.safetensors", "config.json", "merges.txt")
-# In bytes: far more than the activations of the largest case.
-_LARGEST_ANSWER = 2**31
-# Dtypes of safetensors that numpy has too.
-_DTYPES = ("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "F32", "F64", "C64")
+_LARGEST_LIST = 2**24  # of an export.json: all cases have less than a hundredth of it
 
 
 @dataclass(frozen=True)
@@ -48,61 +44,6 @@ class Exported:
 def folder_name(case: Case) -> str:
     """Where a case lies in an exported folder: its id, without the spaces that shells stumble over."""
     return f"cases/{case.id.replace(' ', '-')}"
-
-
-def write_case(folder: Path, case: Case, checkpoint: str | None) -> None:
-    """`case.json` and `inputs.safetensors` in a folder that exists; `checkpoint` is absolute, or relative to it."""
-    from safetensors.numpy import save_file
-
-    save_file({name: np.ascontiguousarray(array) for name, array in case.inputs.items()}, folder / "inputs.safetensors")
-    write_json(
-        folder / "case.json",
-        {**asked(case), "checkpoint": checkpoint, "claims": list(case.claims)},
-    )
-
-
-def asked(case: Case) -> dict[str, Any]:
-    """What decides the answer of a case, but for the checkpoint."""
-    return {
-        "id": case.id,
-        "verb": case.verb,
-        "attributes": dict(case.attributes),
-        "inputs_sha256": digest(case.inputs),
-    }
-
-
-def digest(arrays: Mapping[str, Array]) -> str:
-    """sha256 of arrays: their names, dtypes, shapes and bytes."""
-    total = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        total.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-        total.update(array.tobytes())
-    return total.hexdigest()
-
-
-def read_answer(path: Path) -> dict[str, Array]:
-    """The outputs by name. Raises Garbage if the file is not what it should be."""
-    from safetensors import SafetensorError, safe_open
-
-    # A link could lead to a device without an end, or to a file of somebody else's.
-    if path.is_symlink() or not path.is_file():
-        raise Garbage(f"{path.name} is not a regular file; expected a safetensors file")
-    if (size := path.stat().st_size) > _LARGEST_ANSWER:
-        raise Garbage(f"{path.name} has {size} bytes; expected at most {_LARGEST_ANSWER}")
-    outputs: dict[str, Array] = {}
-    try:
-        with safe_open(path, "np") as file:
-            for name in file.keys():  # noqa: SIM118, it is no mapping
-                dtype = file.get_slice(name).get_dtype()
-                if dtype not in _DTYPES:
-                    raise Garbage(f"{name!r} in {path.name} has dtype {dtype}; expected F32, or I64 for whole numbers")
-                outputs[name] = file.get_tensor(name)
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
-        raise Garbage(f"{path.name} is not a safetensors file that numpy can read: {problem}") from problem
-    if not outputs:
-        raise Garbage(f"{path.name} has no tensors in it")
-    return outputs
 
 
 def export(cases: Iterable[Case], out: str | os.PathLike[str], onnx: bool = False, profile: str = "openai") -> int:
@@ -174,13 +115,18 @@ def write_backend_test(folder: Path, case: Case) -> None:
     (data / "output_0.pb").write_bytes(proto.SerializeToString())
 
 
-def exported(folder: Path) -> Exported:
+def read_export(folder: Path) -> Exported:
     """What a folder was exported with. Raises InputError if it isn't an exported folder."""
     path = folder / "export.json"
-    if not path.is_file():
-        raise InputError(f"{folder} has no export.json; expected a folder that clipref conformance export wrote.")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        text = read_bytes(path, _LARGEST_LIST)
+    except OSError as problem:
+        raise InputError(
+            f"{folder} has no export.json that can be read ({problem}); expected a folder that clipref conformance "
+            "export wrote."
+        ) from problem
+    try:
+        found = json.loads(text.decode("utf-8"))
         known = Exported(found["profile"], tuple(found["cases"]), dict(found["files"]))
         if not known.cases or not all(isinstance(text, str) for text in (known.profile, *known.cases)):
             raise ValueError("no ids of cases")

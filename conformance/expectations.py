@@ -14,8 +14,11 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from clipref.errors import InputError
+from clipref.files import read_bytes
 
-from .verdicts import Report, Result
+from .grading.verdicts import Result
+
+_LARGEST = 2**20  # bytes; all cases with a line of reasons each have less than a tenth of it
 
 
 def all_ids() -> set[str]:
@@ -23,7 +26,7 @@ def all_ids() -> set[str]:
     from clipref.config import PUBLISHED
 
     from . import released
-    from .levels import DEFAULT, questions
+    from .questions import DEFAULT, questions
 
     return {*(question.id for question in questions(DEFAULT, list(PUBLISHED))), *released.ids()}
 
@@ -32,7 +35,9 @@ def read(path: Path, known: Collection[str]) -> dict[str, str]:
     """The reason for each case listed. `known`: the ids of all cases. Raises InputError."""
     reasons: dict[str, str] = {}
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_bytes(path, _LARGEST).decode("utf-8")
+    except OSError as problem:
+        raise InputError(f"{path} can't be read: {problem}. Expected a file with one case a line.") from problem
     except UnicodeDecodeError as problem:
         raise InputError(f"{path} is not text in UTF-8 ({problem}); save it as that.") from problem
     for number, line in enumerate(text.splitlines(), 1):
@@ -51,13 +56,8 @@ def read(path: Path, known: Collection[str]) -> dict[str, str]:
     return reasons
 
 
-def expected(report: Report, reasons: Mapping[str, str]) -> Report:
-    """The report with the failures that were expected, and the passes that weren't."""
-    return dataclasses.replace(report, results=[expected_result(result, reasons) for result in report.results])
-
-
 def expected_result(result: Result, reasons: Mapping[str, str]) -> Result:
-    """One result of `expected`."""
+    """A result with the failure that was expected, or the pass that wasn't. `reasons` by case."""
     reason = reasons.get(result.case)
     if reason is None or result.verdict == "SKIP":
         return result

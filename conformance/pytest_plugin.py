@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from clipref.conformance.case import Question
-from clipref.conformance.diagnosis import diagnosed, leaning
-from clipref.conformance.emulation import PRECISIONS
 from clipref.conformance.engines import KINDS, TIME_LIMIT, open_engine
-from clipref.conformance.expectations import all_ids, expected_result, read
-from clipref.conformance.levels import DEFAULT, LEVELS, questions
-from clipref.conformance.suite import Session
-from clipref.conformance.verdicts import Result
+from clipref.conformance.expectations import all_ids, read
+from clipref.conformance.grading.rounding import PRECISIONS
+from clipref.conformance.protocol import Question
+from clipref.conformance.questions import DEFAULT, LEVELS, questions
+from clipref.conformance.reports.words import summary
+from clipref.conformance.suite import Run
 from clipref.errors import ClipError
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Those of `clipref conformance run`."""
     group = parser.getgroup("clipref conformance")
+    levels = [level for level in LEVELS if level != "released"]
     group.addoption("--engine", metavar="SPEC", help="the engine under test, such as backend:onnx")
-    group.addoption("--levels", nargs="+", default=list(DEFAULT), choices=[*LEVELS], help="what the engine claims")
+    group.addoption("--levels", nargs="+", default=list(DEFAULT), choices=levels, help="what the engine claims")
     group.addoption("--full", nargs="+", default=[], metavar="MODEL", help="published sizes: clip/ViT-B-32 ...")
     group.addoption("--precision", choices=PRECISIONS, default="float32", help="what the engine claims (float32)")
     group.addoption("--profile", default="openai", help="of preprocessing (openai)")
@@ -31,63 +29,47 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--time-limit", type=float, default=TIME_LIMIT, metavar="S", help="seconds for an answer")
 
 
-class Run:
-    """What the tests of one run share: the questions, the engine, and what it got wrong."""
-
-    def __init__(self, config: pytest.Config) -> None:
-        option = config.option
-        if not option.engine:
-            raise pytest.UsageError(f"--engine=SPEC is missing; expected one of these:\n{KINDS}")
-        try:
-            self.questions = list(questions(option.levels, option.full, option.profile))
-            self.session = Session(open_engine(option.engine, option.time_limit), option.precision)
-            self._reasons = read(option.expected_failures, all_ids()) if option.expected_failures else {}
-        except ClipError as problem:
-            raise pytest.UsageError(str(problem)) from problem
-        self._precision, self._profile = option.precision, option.profile
-        self._scratch = tempfile.TemporaryDirectory()
-
-    def ask(self, question: Question) -> Result:
-        """The verdict of one case."""
-        result = self.session.ask(question.make(Path(self._scratch.name)), question)
-        return expected_result(result, self._reasons)
-
-    def explanations(self) -> Iterator[str]:
-        """What explains the failures."""
-        for diagnosis in diagnosed(self.session.failed, self.session.passed, self._precision, self._profile):
-            yield diagnosis.sentence
-        yield from self.leans()
-
-    def leans(self) -> list[str]:
-        """What is wrong with answers that pass one by one."""
-        found = leaning(self.session.failed, self.session.passed, self._precision, self._profile)
-        return [diagnosis.sentence for diagnosis in found]
-
-    def close(self) -> None:
-        """Remove the checkpoints."""
-        self._scratch.cleanup()
-
-
+QUESTIONS = pytest.StashKey[list[Question]]()
 RUN = pytest.StashKey[Run]()
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Open the engine, so that what is wrong with its name is said first."""
-    session.config.stash[RUN] = Run(session.config)
+    option = session.config.option
+    if not option.engine:
+        raise pytest.UsageError(f"--engine=SPEC is missing; expected one of these:\n{KINDS}")
+    try:
+        asked = list(questions(option.levels, option.full, option.profile))
+        if not asked:
+            raise pytest.UsageError("The level full needs --full MODEL, such as --full clip/ViT-B-32.")
+        reasons = read(option.expected_failures, all_ids()) if option.expected_failures else {}
+        engine = open_engine(option.engine, option.time_limit)
+    except ClipError as problem:
+        raise pytest.UsageError(str(problem)) from problem
+    session.config.stash[QUESTIONS] = asked
+    session.config.stash[RUN] = Run(
+        engine, name=option.engine, precision=option.precision, profile=option.profile, reasons=reasons
+    )
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Answers that only together are wrong fail the run, as they do in `clipref conformance run`."""
-    if RUN in session.config.stash and session.exitstatus == pytest.ExitCode.OK and session.config.stash[RUN].leans():
+    """The run fails where `clipref conformance run` fails: also if nothing was answered, or all is wrong together."""
+    config = session.config
+    asked = RUN in config.stash and session.exitstatus == pytest.ExitCode.OK and not config.option.collectonly
+    if asked and not config.stash[RUN].report().passed:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """What explains the failures, below them."""
-    if RUN in config.stash and (lines := list(config.stash[RUN].explanations())):
+    """What explains the failures, and the verdict."""
+    if RUN not in config.stash or config.option.collectonly:
+        return
+    report = config.stash[RUN].report()
+    if report.diagnoses:
         terminalreporter.section("what explains the failures")
-        for line in lines:
-            terminalreporter.write_line(line)
+    for diagnosis in report.diagnoses:
+        terminalreporter.write_line(diagnosis.sentence)
+    terminalreporter.write_line(f"{report.engine}: {summary(report)}.")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

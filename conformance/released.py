@@ -8,8 +8,7 @@ converted from a file with the sha256 that OpenAI published, or from a repositor
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,10 @@ from clipref.weights_tools.published import PUBLISHED_VALUES, Published
 from clipref.weights_tools.sources import OPENAI_FILES, sha256
 from clipref.weights_tools.verify import changed, provenance_of
 
-from .case import Array, Case, EngineUnderTest, Outputs, Unsupported
-from .suite import answered
-from .verdicts import Report, Result
+from .asking import ask, words
+from .engines.failures import Failure
+from .grading.verdicts import Result
+from .protocol import Array, Case, EngineUnderTest, Outputs, Unsupported
 
 _CLAIMS = ("REL-1",)
 
@@ -66,16 +66,11 @@ class _Towers:
         return found
 
     def _asked(self, verb: str, **inputs: Array) -> Outputs:
-        answer = answered(self._engine, Case(f"released/{verb}", "released", verb, _CLAIMS, inputs, {}, self._folder))
+        answer = ask(self._engine, Case(f"released/{verb}", "released", verb, _CLAIMS, inputs, {}, self._folder))
         if isinstance(answer, BaseException):
-            raise _Refused(f"raised {type(answer).__name__}: {answer}") from answer
+            what = answer.told if isinstance(answer, Failure) else f"raised {type(answer).__name__}"
+            raise _Refused(f"{what}: {words(answer)}") from answer
         return answer
-
-
-def added(report: Report, engine: EngineUnderTest, models: Sequence[str], images: Path | None) -> Report:
-    """The report with the results of released models, each an id or a path. Raises what `results` raises."""
-    found = [result for name in models for result in results(engine, name, images)]
-    return dataclasses.replace(report, results=[*report.results, *found])
 
 
 def results(engine: EngineUnderTest, name: str, images: Path | None) -> Iterator[Result]:

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import pytest
 
-from clipref.conformance.case import Question
-from clipref.conformance.pytest_plugin import RUN
-from clipref.conformance.reports import told
+from clipref.conformance.protocol import Question
+from clipref.conformance.pytest_plugin import QUESTIONS, RUN
+from clipref.conformance.reports.words import line
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One test for each question; none where pytest has come here by another way."""
-    run = metafunc.config.stash.get(RUN, None)
-    asked = run.questions if run else []
+    asked = metafunc.config.stash.get(QUESTIONS, [])
     metafunc.parametrize("question", asked, ids=[question.id for question in asked])
 
 
@@ -27,4 +26,4 @@ def test_case(question: Question, pytestconfig: pytest.Config) -> None:
     if result.verdict == "XFAIL":
         pytest.xfail(result.problem or "")
     if result.verdict == "FAIL":
-        pytest.fail(f"{told(result)} [{', '.join(result.claims)}]", pytrace=False)
+        pytest.fail(f"{line(result)} [{', '.join(result.claims)}]", pytrace=False)

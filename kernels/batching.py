@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipref import text_transformer
-from clipref.config import ResNetConfig, ViTConfig
+from clipref.config import ResNetConfig, TextConfig, ViTConfig
 from clipref.engine import check_threads
 from clipref.errors import BackendError
 from clipref.weights import DType
@@ -38,15 +38,21 @@ def in_parts(encode: Callable[[Array], Array], items: Array, at_a_time: int | No
     return np.concatenate([encode(items[i : i + step]) for i in range(0, len(items), step)])
 
 
-def texts_in_parts(encode: Callable[[Array], Array], ids: Array, positions: int | None) -> Array:
-    """Token ids [N, T] -> embeddings [N, E], texts of at most so many positions at a time, or all of them."""
-    ids = text_transformer.single_texts(ids)[0]
-    return in_parts(encode, ids, positions and max(1, positions // ids.shape[1]))
+def texts_in_parts(
+    encode: Callable[[dict[str, Array]], Array], ids: Array, config: TextConfig, positions: int | None
+) -> Array:
+    """Token ids [N, T] -> embeddings [N, E], texts of at most so many positions at a time, or all of them.
+
+    `encode` takes what `text_inputs` gives.
+    """
+    ids = text_transformer.single_texts(ids, config.eos_token_id)[0]
+    at_a_time = positions and max(1, positions // ids.shape[1])
+    return in_parts(lambda part: encode(text_inputs(part, config)), ids, at_a_time)
 
 
-def text_inputs(ids: Array) -> dict[str, Array]:
+def text_inputs(ids: Array, config: TextConfig) -> dict[str, Array]:
     """Texts as trees of one each, the inputs of `record_tree`."""
-    ids, positions, visible, ends = text_transformer.single_texts(ids.astype(np.int64))
+    ids, positions, visible, ends = text_transformer.single_texts(ids.astype(np.int64), config.eos_token_id)
     return {"ids": ids, "positions": positions, "visible": visible, "ends": ends}
 
 

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print a table, or one line of JSON."""
-    if args.check:
+    if args.check is not None:
         return _check(args.check, args.json)
     if args.precisions:
         print(precisions())

@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeAlias
 from weakref import WeakSet
 
@@ -100,6 +101,7 @@ class OnnxEngine:
         self._visual_of_one_thread = lazily(visual, "visual, of one thread", replace(settings, threads=1))
         self._traced_visual = lazily(visual, "visual, traced", taps=True)
         self._traced_text = lazily(text, "textual, traced", taps=True)
+        self._config = checkpoint.config
         vision = checkpoint.config.vision
         on_cpu = list(settings.providers) == [CPU]
         self._threads = settings.threads if on_cpu and isinstance(vision, ViTConfig) else 1
@@ -121,7 +123,8 @@ class OnnxEngine:
     def encode_text(self, ids: Array) -> Array:
         """Token ids [N, T] -> embeddings [N, E] float32."""
         made = self._text()
-        return texts_in_parts(lambda part: run(made, text_inputs(part))["embeddings"][:, 0], ids, self._positions)
+        config = self._config.text
+        return texts_in_parts(lambda part: run(made, part)["embeddings"][:, 0], ids, config, self._positions)
 
     def encode_tree(self, ids: Array, positions: Array, visible: Array, ends: Array) -> Array:
         """Trees of tokens, as text_transformer.encode_tree has them -> embeddings [N, S, E] float32."""
@@ -133,7 +136,7 @@ class OnnxEngine:
 
     def trace_text(self, ids: Array) -> dict[str, Array]:
         """Every named activation of the text tower, and `embeddings` [N, 1, E], from a session of its own."""
-        return run(self._traced_text(), text_inputs(ids))
+        return run(self._traced_text(), text_inputs(ids, self._config.text))
 
 
 def run(session: Any, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -153,6 +156,8 @@ def session(
 ) -> Any:
     """An ONNX Runtime session of what is recorded; `file` as in `build`."""
     ort = onnxruntime()
+    if file is not None and not is_utf8(file.path.resolve()):
+        file = None  # ONNX Runtime takes no other paths, so the weights are handed over in memory
     model, weights = build(record, name, taps, file)
     options = ort.SessionOptions()
     options.intra_op_num_threads = settings.threads
@@ -176,6 +181,15 @@ def session(
         raise BackendError(f"ONNX Runtime can't run the tower {name!r}: {error}") from error
     _sessions.add(made)
     return made
+
+
+def is_utf8(path: Path) -> bool:
+    """Whether a path is UTF-8, as its name on Linux need not be."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 _sessions: WeakSet[Any] = WeakSet()

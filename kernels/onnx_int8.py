@@ -206,7 +206,7 @@ def calibration_pixels(side: int, n: int) -> Array:
 def calibration_ids(config: TextConfig, n: int) -> Array:
     """Token ids [n, T] for calibration: random words, from a few to as many as there is room for."""
     generator = np.random.Generator(np.random.PCG64(7))
-    end = config.vocab_size - 1
+    end = config.end_of_text
     ids = generator.integers(0, end - 1, (n, config.context_length))
     ids[:, 0] = end - 1
     for row, stop in zip(ids, np.linspace(2, config.context_length - 1, n).astype(int), strict=True):
@@ -279,7 +279,7 @@ def engine(
     @once
     def text_ranges() -> Ranges:
         ids = calibration_ids(config.text, TEXTS)
-        given = [text_inputs(ids[i : i + 1]) for i in range(len(ids))]
+        given = [text_inputs(ids[i : i + 1], config.text) for i in range(len(ids))]
         return observe_ranges(record_tree(config, text_params(), OnnxRuntimeOps()), given, settings)
 
     return OnnxEngine(

@@ -18,7 +18,7 @@ from clipref.errors import BackendError
 from clipref.lazy import available_threads, once
 from clipref.weights import Checkpoint, DType
 
-from .batching import check_options, images_at_a_time, in_parts, positions_at_a_time, text_inputs, texts_in_parts
+from .batching import check_options, images_at_a_time, in_parts, positions_at_a_time, texts_in_parts
 from .recording import Record, complete, record_image, record_tree
 from .runtime import openvino
 
@@ -45,7 +45,7 @@ class OpenVinoEngine:
     """Two compiled models, each made when its tower is first used."""
 
     def __init__(self, checkpoint: Checkpoint, threads: int, precision: Precision) -> None:
-        config = checkpoint.config
+        self._config = config = checkpoint.config
         self._images, self._positions = images_at_a_time(config.vision, threads), positions_at_a_time(threads)
 
         def compiled(record: Record, name: str) -> Any:
@@ -71,7 +71,7 @@ class OpenVinoEngine:
     def encode_text(self, ids: Array) -> Array:
         """Token ids [N, T] -> embeddings [N, E] float32."""
         model = self._text()
-        return texts_in_parts(lambda part: _run(model, text_inputs(part))[:, 0], ids, self._positions)
+        return texts_in_parts(lambda part: _run(model, part)[:, 0], ids, self._config.text, self._positions)
 
     def encode_tree(self, ids: Array, positions: Array, visible: Array, ends: Array) -> Array:
         """Trees of tokens, as text_transformer.encode_tree has them -> embeddings [N, S, E] float32."""

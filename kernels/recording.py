@@ -232,17 +232,21 @@ def record_text(config: ClipConfig, params: Mapping[str, Any], dtype: str = "int
         ids = graph.input("ids", dtype, ("batch", "columns"))
         if dtype != "int64":  # in which the operations count
             ids = graph.emit("Cast", [ids], ids.shape, to=7)  # TensorProto.INT64
-        trees = record_single_texts(ids)
+        trees = record_single_texts(ids, config.text.eos_token_id)
         return cast(Symbol, text_transformer.encode_tree(STANDARD, *trees, config.text, tap, **params))[:, 0]
 
     return record
 
 
-def record_single_texts(ids: Symbol) -> tuple[Symbol, Symbol, Symbol, Symbol]:
+def record_single_texts(ids: Symbol, eos_token_id: int | None) -> tuple[Symbol, Symbol, Symbol, Symbol]:
     """As text_transformer.single_texts: ids [N, T] -> ids [N, L], positions [N, L], visible [N, L, L], ends [N, 1]."""
     emit, n = ids.graph.emit, ids.shape[0]
     zero, one = np.array([0], np.int64), np.array([1], np.int64)
-    ends = emit("ArgMax", [ids], (n, 1), axis=1, keepdims=1)
+    marks = ids
+    if eos_token_id is not None:
+        equal = emit("Equal", [ids, np.array(eos_token_id, np.int64)], ids.shape)
+        marks = emit("Cast", [equal], ids.shape, to=7)  # TensorProto.INT64
+    ends = emit("ArgMax", [marks], (n, 1), axis=1, keepdims=1)
     last = emit("Reshape", [emit("ReduceMax", [ends], (), keepdims=0), one], (1,))
     ids = emit("Slice", [ids, zero, last + one, one], (n, "length"))
     size = emit("Shape", [ids], (2,))

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from clipref.config import ClipConfig, ResNetConfig, TextConfig, ViTConfig
-from clipref.conformance.cases import FULL as FULL
-from clipref.conformance.cases import SEED as SEED
-from clipref.conformance.cases import TINY as TINY
-from clipref.conformance.cases import full_inputs as full_inputs
-from clipref.conformance.cases import ids as ids
-from clipref.conformance.cases import pixels as pixels
-from clipref.conformance.cases import sample as sample
-from clipref.conformance.cases import tiny_inputs as tiny_inputs
+from clipref.conformance.goldens import sample as sample
+from clipref.conformance.questions.models import FULL as FULL
+from clipref.conformance.questions.models import SEED as SEED
+from clipref.conformance.questions.models import TINY as TINY
+from clipref.conformance.questions.models import full_inputs as full_inputs
+from clipref.conformance.questions.models import ids as ids
+from clipref.conformance.questions.models import pixels as pixels
+from clipref.conformance.questions.models import tiny_inputs as tiny_inputs
 from clipref.engine import NumpyEngine
 from clipref.weights import Checkpoint
 from clipref.weights_tools import synthetic

@@ -6,6 +6,7 @@ on synthetic weights; beside them the error of the same code in float32. Logits 
 
 import argparse
 import gc
+import hashlib
 import importlib.metadata
 import json
 import shutil
@@ -20,7 +21,7 @@ import torch
 from safetensors.numpy import save_file
 
 from clipref.config import ClipConfig
-from clipref.conformance import cases as conformance
+from clipref.conformance import goldens as conformance
 from clipref.engine import NumpyEngine
 from clipref.weights import Checkpoint
 
@@ -184,28 +185,34 @@ def pixels() -> None:
     """
     from transformers import CLIPImageProcessor
 
-    from clipref.conformance import recipe
-    from clipref.conformance.levels import PICTURES
+    from clipref.conformance.questions.images import PICTURES, PICTURES_AT_224
+    from clipref.conformance.restated import preprocessing
 
-    arrays = {}
-    version = importlib.metadata.version("transformers").partition(".")[0]
+    arrays, digests = {}, {}
+    theirs_profile = preprocessing.transformers_profile(importlib.metadata.version("transformers"))
     for mode, width, height, side in PICTURES:
-        for profile, steps in recipe.PROFILES.items():
+        for profile, steps in preprocessing.PROFILES.items():
             if profile != "openai" and mode == "I;16":
                 continue
-            image = recipe.opened(recipe.png(recipe.picture(mode, width, height)))
-            levels = recipe.levels(image, side, steps)
+            image = preprocessing.open_png(preprocessing.png(preprocessing.picture(mode, width, height)))
+            levels = preprocessing.resize(image, side, steps)
             assert np.array_equal(levels, once(image, side, steps)), (mode, width, height, profile)
-            if profile == f"transformers-{version}":
+            if profile == theirs_profile:
                 processor = CLIPImageProcessor(size={"shortest_edge": side}, crop_size=side)
                 theirs = processor(image, return_tensors="np", do_convert_rgb=True)["pixel_values"][0]
-                assert np.abs(theirs - recipe.normalised(levels)).max() < 1e-5, (mode, width, height)
-            arrays[f"{mode} {width}x{height} to {side} {profile}"] = np.ascontiguousarray(levels)
+                assert np.abs(theirs - preprocessing.normalise(levels)).max() < 1e-5, (mode, width, height)
+            key, levels = f"{mode} {width}x{height} to {side} {profile}", np.ascontiguousarray(levels)
+            if (mode, width, height, side) in PICTURES_AT_224:
+                digests[key] = hashlib.sha256(levels.tobytes()).hexdigest()
+            else:
+                arrays[key] = levels
     provenance = {
         "made by": "python -m tests.make_goldens pixels",
         "oracle": "Pillow, as torchvision calls it for clip/clip.py; transformers' CLIPImageProcessor gives the same",
         "versions": {p: importlib.metadata.version(p) for p in ("pillow", "transformers")},
     }
+    path = conformance.GOLDEN / "pixels.json"
+    path.write_text(json.dumps({"provenance": provenance, "sha256": digests}, indent=0) + "\n", encoding="ascii")
     path = conformance.GOLDEN / "pixels.safetensors"
     save_file(arrays, path, metadata={"provenance": json.dumps(provenance)})
     print(f"{path}: {path.stat().st_size / 1e3:.0f} kB")

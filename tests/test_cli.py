@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 from safetensors import safe_open
 
 import clipref
-from clipref import AutoModel
+from clipref import CLIP, AutoModel
 from clipref.cli import main
 
 from .conftest import pictures
@@ -98,13 +99,99 @@ def test_embed_to_a_file(
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
-def test_embed_keeps_going(tiny: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_embed_keeps_going(
+    tiny: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (images / "aa.png").write_bytes(b"broken")
     assert run("embed", images, "--model", tiny, "--out", tmp_path / "x.npy") == 1
-    assert "aa.png" in one_line(capsys) and not (tmp_path / "x.npy").exists()
-    assert run("embed", images, "--model", tiny, "--keep-going") == 0
+    told = one_line(capsys)
+    assert "aa.png" in told and "--keep-going" in told and not (tmp_path / "x.npy").exists()
+    counts: list[int] = []
+    embed_images = CLIP.embed_images
+
+    def counted(self: CLIP, *arguments: Any, **options: Any) -> np.ndarray:
+        rows = embed_images(self, *arguments, **options)
+        counts.append(len(rows))
+        return rows
+
+    monkeypatch.setattr(CLIP, "embed_images", counted)
+    assert run("embed", images, "--model", tiny, "--keep-going") == 3
     captured = capsys.readouterr()
-    assert len(captured.out.splitlines()) == 2 and "warning" in captured.err and "aa.png" in captured.err
+    assert len(captured.out.splitlines()) == 2 and counts == [2]  # once
+    warning, last = captured.err.splitlines()
+    assert warning.startswith(f"clipref: warning: left out: image 0: '{images / 'aa.png'}'")
+    assert last == "clipref: 2 embedded; left out: 1 that can't be read, 1 with other suffixes (1 .txt)."
+    assert run("embed", images / "aa.png", "--model", tiny, "--keep-going", "--out", tmp_path / "x.npy") == 1
+    assert "no image could be read" in capsys.readouterr().err and not (tmp_path / "x.npy").exists()
+
+
+def test_the_bar_counts_what_is_embedded(
+    tiny_vit: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (images / "aa.png").write_bytes(b"broken")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert run("embed", images, "--model", tiny_vit, "--keep-going", "--out", tmp_path / "x.npy") == 3
+    bars = capsys.readouterr().err
+    assert " 2/2 " in bars and " 1/" not in bars and "3/3" not in bars
+
+
+def test_numbers_are_over_the_whole(tiny_vit: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [images / "b.png"] * 9 + [images / "notes.txt", images / "b.png"]
+    assert run("embed", *paths, "--model", tiny_vit, "--batch-size", 1, "--keep-going") == 3
+    captured = capsys.readouterr()
+    assert "left out: image 9: " in captured.err and len(captured.out.splitlines()) == 10
+    (images / "texts").write_text("cat\n" * 300 + "\n" + "cat " * 99 + "\n")
+    assert run("embed", "--texts-file", images / "texts", "--model", tiny_vit, "--truncate") == 1
+    assert "text 300 is empty" in one_line(capsys)
+    assert run("embed", "--texts-file", images / "texts", "--model", tiny_vit) == 1
+    assert "text 301: " in one_line(capsys)
+
+
+def test_classify_and_compare_keep_going(tiny_vit: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good, bad = images / "b.png", images / "notes.txt"
+    for command in (("classify", good, bad, good, "--labels", "cat,dog"), ("compare", good, good, bad, good)):
+        arguments = (*command, "--model", tiny_vit, *["--prompt-type", "image"] * (command[0] == "compare"))
+        assert run(*arguments) == 1
+        captured = capsys.readouterr()
+        assert f"error: image 1: '{bad}'" in captured.err and "--keep-going" in captured.err
+        assert run(*arguments, "--keep-going", "--json") == 3
+        captured = capsys.readouterr()
+        assert f"warning: left out: image 1: '{bad}'" in captured.err
+        found = [json.loads(line) for line in captured.out.splitlines()]
+        assert len(found if command[0] == "classify" else found[0]) == 2
+    assert run("classify", bad, bad, "--labels", "cat", "--model", tiny_vit, "--keep-going") == 1
+    assert "no image could be read" in capsys.readouterr().err
+
+
+def test_the_model_that_answers_where_none_was_named(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    commands = (
+        ("classify", images / "b.png", "--labels", "cat"),
+        ("embed", "--text", "cat"),
+        ("compare", images / "b.png", "cat"),
+    )
+    for command in commands:
+        assert run(*command) == 0
+        first = capsys.readouterr().err.splitlines()[0]
+        assert first.startswith(
+            "clipref: no --model was given, so clipref/shapes-vit answers, which knows drawn shapes"
+        )
+        assert run(*command, "--model", "clipref/shapes-vit") == 0
+        assert "no --model" not in capsys.readouterr().err
+
+
+def test_options_of_the_model(tiny_vit: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, Any]] = []
+    model = AutoModel.from_pretrained(tiny_vit)
+    monkeypatch.setattr(AutoModel, "from_pretrained", lambda *names, **options: given.append(options) or model)
+    assert run("embed", "--text", "cat", "--model", tiny_vit) == 0
+    every = ("--activation", "gelu", "--upright", "--max-pixels", 99, "--revision", "abc", "--digest", "0f")
+    for command in (("embed", "--text", "cat"), ("classify", images / "b.png", "--labels", "cat"),
+                    ("compare", images / "b.png", "cat")):  # fmt: skip
+        assert run(*command, "--model", tiny_vit, *every) == 0
+    assert given[0] == {"backend": "auto"}
+    assert given[1] == given[2] == given[3] == {
+        "backend": "auto", "activation": "gelu", "upright": True, "max_pixels": 99, "revision": "abc", "digest": "0f",
+    }  # fmt: skip
 
 
 def test_embed_refuses(tiny: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -172,12 +259,12 @@ def test_wrong_usage(capsys: pytest.CaptureFixture[str], tiny: Path) -> None:
         run("compare", "x.png", "a", "--model", "clip/ViT-B32", "--debug")
 
 
-def test_as_a_program(tiny: Path) -> None:
+def test_as_a_program() -> None:
     code = "import sys; from clipref.cli import main; sys.exit(main())"
-    shown = subprocess.run([sys.executable, "-c", f"{code}", "tokenize", *["a"] * 20_000], capture_output=True)
+    shown = subprocess.run([sys.executable, "-c", f"{code}", "tokenize", *["a"] * 5_000], capture_output=True)
     assert shown.returncode == 0
     cut = subprocess.run(
-        f"'{sys.executable}' -c '{code}' tokenize $(yes a | head -20000) | head -1", shell=True, capture_output=True
+        f"'{sys.executable}' -c '{code}' tokenize $(yes a | head -5000) | head -1", shell=True, capture_output=True
     )
     assert cut.stdout == b"49406 320 49407\n" and cut.stderr == b""
 

@@ -5,6 +5,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,15 @@ from safetensors.numpy import load_file, save_file
 
 from clipref import InputError
 from clipref.cli import main
-from clipref.conformance import exchange, levels, suite
-from clipref.conformance.engines import open_engine
+from clipref.conformance import questions as levels
+from clipref.conformance import suite
+from clipref.conformance.engines import files, open_engine
 from clipref.conformance.engines.failures import Garbage
-from clipref.conformance.exchange import ANSWER, digest, export, exported, read_answer
+from clipref.conformance.engines.files import digest, read_answer
+from clipref.conformance.exchange import ANSWER, export, read_export
 from clipref.kernels.runtime import onnxruntime
 
-EXAMPLE = Path(levels.__file__).parent / "examples" / "engine.py"
+EXAMPLE = Path(suite.__file__).parent / "examples" / "engine.py"
 ASKED = ("describe/vit-b", "towers/vit-b plain", "similarity/3", "towers/rn-b plain/image")
 
 # What somebody's own script does with an exported folder: nothing of clipref in it.
@@ -162,7 +165,7 @@ def test_what_was_exported_is_checked_in_its_profile(
 def test_a_broken_export_json_is_told(text: bytes, copy: Path) -> None:
     (copy / "export.json").write_bytes(text)
     with pytest.raises(InputError, match=r"export\.json is not as this version"):
-        exported(copy)
+        read_export(copy)
 
 
 def test_a_case_that_there_is_no_more_is_told(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,29 +185,55 @@ def tensors(dtype: str, size: int) -> bytes:
 def test_a_dtype_that_numpy_has_not_is_named(dtype: str, size: int, tmp_path: Path) -> None:
     (tmp_path / ANSWER).write_bytes(tensors(dtype, size))
     with pytest.raises(Garbage, match=f"'embeddings' in {ANSWER} has dtype {dtype}; expected F32"):
-        read_answer(tmp_path / ANSWER)
+        read_answer(tmp_path / ANSWER, "encode_text")
 
 
 def test_an_answer_is_a_regular_file_of_some_size(copy: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     case = next(q for q in levels.questions(["towers"]) if q.id == "towers/vit-b plain/text").make(tmp_path)
     answer = copy / TEXT / ANSWER
-    monkeypatch.setattr(exchange, "_LARGEST_ANSWER", answer.stat().st_size - 1)
+    monkeypatch.setattr(files, "_LARGEST_ANSWER", answer.stat().st_size - 1)
     with pytest.raises(Garbage, match="expected at most"):
-        read_answer(answer)
+        read_answer(answer, "encode_text")
     monkeypatch.undo()
-    assert "embeddings" in read_answer(answer)
+    assert "embeddings" in read_answer(answer, "encode_text")
     (tmp_path / ANSWER).symlink_to(answer)
     with pytest.raises(Garbage, match="not a regular file"):
-        read_answer(tmp_path / ANSWER)
+        read_answer(tmp_path / ANSWER, "encode_text")
     answer.unlink()
     answer.mkdir()
     with pytest.raises(Garbage, match="not a regular file"):
         open_engine(f"results:{copy}").answer(case)
 
 
+@pytest.mark.parametrize(("verb", "most"), [("encode_text", 2**26), ("similarity", 2**26), ("trace_image", 5 * 2**26)])
+def test_a_sparse_answer_is_not_read(verb: str, most: int, tmp_path: Path) -> None:
+    """It takes no disk, and would take its whole size of memory, twice."""
+    header = json.dumps({"y": {"dtype": "F32", "shape": [most // 4], "data_offsets": [0, most]}}).encode()
+    with (tmp_path / ANSWER).open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        file.truncate(8 + len(header) + most)
+    tracemalloc.start()
+    with pytest.raises(Garbage, match="expected at most"):
+        read_answer(tmp_path / ANSWER, verb)
+    assert tracemalloc.get_traced_memory()[1] < 1e6
+    tracemalloc.stop()
+
+
+def test_a_case_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    for question in levels.questions(["similarity", "operations", "tokenize"]):
+        case = question.make(tmp_path)
+        files.write_case(tmp_path, case, None)
+        read = files.read_case(tmp_path)
+        assert (read.id, read.level, read.verb, read.claims) == (case.id, case.level, case.verb, case.claims)
+        assert dict(read.attributes) == dict(case.attributes) and read.inputs.keys() == case.inputs.keys()
+        for name, x in case.inputs.items():
+            assert (read.inputs[name].shape, read.inputs[name].dtype) == (x.shape, x.dtype)
+            np.testing.assert_array_equal(read.inputs[name], x)
+
+
 def test_what_is_no_exported_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no export\.json"):
-        exported(tmp_path)
+    with pytest.raises(InputError, match=r"no export\.json that can be read"):
+        read_export(tmp_path)
     with pytest.raises(InputError, match="no cases to export"):
         export([], tmp_path / "none")
     scratch = tmp_path / "scratch"
@@ -218,7 +247,7 @@ def test_what_is_no_exported_folder_is_refused(tmp_path: Path) -> None:
 def test_every_case_has_a_folder_of_its_own(tmp_path: Path) -> None:
     cases = [q for q in levels.questions() if q.level not in ("towers", "taps", "properties", "describe")]
     assert export((q.make(tmp_path) for q in cases), tmp_path / "all") == len(cases)
-    assert set(exported(tmp_path / "all").cases) == {q.id for q in cases}
+    assert set(read_export(tmp_path / "all").cases) == {q.id for q in cases}
     assert not [path for path in (tmp_path / "all").rglob("*") if " " in path.name]
 
 

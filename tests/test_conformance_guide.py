@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from clipref.conformance import levels
+from clipref.conformance import questions as levels
 
-ROOM = Path(levels.__file__).parent
+ROOM = Path(levels.__file__).parent.parent
 GUIDE = (ROOM / "GUIDE.md").read_text(encoding="utf-8")
 EXAMPLE = (ROOM / "examples" / "engine.py").read_text(encoding="utf-8")
 RIGHT = "return x / (1 + np.exp(-1.702 * x))"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clipref.conformance import levels
+from clipref.conformance import questions as levels
 
 WRONG = """
 from clipref.conformance.faults import BY_ID, FaultyEngine
@@ -28,6 +28,23 @@ def test_each_case_is_a_test(tmp_path: Path) -> None:
     assert "8 passed, 5 skipped" in done.stdout and "has no similarity" in done.stdout
 
 
+SKIPS = """
+class Engine:
+    def answer(self, case): raise NotImplementedError("not yet")
+"""
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"), [((), "5 skipped"), pytest.param(("-k", "nothing"), "5 deselected", marks=pytest.mark.slow)]
+)
+def test_nothing_answered_is_no_pass(asked: tuple[str, ...], says: str, tmp_path: Path) -> None:
+    (tmp_path / "skips.py").write_text(SKIPS)
+    given = ("--pyargs", "clipref.conformance", "--engine=skips:Engine", "--levels", "similarity")
+    done = run(tmp_path, *given, *asked)
+    assert done.returncode in (1, 5) and says in done.stdout, done.stdout
+    assert "skips:Engine: No verdict: nothing was answered." in done.stdout
+
+
 @pytest.mark.slow
 def test_a_failure_is_explained_and_may_be_expected(tmp_path: Path) -> None:
     (tmp_path / "wrong.py").write_text(WRONG)
@@ -35,7 +52,7 @@ def test_a_failure_is_explained_and_may_be_expected(tmp_path: Path) -> None:
     done = run(tmp_path, *asked)
     assert done.returncode == 1 and "5 failed" in done.stdout
     assert "what explains the failures" in done.stdout and "(SIM-" in done.stdout.partition("what explains")[2]
-    names = [question.id for question in levels.similarity()]
+    names = [question.id for question in levels.questions(["similarity"])]
     (tmp_path / "expected.txt").write_text("".join(f"{name}  # not yet\n" for name in names))
     done = run(tmp_path, *asked, "--expected-failures", "expected.txt")
     assert done.returncode == 0 and "5 xfailed" in done.stdout, done.stdout
@@ -47,6 +64,8 @@ def test_a_failure_is_explained_and_may_be_expected(tmp_path: Path) -> None:
         ((), "--engine=SPEC is missing"),
         (("--engine=backend:none",), "No backend 'none'"),
         (("--engine=backend:onnx", "--levels", "every"), "invalid choice"),
+        (("--engine=backend:onnx", "--levels", "released"), "invalid choice"),
+        (("--engine=backend:onnx", "--levels", "full"), "The level full needs --full MODEL"),
     ],
 )
 def test_wrong_usage_is_explained(arguments: tuple[str, ...], says: str, tmp_path: Path) -> None:
@@ -62,8 +81,9 @@ def test_other_runs_of_pytest_are_left_alone(tmp_path: Path) -> None:
 
 
 LEANS = """
-from clipref.conformance import emulation, faults
-from clipref.conformance.case import Unsupported
+from clipref.conformance.grading import rounding
+from clipref.conformance import faults
+from clipref.conformance.protocol import Unsupported
 from clipref.weights import Checkpoint
 FAULT = faults.BY_ID["patches-columns-first"]
 class Engine:
@@ -71,7 +91,7 @@ class Engine:
         if faults.place(case) != "vit":
             raise Unsupported
         right, wrong = (faults.answer(case, f)["embeddings"] for f in ((), (FAULT,)))
-        found = emulation.emulated(Checkpoint(case.checkpoint), case.verb, case.inputs["pixels"], "int8")["embeddings"]
+        found = rounding.emulate(Checkpoint(case.checkpoint), case.verb, case.inputs["pixels"], "int8")["embeddings"]
         return {"embeddings": (found + wrong - right).astype("float32")}
 """
 

@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import io
 import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,10 +15,12 @@ import pytest
 from PIL import Image
 
 from clipref import InputError
-from clipref.conformance import expectations, levels, reports, suite
-from clipref.conformance.case import Case, Outputs, Unsupported
+from clipref.conformance import expectations, suite
+from clipref.conformance import questions as levels
 from clipref.conformance.faults import BY_ID, FaultyEngine
-from clipref.conformance.verdicts import Report
+from clipref.conformance.grading.verdicts import Report
+from clipref.conformance.protocol import Case, Outputs, Unsupported
+from clipref.conformance.reports import files, html, words
 from clipref.weights_tools.published import PUBLISHED_VALUES
 
 ASKED = ("preprocess/", "taps/vit-a plain", "towers/vit-a plain", "operations/gelu", "similarity/3")
@@ -53,7 +56,7 @@ def test_json(report: Report, tmp_path: Path) -> None:
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
 
-    reports.write_json(dataclasses.replace(report, engine="an engine"), tmp_path / "report.json")
+    files.write_json(dataclasses.replace(report, engine="an engine"), tmp_path / "report.json")
     read = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"), parse_constant=refuse)
     assert read["passed"] is False and read["engine"] == "an engine"
     assert len(read["results"]) == len(report.results) == sum(read["counts"].values())
@@ -64,7 +67,7 @@ def test_json(report: Report, tmp_path: Path) -> None:
 
 
 def test_junit(report: Report, tmp_path: Path) -> None:
-    reports.write_junit(report, tmp_path / "junit.xml")
+    files.write_junit(report, tmp_path / "junit.xml")
     suite_ = ElementTree.parse(tmp_path / "junit.xml").getroot().find("testsuite")
     assert suite_ is not None
     cases = {case.get("name"): case for case in suite_.iter("testcase")}
@@ -113,7 +116,7 @@ class Page(HTMLParser):
 
 
 def test_html_is_one_sound_page(report: Report, tmp_path: Path) -> None:
-    reports.write_html(report, tmp_path / "report.html")
+    html.write_html(report, tmp_path / "report.html")
     source = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"https?://|@import|url\(", source)
     page = Page(source)
@@ -137,34 +140,44 @@ def test_html_is_one_sound_page(report: Report, tmp_path: Path) -> None:
 def test_what_is_right_needs_no_pictures(tmp_path: Path) -> None:
     asked = [q for q in levels.questions() if q.id.startswith(("taps/vit-a plain", "similarity/3"))]
     right = suite.run(FaultyEngine(), asked, name="right")
-    page = Page(reports.as_html(right))
+    page = Page(html.as_html(right))
     assert "CLIP, float32-conformant" in "".join(page.text) and not page.pictures and page.shapes["svg"] == 1
 
 
 def test_numbers_as_people_write_them() -> None:
-    assert [reports.number(x) for x in (0.0, 1.0, 0.4567, 12345.6, 31000.0, 1e-7, float("nan"), float("inf"))] == [
+    assert [words.number(x) for x in (0.0, 1.0, 0.4567, 12345.6, 31000.0, 1e-7, float("nan"), float("inf"))] == [
         "0", "1", "0.457", "1.2·10⁴", "3.1·10⁴", "1.0·10⁻⁷", "-", "-",
     ]  # fmt: skip
 
 
 def test_claims_of_a_kind_are_written_together() -> None:
-    assert reports.ranges(["BLK-1", "BLK-2", "BLK-3", "OUT-1", "OUT-3", "TXT-4"]) == "BLK-1..3, OUT-1, OUT-3, TXT-4"
-    assert reports.ranges([]) == ""
+    assert words.ranges(["BLK-1", "BLK-2", "BLK-3", "OUT-1", "OUT-3", "TXT-4"]) == "BLK-1..3, OUT-1, OUT-3, TXT-4"
+    assert words.ranges([]) == ""
 
 
 # --- expected failures ------------------------------------------------------------------------------------------------
+
+
+def expected(report: Report, reasons: dict[str, str]) -> Report:
+    return dataclasses.replace(report, results=[expectations.expected_result(r, reasons) for r in report.results])
 
 
 def test_expected_failures_are_strict(report: Report) -> None:
     passes = next(r.case for r in report.results if r.verdict == "PASS")
     skipped = next(r.case for r in report.results if r.verdict == "SKIP")
     reasons = {r.case: "known" for r in report.results if r.verdict == "FAIL"}
-    known = expectations.expected(report, reasons)
+    known = expected(report, reasons)
     assert known.passed and known.count("XFAIL") == report.count("FAIL")
-    strict = expectations.expected(report, {**reasons, passes: "was wrong once", skipped: "isn't asked"})
+    strict = expected(report, {**reasons, passes: "was wrong once", skipped: "isn't asked"})
     assert not strict.passed and strict.count("FAIL") == 1 and strict.count("SKIP") == report.count("SKIP")
     (failed,) = (r for r in strict.results if r.verdict == "FAIL")
     assert failed.case == passes and "is expected to fail (was wrong once)" in (failed.problem or "")
+
+
+def test_failures_that_are_all_expected_are_said_to_be(report: Report) -> None:
+    failed = [r for r in report.results if r.verdict == "FAIL"]
+    known = expected(dataclasses.replace(report, results=failed), {r.case: "known" for r in failed})
+    assert known.passed and words.summary(known) == f"No answer is right: {len(failed)} fail, as expected"
 
 
 @pytest.mark.parametrize(
@@ -187,6 +200,13 @@ def test_a_file_that_is_not_utf_8_is_told(tmp_path: Path) -> None:
     (tmp_path / "expected.txt").write_bytes("preprocess/LA 50x40 to 24  # für uns\n".encode("latin-1"))
     with pytest.raises(InputError, match=r"expected\.txt is not text in UTF-8"):
         expectations.read(tmp_path / "expected.txt", {"preprocess/LA 50x40 to 24"})
+
+
+def test_a_list_of_failures_is_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(InputError, match="can't be read"):
+            expectations.read(path, set())
 
 
 def test_published_values_can_be_expected_to_fail(tmp_path: Path) -> None:

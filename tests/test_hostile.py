@@ -1,7 +1,9 @@
 """Whole checkpoints that mean harm: each is refused with our error, at little cost, and nothing is run."""
 
+import dataclasses
 import gzip
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -12,14 +14,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from clipref import ClipError
-from clipref.tokenizer import MAX_MERGES_BYTES
-from clipref.weights import MAX_HEADER
+from clipref import ClipError, ConfigError
+from clipref.vocabulary import MAX_MERGES_BYTES
+from clipref.weights import MAX_HEADER, read_config
 from clipref.weights_tools.convert import convert
 from clipref.weights_tools.sources import MAX_JSON, Options
 
 from .cases import TINY
-from .conftest import make_tiny
+from .conftest import MERGES, make_tiny
 from .layouts import as_open_clip
 from .test_torch_files import BOMBS, FOOLED, HOSTILE, HOSTILE_SAFETENSORS
 
@@ -66,6 +68,37 @@ def endless_ratio(folder: Path) -> None:
     (folder / "open_clip_config.json").write_text(json.dumps(config))
 
 
+def number(name: str, value: str) -> Callable[[Path], None]:
+    """The image tower's setting of that name, as JSON."""
+
+    def spoil(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        config["vision"][name] = "@"
+        (folder / "config.json").write_text(json.dumps(config).replace('"@"', value))
+
+    return spoil
+
+
+def sparse(name: str, size: int) -> Callable[[Path], None]:
+    """A file of that many zeros that takes no room."""
+
+    def spoil(folder: Path) -> None:
+        with open(folder / name, "wb") as file:
+            file.truncate(size)
+
+    return spoil
+
+
+def pipe(name: str) -> Callable[[Path], None]:
+    """A named pipe, which nobody writes to."""
+
+    def spoil(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        os.mkfifo(folder / name)
+
+    return spoil
+
+
 def many_names(folder: Path) -> None:
     """So much that is missing and so much that is unexpected that comparing each with each takes an hour."""
     file = folder / "model.safetensors"
@@ -81,6 +114,13 @@ def long_header(folder: Path) -> None:
 def merges_bomb(folder: Path) -> None:
     (folder / "merges.txt").unlink()
     (folder / "merges.txt.gz").write_bytes(gzip.compress(bytes(20 * MAX_MERGES_BYTES), 1))
+
+
+def merges_with_a_tail(folder: Path) -> None:
+    """A gigabyte of zeros behind the end, which takes no room, and which gzip skips byte by byte."""
+    (folder / "merges.txt").unlink()
+    (folder / "merges.txt.gz").write_bytes(gzip.compress(MERGES.encode()))
+    os.truncate(folder / "merges.txt.gz", 2**30)
 
 
 FOLDERS: dict[str, tuple[Callable[[Path], None], str]] = {
@@ -111,7 +151,22 @@ FOLDERS: dict[str, tuple[Callable[[Path], None], str]] = {
     "40,000 unexpected names": (many_names, "more."),
     "a header of 8 MB": (long_header, f"it would have a header of {MAX_HEADER + 8} bytes"),
     "merges that are a bomb": (merges_bomb, f"it has over {MAX_MERGES_BYTES} bytes"),
-    "an endless ratio": (endless_ratio, "cannot convert float infinity"),
+    "merges with a tail of a gigabyte": (merges_with_a_tail, f"it has over {MAX_MERGES_BYTES} bytes"),
+    "a tokenizer of 3 GB": (sparse("tokenizer.json", 3 * 10**9), f"it has over {MAX_MERGES_BYTES} bytes"),
+    "a vocabulary of 3 GB": (sparse("vocab.json", 3 * 10**9), f"it has over {MAX_MERGES_BYTES} bytes"),
+    "an endless ratio": (endless_ratio, "it has the number Infinity"),
+    "a resolution of 4,000 digits": (number("resolution", "1" + "0" * 4000), "a number of 4001 digits"),
+    "a resolution of 19 digits": (number("resolution", "9" * 18), "vision.resolution is 999999999999999999; expected"),
+    "a width that is infinite": (number("width", "1e999"), "1e999, which is not finite"),
+    "a width that is no number": (number("width", "NaN"), "NaN, which is not finite"),
+    "a width that is true": (number("width", "true"), "vision: width is True"),
+    "a width of a megabyte": (number("width", f'"{"x" * 900_000}"'), "vision: width is 'xxx"),
+    "a width that is said twice": (number("width", '5, "width": 6'), "has the key 'width' twice"),
+    "layers of text": (number("layers", '["3"]'), "vision.layers is ('3',)"),
+    "a config of 3 GB": (sparse("config.json", 3 * 10**9), "it has over"),
+    "an index of 3 GB": (sparse("model.safetensors.index.json", 3 * 10**9), "it has over"),
+    "an index that is a named pipe": (pipe("model.safetensors.index.json"), "it is a named pipe, not a file"),
+    "weights that are a named pipe": (pipe("model.safetensors"), "it is a named pipe, not a file"),
     "the text tower twice": (
         with_tensors("text.ln_final.bias"),
         "It has both 'ln_final.bias' and 'text.ln_final.bias'",
@@ -128,6 +183,24 @@ def test_hostile_folder(name: str, tmp_path: Path) -> None:
         convert(folder, tmp_path / "out", OPTIONS)
     assert message in str(caught.value) and len(str(caught.value)) < 1500
     assert not (tmp_path / "out").exists()
+
+
+def test_a_config_that_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    for path, message in ((tmp_path / "pipe.json", "a named pipe"), (Path("/dev/zero"), "a device"), (tmp_path, "")):
+        with pytest.raises(ConfigError, match=f"{path.name}.* it is {message or 'a folder'}"):
+            read_config(path)
+
+
+ABSURD = [10**5000, -1, 0, 1.0, True, "7", None, [7], float("nan")]
+
+
+@pytest.mark.parametrize("value", ABSURD, ids=range(len(ABSURD)))
+@pytest.mark.parametrize("field", ["resolution", "layers", "width"])
+def test_a_configuration_of_absurd_numbers(field: str, value: object) -> None:
+    for tower in (TINY["vit-a"].vision, TINY["rn-a"].vision):
+        with pytest.raises(ConfigError, match=f"vision.{field} is "):
+            dataclasses.replace(TINY["vit-a"], vision=dataclasses.replace(tower, **{field: value}))  # type: ignore[arg-type]
 
 
 # Peak memory is not from getrusage, which counts the parent's memory before exec too.
@@ -182,6 +255,61 @@ def test_no_hostile_checkpoint_takes_a_gigabyte_or_ten_seconds(tmp_path: Path) -
         spoil(folder)
         folder.rename(corpus / f"folder {i}")
     each_is_refused_at_little_cost(corpus)
+
+
+# A million characters each, or what becomes of fewer.
+N = 10**6
+TEXTS = {
+    "letters": "a" * N,
+    "words of a million letters": [chr(ord("a") + i % 26) * (N - i) for i in range(50)],
+    "letters of other scripts": "猫" * N,
+    "emoji": "😀" * N,
+    "marks": "!" * N,
+    "lines": "a cat\n" * (N // 6),
+    "empty lines": "\n" * N,
+    "any characters of Latin-1": bytes(range(128, 256)).decode("latin-1") * (N // 128),
+    "mojibake": "â€™ " * (N // 4),
+    "escapes": "&amp;" * (N // 5),
+    "escapes of escapes": "&" + "amp;" * ((N - 1) // 4),
+    "lines of escapes of escapes": ("&" + "amp;" * 250 + "\n") * (N // 1002),
+    "a number": "&#" + "1" * (N - 3) + ";",
+    "a number of zeros": "&#" + "0" * (N - 5) + "65;",
+    "ligatures": "ﬃ" * N,
+    "notes": "\U0001d160" * N,
+    "surrogates": "\ud83d\ude00" * (N // 2),
+}
+ENCODE_EACH = """
+import json, signal, sys, time
+from pathlib import Path
+from clipref import ClipError, tokenize
+from clipref.tokenizer import Tokenizer
+def peak():
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+tokenize("é&")
+before = peak()
+for name, texts in json.loads(sys.stdin.read()).items():
+    for what in (lambda: tokenize(texts, truncate=True), lambda: Tokenizer.default().encode(texts)):
+        signal.alarm(30)
+        started = time.perf_counter()
+        try:
+            what()
+        except ClipError:
+            pass
+        print(name, time.perf_counter() - started, peak() - before, flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads its peak memory as Linux tells it")
+def test_no_text_takes_a_gigabyte_or_ten_seconds() -> None:
+    command = [sys.executable, "-c", ENCODE_EACH]
+    run = subprocess.run(command, input=json.dumps(TEXTS), capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout[-300:] + run.stderr
+    lines = run.stdout.splitlines()
+    assert len(lines) == 2 * len(TEXTS)
+    for line in lines:
+        _, seconds, kilobytes = line.rsplit(" ", 2)
+        assert float(seconds) < 10 and int(kilobytes) < 1_000_000, line
 
 
 @pytest.mark.slow

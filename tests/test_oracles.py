@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipref.config import PUBLISHED, ClipConfig, ViTConfig
-from clipref.conformance.cases import goldens
+from clipref.conformance.goldens import goldens
 from clipref.tokenizer import Tokenizer
 from clipref.weights_tools import synthetic
 

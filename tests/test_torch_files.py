@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from clipref import ClipError, WeightsError
 from clipref.weights_tools import torch_files
 from clipref.weights_tools.stored import safetensors_tensors
-from clipref.weights_tools.torch_files import MAX_OPERATIONS, TorchFile, read_torch_file, unpickle
+from clipref.weights_tools.torch_files import MAX_USES, TorchFile, read_torch_file
+from clipref.weights_tools.torch_pickle import MAX_OPERATIONS, unpickle
 
 from . import cases
 
@@ -152,6 +153,11 @@ def test_bfloat16_and_what_is_beside_the_tensors(tmp_path: Path) -> None:
     assert found["state_dict.module.w"].dtype == np.uint16 and found.keys() == {"state_dict.module.w", "loss"}
 
 
+def test_a_module_may_be_part_of_two(tmp_path: Path) -> None:
+    content = archive(b"\x80\x02" + doubling(2, tensor()) + b".")
+    assert opened(content, tmp_path).keys() == {"a.a.w", "a.b.w", "b.a.w", "b.b.w"}
+
+
 # --- hostile files ----------------------------------------------------------------------------------------------------
 
 
@@ -164,6 +170,32 @@ def entry(info: dict[str, Any]) -> bytes:
     return bytes(content)
 
 
+def with_records(records: bytes) -> bytes:
+    """The honest archive with other records between its directory and the last one."""
+    content = honest()
+    return content[:-22] + records + content[-22:]
+
+
+def two_records() -> bytes:
+    """A locator that leads to one record of zip64, and another one where some readers look for it."""
+    content = honest()
+    length, begin = struct.unpack_from("<II", content, len(content) - 10)
+    record = struct.pack("<4sQHHIIQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, 2, 2, length, begin)
+    return with_records(record + record + struct.pack("<4sIQI", b"PK\6\7", 0, len(content) - 22, 1))
+
+
+def two_directories() -> bytes:
+    """The honest directory, to which a locator leads, and another of 2 million members before the locator."""
+    content = honest()
+    length, begin = struct.unpack_from("<II", content, len(content) - 10)
+    first = struct.pack("<4sQHHIIQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, 2, 2, length, begin)
+    entry = struct.pack("<4sHHHHHHIIIHHHHHII", b"PK\1\2", 45, 45, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0)
+    entries = b"".join(entry + b"%07d" % i for i in range(2_000_000))
+    at = len(content) - 22 + len(first)
+    second = struct.pack("<4sQHHIIQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, 2 * 10**6, 2 * 10**6, len(entries), at)
+    return with_records(first + entries + second + struct.pack("<4sIQI", b"PK\6\7", 0, len(content) - 22, 1))
+
+
 def twice() -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file, warnings.catch_warnings():
@@ -173,12 +205,30 @@ def twice() -> bytes:
     return buffer.getvalue()
 
 
-def doubling(depth: int) -> bytes:
+MODULE = glob("__torch__", "M") + b")\x81"
+EMPTY = tensor(shape=(0,), strides=(1,))
+
+
+def chain(names: list[str], value: Any) -> bytes:
+    """A module that holds a module, and so on, by these names; the last holds the value."""
+    inner = chain(names[1:], value) if names[1:] else dump(value)
+    return MODULE + b"}" + dump(names[0]) + inner + b"sb"
+
+
+def doubling(depth: int, value: Any) -> bytes:
     """Modules each of which holds the next one twice: few bytes, 2 ** depth paths."""
-    module = glob("__torch__", "M") + b")\x81"
     if not depth:
-        return module + b"}" + dump("w") + dump(tensor()) + b"sb"
-    return module + b"}(" + dump("a") + doubling(depth - 1) + b"q%c" % depth + dump("b") + b"h%c" % depth + b"ub"
+        return chain(["w"], value)
+    put, get = b"q%c" % depth, b"h%c" % depth
+    return MODULE + b"}(" + dump("a") + doubling(depth - 1, value) + put + dump("b") + get + b"ub"
+
+
+def shared(count: int, value: Any, times: int) -> bytes:
+    """A module with `count` names for one value, in another that has it `times` times."""
+    names = b"".join(dump(f"{i}") + b"h\x01" for i in range(count))
+    inner = MODULE + b"q\x02}(" + dump("first") + dump(value) + b"q\x01" + names + b"ub"
+    again = b"".join(dump(f"{i}") + b"h\x02" for i in range(times))
+    return b"\x80\x02" + MODULE + b"}(" + dump("first") + inner + again + b"ub."
 
 
 def nested_tuples(depth: int) -> bytes:
@@ -189,10 +239,17 @@ FOOLED = Path(tempfile.gettempdir()) / "clipref-was-fooled"
 RAN = f"touch {FOOLED}"
 HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     # What an unpickler would call.
-    "os.system": (lambda: archive(pickled(Call("os", "system", RAN))), "asks for 'os.system'"),
-    "posix.system": (lambda: archive(pickled(Call("posix", "system", RAN))), "asks for 'posix.system'"),
-    "eval": (lambda: archive(pickled(Call("builtins", "eval", RAN))), "asks for 'builtins.eval'"),
-    "python 2's eval": (lambda: archive(pickled(Call("__builtin__", "eval", RAN))), "asks for '__builtin__.eval'"),
+    "os.system": (lambda: archive(pickled(Call("os", "system", RAN))), "asks for 'os.system', and would run a command"),
+    "posix.system": (lambda: archive(pickled(Call("posix", "system", RAN))), "'posix.system', and would run a command"),
+    "os.popen": (lambda: archive(pickled(Call("os", "popen", RAN))), "'os.popen', and would run a command"),
+    "os.execvp": (lambda: archive(pickled(Call("os", "execvp", "touch"))), "'os.execvp', and would run a command"),
+    "subprocess": (lambda: archive(pickled(Call("subprocess", "Popen", RAN))), "and would run a command"),
+    "eval": (lambda: archive(pickled(Call("builtins", "eval", RAN))), "'builtins.eval', and would run code"),
+    "python 2's eval": (lambda: archive(pickled(Call("__builtin__", "eval", RAN))), "eval', and would run code"),
+    "by another module": (
+        lambda: archive(b"\x80\x04" + dump("os") + dump("path.os.system") + b"\x93" + dump((RAN,)) + b"R."),
+        "asks for 'os.path.os.system', and would run a command",
+    ),
     "getattr": (lambda: archive(pickled(Call("builtins", "getattr", "a", "b"))), "asks for 'builtins.getattr'"),
     "numpy": (lambda: archive(pickled(Call("numpy", "fromfile", "/etc/passwd"))), "asks for 'numpy.fromfile'"),
     "numpy's constructor": (
@@ -247,7 +304,28 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: archive(b"\x80\x02" + glob("__torch__", "M") + b")\x81q\x00}" + dump("m") + b"h\x00sb."),
         "contain one another",
     ),
-    "modules that double": (lambda: archive(b"\x80\x02" + doubling(70) + b"."), "contain one another, or one"),
+    "modules that double": (lambda: archive(b"\x80\x02" + doubling(70, 7) + b"."), "too many names"),
+    "modules that double, 200 deep": (lambda: archive(b"\x80\x02" + doubling(200, EMPTY) + b"."), "over 100 deep"),
+    "3,000 names, referred to 3,000 times": (lambda: archive(shared(3000, EMPTY, 3000)), "over 50000 tensors"),
+    "300,000 numbers, referred to 200,000 times": (lambda: archive(shared(200_000, 7, 50_000)), "too many names"),
+    "names that grow by 500 characters": (
+        lambda: archive(b"\x80\x02" + chain(["x" * 500] * 3, EMPTY) + b"."),
+        "a name of over 1000 characters",
+    ),
+    "two tensors of one name": (
+        lambda: archive(
+            b"\x80\x02" + MODULE + b"}(" + dump("a.w") + dump(EMPTY) + dump("a") + chain(["w"], EMPTY) + b"ub."
+        ),
+        "two tensors named 'a.w'",
+    ),
+    "tensors that share a storage": (
+        lambda: archive(pickled({f"{i}": tensor() for i in range(MAX_USES + 1)})),
+        "are more than 4 times what the file has",
+    ),
+    "tensors scattered over a storage": (
+        lambda: archive(pickled({f"{i}": tensor(shape=(2,), strides=(5,)) for i in range(MAX_USES + 1)})),
+        "are more than 4 times what the file has",
+    ),
     "tuples without end": (lambda: archive(b"\x80\x02" + nested_tuples(400_000) + b"."), "it holds a tuple"),
     "tuples as keys": (
         lambda: archive(b"\x80\x02}" + nested_tuples(400_000) + b"Ns."),
@@ -261,6 +339,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "a string of 4 GB": (lambda: archive(b"\x80\x02X\xff\xff\xff\xffabc."), "damaged"),
     "an integer of 2 GB": (lambda: archive(b"\x80\x02\x8b\xff\xff\xff\x7fabc."), "damaged"),
     "too many operations": (lambda: archive(b"\x80\x02" + b"N0" * MAX_OPERATIONS + b"N."), "operations"),
+    "a name with an escape": (lambda: archive(b"\x80\x02cos\\\xc6\nx\n."), "damaged"),
     "an empty stack": (lambda: archive(b"\x80\x02."), "damaged"),
     "no end": (lambda: archive(b"\x80\x02N"), "damaged"),
     "no mark": (lambda: archive(b"\x80\x02t."), "damaged"),
@@ -278,7 +357,13 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "a member twice": (twice, "twice"),
     "an encrypted member": (lambda: entry({"8": ("<H", 1)}), "is encrypted"),
     "a member outside": (lambda: entry({"42": ("<I", 10**9)}), "not where the directory says"),
-    "a member too long": (lambda: entry({"20": ("<I", 10**9), "24": ("<I", 10**9)}), "ends after the file"),
+    "a member too long": (lambda: entry({"20": ("<I", 10**9), "24": ("<I", 10**9)}), "ends after the members do"),
+    "something behind the directory": (lambda: honest() + b"\0", "cut short"),
+    "something before the directory's records": (lambda: with_records(b"\0" * 56), "is not where torch writes it"),
+    "a second record of zip64": (two_records, "is not where torch writes it"),
+    "a directory that isn't one": (lambda: entry({"0": ("<I", 0)}), "directory is damaged"),
+    "a directory that is cut": (lambda: entry({"28": ("<H", 9999)}), "damaged"),
+    "a pickle with another sum": (lambda: honest().replace(dump("w"), dump("v")), "don't have their sum"),
     "a member on another": (lambda: entry({"42": ("<I", 0)}), "overlap"),
     "two sizes": (lambda: entry({"24": ("<I", 5)}), "contradicts itself"),
     "a compressed storage": (
@@ -302,6 +387,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
         "big-endian",
     ),
     "a bomb of code": (lambda: bomb("archive/code/x.py", pickled(Call("os", "system", RAN))), "asks for 'os.system'"),
+    "2 million members, in the second of two directories": (two_directories, "is not where torch writes it"),
     "no pickle": (lambda: zipped({"archive/other": b""}), "no data.pkl"),
     "two pickles": (lambda: zipped({"a/data.pkl": b"", "b/data.pkl": b""}), "no data.pkl in one top folder"),
     "big-endian": (
@@ -336,7 +422,11 @@ def bomb(name: str, pickle: bytes) -> bytes:
     return buffer.getvalue()
 
 
-BOMBS = {"a bomb of a byte order", "a bomb of code"}  # which take a while to make
+BOMBS = {
+    "a bomb of a byte order",
+    "a bomb of code",
+    "2 million members, in the second of two directories",
+}  # which take a while to make
 
 
 @pytest.mark.parametrize("name", [name for name in HOSTILE if name not in BOMBS])

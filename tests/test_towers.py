@@ -15,7 +15,7 @@ import pytest
 from clipref import ops
 from clipref.backends import overlay
 from clipref.config import ResNetConfig, ViTConfig
-from clipref.conformance.cases import goldens
+from clipref.conformance.goldens import goldens
 from clipref.engine import NumpyEngine
 from clipref.weights import Checkpoint
 from clipref.weights_tools import synthetic

@@ -10,26 +10,34 @@ CLIPImageProcessor; open_clip's CLIPVisionCfg and CLIPTextCfg (src/open_clip/mod
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from clipref.arguments import shown
 from clipref.config import ClipConfig, PreprocessConfig
 from clipref.errors import ConfigError
 
 Json = Mapping[str, Any]
+Unsaid = Callable[[int], int | None]
 
 
-def from_transformers(config: Json, processor: Json | None) -> ClipConfig:
+def nothing(vocab_size: int) -> int | None:
+    """The end-of-text id where nothing is known of the vocabulary: None, the largest."""
+    return None
+
+
+def from_transformers(config: Json, processor: Json | None, unsaid: Unsaid = nothing) -> ClipConfig:
     """`config.json`, and `preprocessor_config.json` or `processor_config.json`, of a CLIPModel. Raises ConfigError.
 
-    That of a tower alone is taken for a whole model's, with the other tower as it is by default.
+    `unsaid` knows the end-of-text id where the file doesn't say it. That of a tower alone is taken for a whole model's,
+    with the other tower as it is by default.
     """
     kind = config.get("model_type")
     if kind in ("clip_text_model", "clip_vision_model"):
         config = {f"{kind.split('_')[1]}_config": config, "projection_dim": config.get("projection_dim", 512)}
         processor = processor if kind == "clip_vision_model" else None
     elif kind != "clip":
-        raise ConfigError(f"config.json: model_type is {kind!r}; expected 'clip'.")
+        raise ConfigError(f"config.json: model_type is {shown(kind)}; expected 'clip'.")
     # Old files have the towers' settings twice, and the second counts (CLIPConfig.__init__).
     text, vision = (
         {**_object(config.get(f"{tower}_config")), **_object(config.get(f"{tower}_config_dict"))}
@@ -37,15 +45,12 @@ def from_transformers(config: Json, processor: Json | None) -> ClipConfig:
     )
     for tower, settings in (("text", text), ("vision", vision)):
         if settings.get("layer_norm_eps", 1e-5) != 1e-5:
-            raise ConfigError(f"config.json: {tower} layer_norm_eps is {settings['layer_norm_eps']}; CLIP's is 1e-5.")
+            raise ConfigError(
+                f"config.json: {tower} layer_norm_eps is {shown(settings['layer_norm_eps'])}; CLIP's is 1e-5."
+            )
     vocab_size = text.get("vocab_size", 49408)
-    # 2 is what OpenAI's models were first published with, and stands for the largest id (modeling_clip.py).
+    # 2 is what OpenAI's models were first published with, and stands for the largest id of a text (modeling_clip.py).
     end = text.get("eos_token_id", 49407)
-    if end not in (2, vocab_size - 1):
-        raise ConfigError(
-            f"config.json: the end-of-text id is {end!r} of {vocab_size} tokens; expected the largest, at which CLIP "
-            "pools."
-        )
     embed_dim = config.get("projection_dim", 512)
     return _config(
         embed_dim=embed_dim,
@@ -67,9 +72,26 @@ def from_transformers(config: Json, processor: Json | None) -> ClipConfig:
             "heads": text.get("num_attention_heads", 8),
             "mlp_width": text.get("intermediate_size", 2048),
             "activation": text.get("hidden_act", "quick_gelu"),
+            "eos_token_id": unsaid(vocab_size) if end == 2 else _eos_token_id("config.json", end, vocab_size),
         },
         preprocess=_transformers_preprocess(processor or {}, vision.get("image_size", 224)),
     )
+
+
+# So many tokens at most are taken to have been added to a vocabulary.
+MAX_ADDED = 1000
+
+
+def _eos_token_id(where: str, end: Any, vocab_size: Any) -> int | None:
+    """The end-of-text id where it isn't the largest. Raises ConfigError if so many tokens can't have been added."""
+    if end == vocab_size - 1:
+        return None
+    if not isinstance(end, int) or not 0 < vocab_size - 1 - end <= MAX_ADDED:
+        raise ConfigError(
+            f"{where}: the end-of-text id is {end!r} of {vocab_size} tokens; expected the largest, at which CLIP "
+            f"pools, or one with no more than {MAX_ADDED} behind it, which were added."
+        )
+    return end
 
 
 def _transformers_preprocess(processor: Json, resolution: int) -> dict[str, Any]:
@@ -78,7 +100,7 @@ def _transformers_preprocess(processor: Json, resolution: int) -> dict[str, Any]
     if off or abs(processor.get("rescale_factor", 1 / 255) - 1 / 255) > 1e-9:
         key = off[0] if off else "rescale_factor"
         raise ConfigError(
-            f"preprocessor_config.json: {key} is {processor[key]!r}; CLIP resizes, divides by 255, "
+            f"preprocessor_config.json: {key} is {shown(processor[key])}; CLIP resizes, divides by 255, "
             "subtracts the mean and divides by the standard deviation."
         )
     size, crop = (processor.get(key, resolution) for key in ("size", "crop_size"))
@@ -88,11 +110,15 @@ def _transformers_preprocess(processor: Json, resolution: int) -> dict[str, Any]
     if not squash and not processor.get("do_center_crop", True):
         raise ConfigError("preprocessor_config.json: do_center_crop is False; CLIP crops, or resizes to a square.")
     if not squash and (size != {"shortest_edge": resolution} or crop != {"height": resolution, "width": resolution}):
-        raise ConfigError(f"preprocessor_config.json: size {size} and crop_size {crop} for {resolution} pixels.")
+        raise ConfigError(
+            f"preprocessor_config.json: size {shown(size)} and crop_size {shown(crop)} for {shown(resolution)} pixels."
+        )
     kernels = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
     kernel = processor.get("resample", 3)
     if kernel not in kernels:
-        raise ConfigError(f"preprocessor_config.json: resample is {kernel!r}; expected 2 (bilinear) or 3 (bicubic).")
+        raise ConfigError(
+            f"preprocessor_config.json: resample is {shown(kernel)}; expected 2 (bilinear) or 3 (bicubic)."
+        )
     return {
         **_mean_and_std(processor, "image_mean", "image_std"),
         "interpolation": kernels[kernel],
@@ -121,8 +147,8 @@ _NO_EFFECT = {"patch_dropout", "attn_pooler_queries", "attn_pooler_heads", "timm
 _NO_EFFECT |= {"timm_proj", "timm_drop", "hf_model_pretrained", "hf_proj_type", "hf_pooler_type", "eos_id"}
 
 
-def from_open_clip(config: Json) -> ClipConfig:
-    """`open_clip_config.json`. Raises ConfigError."""
+def from_open_clip(config: Json, unsaid: Unsaid = nothing) -> ClipConfig:
+    """`open_clip_config.json`; `unsaid` as above. Raises ConfigError."""
     model, pixels = _object(config.get("model_cfg")), _object(config.get("preprocess_cfg"))
     if not model:
         raise ConfigError("open_clip_config.json has no model_cfg.")
@@ -132,7 +158,10 @@ def from_open_clip(config: Json) -> ClipConfig:
     sizes = {"image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio"} | _NO_EFFECT
     _nothing_else("vision_cfg", vision, sizes, _VISION_AS_CLIP)
     sizes = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"} | _NO_EFFECT
-    _nothing_else("text_cfg", text, sizes, _TEXT_AS_CLIP)
+    pools_at_eos, vocab_size = text.get("pool_type") == "eos", text.get("vocab_size", 49408)
+    _nothing_else("text_cfg", text, sizes | {"pool_type"} if pools_at_eos else sizes, _TEXT_AS_CLIP)
+    where = "open_clip_config.json"
+    end = _eos_token_id(where, text.get("eos_id"), vocab_size) if pools_at_eos else unsaid(vocab_size)
     activation = "quick_gelu" if model.get("quick_gelu", False) else "gelu"
     width, layers, head_width = vision.get("width", 768), vision.get("layers", 12), vision.get("head_width", 64)
     resolution = vision.get("image_size", 224)
@@ -146,19 +175,22 @@ def from_open_clip(config: Json) -> ClipConfig:
         tower["mlp_width"] = int(width * vision.get("mlp_ratio", 4.0))
     width = text.get("width", 512)
     if pixels.get("size", resolution) not in (resolution, [resolution, resolution]):
-        raise ConfigError(f"open_clip_config.json: preprocess_cfg.size is {pixels['size']}, image_size {resolution}.")
+        raise ConfigError(
+            f"open_clip_config.json: preprocess_cfg.size is {shown(pixels['size'])}, image_size {shown(resolution)}."
+        )
     resize_mode, interpolation = pixels.get("resize_mode", "shortest"), pixels.get("interpolation", "bicubic")
     return _config(
         embed_dim=model.get("embed_dim"),
         vision=tower,
         text={
             "context_length": text.get("context_length", 77),
-            "vocab_size": text.get("vocab_size", 49408),
+            "vocab_size": vocab_size,
             "width": width,
             "layers": text.get("layers", 12),
             "heads": text.get("heads", 8),
             "mlp_width": int(width * text.get("mlp_ratio", 4.0)),
             "activation": activation,
+            "eos_token_id": end,
         },
         preprocess={
             **_mean_and_std(pixels, "mean", "std"),
@@ -172,7 +204,8 @@ def _nothing_else(where: str, given: Json, known: set[str], as_clip: Json) -> No
     for key, value in given.items():
         if key not in known and value and as_clip.get(key) != value:
             raise ConfigError(
-                f"open_clip_config.json: {where}.{key} is {value!r}; CLIP has no such thing, its result would differ."
+                f"open_clip_config.json: {where}.{key[:80]} is {shown(value)}; CLIP has no such thing, "
+                "its result would differ."
             )
 
 
@@ -189,5 +222,5 @@ def _config(embed_dim: Any, vision: Json, text: Json, preprocess: Json) -> ClipC
 
 def _object(value: Any) -> dict[str, Any]:
     if value is not None and not isinstance(value, Mapping):
-        raise ConfigError(f"A configuration has {str(value)[:60]!r} where it should have an object.")
+        raise ConfigError(f"A configuration has {shown(value)} where it should have an object.")
     return dict(value or {})

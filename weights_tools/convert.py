@@ -25,7 +25,7 @@ from clipref.config import PUBLISHED, NoTower, Shape, tensor_shapes
 from clipref.digests import PROVENANCE_NAME, digest_record, model_digest, refuse_other, tensor_digest
 from clipref.errors import InputError, WeightsError
 from clipref.hub import present
-from clipref.tokenizer import DEFAULT_MERGES, Tokenizer
+from clipref.vocabulary import DEFAULT_MERGES, read_vocabulary, symbols_of, write_vocabulary
 from clipref.weights import FLOATS, check_tensors, ignored, read_config
 
 from .folder import new_folder, refuse_existing, write_config, write_json, write_tensors
@@ -126,14 +126,16 @@ def _write_merges(folder: Path, source: Source) -> None:
     """The checkpoint's own merges if it has some, else OpenAI's if they give its vocabulary, else none."""
     if isinstance(source.config.text, NoTower):
         return
-    vocab_size = source.config.text.vocab_size
+    text = source.config.text
     merges = source.merges or DEFAULT_MERGES
-    found = Tokenizer.from_file(merges).vocab_size
-    if found == vocab_size:
-        name = merges.name if source.merges else "merges.txt.gz"
-        (folder / name).write_bytes(merges.read_bytes())
+    vocabulary = read_vocabulary(merges)
+    found = len(symbols_of(vocabulary.merges)) + len(vocabulary.added)
+    if found - 1 == text.end_of_text and found <= text.vocab_size:
+        write_vocabulary(folder, vocabulary)
     elif source.merges is not None:
-        raise WeightsError(f"{merges} gives {found} tokens, but the model has {vocab_size}. Is it another model's?")
+        raise WeightsError(
+            f"{merges} gives {found} tokens, but the model has {text.vocab_size}. Is it another model's?"
+        )
 
 
 def _provenance(

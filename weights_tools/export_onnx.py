@@ -21,6 +21,7 @@ from clipref.config import Activation, NoTower, TextConfig
 from clipref.engine import ReferenceEngine
 from clipref.errors import BackendError, InputError
 from clipref.hub import locate
+from clipref.kernels.onnx import is_utf8
 from clipref.kernels.recording import complete, record_image, record_text
 from clipref.kernels.runtime import onnxruntime
 from clipref.weights import Checkpoint
@@ -42,6 +43,8 @@ def export_onnx(
     """
     if ids not in ("int32", "int64"):
         raise InputError(f"ids is {ids!r}; expected 'int32' or 'int64'.")
+    if not is_utf8(Path(out).absolute()):
+        raise InputError(f"{str(out)!r} is not UTF-8, as ONNX Runtime needs a file's path to be; choose another name.")
     checkpoint = Checkpoint(*locate(path, activation=activation))
     config, reference = checkpoint.config, ReferenceEngine(checkpoint, "float32")
     notes = {"config": json.dumps(config.to_dict()), "logit_scale": repr(checkpoint.logit_scale)}
@@ -62,9 +65,9 @@ def export_onnx(
 def _tokens(text: TextConfig, ids: str) -> Array:
     """Two texts, as short and as long as they can be."""
     tokens = np.zeros((2, text.context_length), ids)
-    tokens[:, 0] = text.vocab_size - 2
-    tokens[0, 1], tokens[1, 1:] = text.vocab_size - 1, 7
-    tokens[1, -1] = text.vocab_size - 1
+    tokens[:, 0] = text.end_of_text - 1
+    tokens[0, 1], tokens[1, 1:] = text.end_of_text, text.vocab_size - 1 if text.eos_token_id else 7
+    tokens[1, -1] = text.end_of_text
     return tokens
 
 

@@ -73,6 +73,7 @@ def write_config(folder: Path, config: ClipConfig) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """JSON for people to read."""
+    """JSON for people to read, in which bytes of a file's name that are no UTF-8 are escapes."""
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
     with written_whole(path) as scratch:
-        scratch.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        scratch.write_text(text, encoding="utf-8", errors="backslashreplace")

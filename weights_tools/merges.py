@@ -19,7 +19,7 @@ from pathlib import Path
 import clipref
 from clipref.errors import ConfigError
 from clipref.files import written_whole
-from clipref.tokenizer import MAX_MERGES
+from clipref.vocabulary import MAX_MERGES
 
 NAME = "bpe_simple_vocab_16e6.txt.gz"
 SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"

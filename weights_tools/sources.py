@@ -13,20 +13,21 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from clipref.config import NO_IMAGE_TOWER, NO_TEXT_TOWER, PUBLISHED, ClipConfig, NoTower, PreprocessConfig
 from clipref.errors import ConfigError, InputError, ModelNotFound, WeightsError
-from clipref.files import open_regular, read_bytes, stand_in
+from clipref.files import open_regular, parse_json, read_bytes, stand_in
+from clipref.tokenizer import Tokenizer
 from clipref.weights import MERGES_NAMES, no_weights
 
-from .configs import from_open_clip, from_timm, from_transformers
+from .configs import MAX_ADDED, from_open_clip, from_timm, from_transformers
 from .infer import has_image_tower, has_text_tower, infer_config
 from .layouts import LANDMARKS, TIMM, TRANSFORMERS, Recipe, layout_of, recipes
 from .stored import Stored, safetensors_tensors
@@ -52,7 +53,8 @@ _SAFETENSORS = ("model.safetensors.index.json", "open_clip_model.safetensors", "
 _TORCH = ("open_clip_pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model.bin")
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # before transformers 5, and since
 _CONFIGS = ("open_clip_config.json", "config.json", *_PROCESSORS)
-_TOKENIZERS = MERGES_NAMES
+_TOKENIZERS = (*MERGES_NAMES, "vocab.json", "added_tokens.json")
+OPENAI_VOCABULARY = 49408
 # What a config.json has in which project.
 _OURS, _TRANSFORMERS = "embed_dim", "model_type"
 
@@ -164,7 +166,7 @@ def find_files(path: str | os.PathLike[str]) -> Files:
         what = "is neither a file nor a folder" if path.exists() else "does not exist"
         raise ModelNotFound(f"{path} {what}; expected a checkpoint's file or folder.")
     configs = {name: folder / name for name in _CONFIGS if (folder / name).is_file()}
-    return Files(weights, configs, next((folder / n for n in _TOKENIZERS if (folder / n).is_file()), None))
+    return Files(weights, configs, next((folder / n for n in MERGES_NAMES if (folder / n).is_file()), None))
 
 
 def open_source(path: str | os.PathLike[str], options: Options | None = None) -> Source:
@@ -185,13 +187,16 @@ def open_source(path: str | os.PathLike[str], options: Options | None = None) ->
         config = PUBLISHED[model]
     else:
         layout, _ = layout_of(stored)
-        found = _config_beside(files.configs, layout)
+        found = _config_beside(files, layout)
         if found is None:
             told, preprocess = _activation(code), PreprocessConfig()
             if layout == TIMM and (timms := files.configs.get("config.json")):
                 (told, preprocess), used = from_timm(_json(timms)), [*used, timms]
             config = _config_of_tensors(files.weights, tensors, options.activation or told, options)
             config = dataclasses.replace(config, preprocess=preprocess)
+            if not isinstance(config.text, NoTower):
+                end = _end_behind_which_it_grew(config.text.vocab_size, files.merges)
+                config = dataclasses.replace(config, text=dataclasses.replace(config.text, eos_token_id=end))
         else:
             config, read = found
             used += read
@@ -238,22 +243,24 @@ def _shards(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def _config_beside(configs: Mapping[str, Path], layout: str) -> tuple[ClipConfig, list[Path]] | None:
+def _config_beside(files: Files, layout: str) -> tuple[ClipConfig, list[Path]] | None:
     """The configuration that is written beside the weights, and the files that it was read from; None without any.
 
     A repository may have both open_clip's and transformers', each for the weights in its own names.
     """
+    configs, unsaid = files.configs, partial(_end_behind_which_it_grew, merges=files.merges)
     plain, theirs = configs.get("config.json"), configs.get("open_clip_config.json")
     settings = _json(plain) if plain is not None else {}
     if plain is not None and _OURS in settings:
         return _named(plain, ClipConfig.from_dict, settings), [plain]
     for_transformers = plain is not None and (_TRANSFORMERS in settings or layout == TRANSFORMERS)
     if theirs is not None and not (for_transformers and layout == TRANSFORMERS):
-        return _named(theirs, from_open_clip, _json(theirs)), [theirs]
+        return _named(theirs, from_open_clip, _json(theirs), unsaid), [theirs]
     if plain is not None and for_transformers:
         processor = next((configs[name] for name in _PROCESSORS if name in configs), None)
         pixels = None if processor is None else _json(processor)
-        return _named(plain, from_transformers, settings, pixels), [plain, *([processor] if processor else [])]
+        config = _named(plain, from_transformers, settings, pixels, unsaid)
+        return config, [plain, *([processor] if processor else [])]
     return None
 
 
@@ -269,6 +276,18 @@ def _with_towers_of(tensors: Mapping[str, Recipe], config: ClipConfig) -> ClipCo
         vision=config.vision if image else NO_IMAGE_TOWER,
         text=config.text if text else NO_TEXT_TOWER,
     )
+
+
+def _end_behind_which_it_grew(vocab_size: int, merges: Path | None) -> int | None:
+    """The end-of-text id, where nothing says it, of a vocabulary that has a few tokens behind it; None if it has none.
+
+    It is that of the checkpoint's own merges, or of OpenAI's. OpenAI's code, open_clip's and older configurations of
+    transformers' pool at the largest id of a text, which is the same unless a text has a token that was added.
+    """
+    if vocab_size == OPENAI_VOCABULARY:
+        return None
+    end = OPENAI_VOCABULARY - 1 if merges is None else Tokenizer.from_file(merges).end_id
+    return end if 0 < vocab_size - 1 - end <= MAX_ADDED else None
 
 
 def _config_of_tensors(
@@ -306,8 +325,8 @@ def _json(path: Path) -> dict[str, Any]:
         data = read_bytes(path, MAX_JSON)
         if other := stand_in(data):
             raise ValueError(other)
-        value = json.loads(data.decode())
-    except (ValueError, RecursionError, OSError) as error:
+        value = parse_json(data)
+    except (ValueError, OSError) as error:
         raise ConfigError(f"{path} is not JSON: {error}. Fetch it again.") from error
     if not isinstance(value, dict):
         raise ConfigError(f"{path} is not a JSON object. Fetch it again.")

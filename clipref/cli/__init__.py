@@ -10,22 +10,70 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import os
-import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, NoReturn
 
 from .. import __version__
 from ..errors import ClipError
+from .interrupts import interruptible
+from .streams import flush, say, standard_streams
 
 GROUP = "clipref.commands"
 
+EXIT_CODES = """exit codes:
+  0    all that was asked for is done (`verify` and others that judge: and it is right)
+  1    an error, said in one line on standard error; or what is judged is wrong
+  2    wrong usage, said likewise
+  3    done, but for what --keep-going left out
+  130  interrupted (Ctrl-C, SIGTERM)"""
+
+
+class Parser(argparse.ArgumentParser):
+    """One that says what is wrong in one line, as all errors are said, and help that can't be written is one."""
+
+    def print_help(self, file: Any = None) -> None:
+        """Print what --help shows. Raises OSError."""
+        print(self.format_help(), end="", file=file)
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with 2."""
+        raise SystemExit(fail(f"{message}; see {self.prog} --help", 2))
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0, 1 for an error, 2 for wrong usage, 130 if interrupted."""
+    """Run a command and return its exit code, as EXIT_CODES has them; an error becomes one line."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    with standard_streams(), interruptible():
+        try:
+            code = _run(arguments)
+            flush()
+            return code
+        except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
+            return 0
+        except KeyboardInterrupt:
+            return 130
+        except OSError as error:
+            if debug:
+                raise
+            return fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
+        except MemoryError as error:
+            if debug:
+                raise
+            return fail(f"there is not enough memory for it. {error}")
+        except ClipError as error:
+            if debug:
+                raise
+            return fail(str(error))
+        finally:
+            with suppress(OSError):  # after an error, which has been told
+                flush()
+
+
+def _run(arguments: list[str]) -> int:
     commands = {entry.name: entry for entry in entry_points(group=GROUP)}
     if not arguments or arguments[0] in ("-h", "--help", "--version"):
         print(f"clipref {__version__}" if arguments[:1] == ["--version"] else overview(commands))
@@ -36,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f"did you mean {near[0]!r}?" if near else f"the commands are: {', '.join(sorted(commands))}."
         return fail(f"no command {name!r}; {hint}", 2)
     module = commands[name].load()
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=f"clipref {name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     module.add_arguments(parser)
@@ -45,33 +93,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parser.parse_args(arguments[1:])
     except SystemExit as stop:  # argparse has said what it had to say
         return stop.code if isinstance(stop.code, int) else 2
-    return guarded(module, args)
-
-
-def guarded(module: Any, args: argparse.Namespace) -> int:
-    """Run a command; an error becomes one line and an exit code, unless its traceback is asked for."""
-    # A command that is told to end tidies up as one that is interrupted at the keyboard does.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        code: int | None = module.run(args)
-        sys.stdout.flush()
-        return code or 0
-    except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        return 130
-    except (ClipError, OSError) as error:
-        if args.debug:
-            raise
-        return fail(" ".join(str(error).split()))
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    code: int | None = module.run(args)
+    return code or 0
 
 
 def fail(message: str, code: int = 1) -> int:
     """Say on standard error what is wrong, in one line."""
-    print(f"clipref: error: {message}", file=sys.stderr)
+    say(f"error: {message}")
     return code
 
 
@@ -87,5 +115,7 @@ def overview(commands: dict[str, EntryPoint]) -> str:
             *lines,
             "",
             "`clipref COMMAND --help` says more. The models are named by id, folder or .safetensors file.",
+            "",
+            EXIT_CODES,
         ]
     )

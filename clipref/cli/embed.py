@@ -1,155 +1,149 @@
 """Embeddings of images, folders of images, and texts.
 
 Without --out, prints one line of JSON an item. With --out, writes a .npy file and, beside it, the items' names as
-.names.json; or a .safetensors file with the tensor `embeddings` and the names in its metadata. The file appears when it
-is complete. Folders are searched to any depth for files that Pillow reads.
+.names.json, a list; or a .safetensors file with the tensor `embeddings`, and that list in its metadata, `names`. All of
+it is there when it is complete, or nothing is. Names are UTF-8 in every locale; a byte of a file's name that is none is
+written as an escape, \\udc80 to \\udcff, from which Python's os.fsencode makes the byte again.
+
+Folders are searched to any depth for files whose suffix is that of an image format; links are followed, and each folder
+is searched once; what begins with a dot is left out. A file of texts is UTF-8, a text a line. The last line on standard
+error says how many items were embedded, where they are, and what was left out and why.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ImageError, InputError
+from ..errors import ImageError, InputError, TextError
 from .common import add_model_arguments, open_model, print_json
+from .output import check_room, embeddings_file
+from .readable import LEFT_OUT, add_keep_going_argument, embed_readable, leave_out, problem_of
+from .streams import say
+from .texts import lines_of, name_of, text_argument
+from .walk import Found, images_at
 
 if TYPE_CHECKING:
     from ..model import CLIP
 
 Array = NDArray[Any]
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+BATCHES = 4  # of images at a time; while one is embedded, the next ones are read
+TEXT_BATCH = 256
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own arguments."""
     parser.add_argument("image", nargs="*", help="images' paths, or folders")
-    parser.add_argument("--text", action="append", default=[], help="a text to embed; repeatable")
-    parser.add_argument("--texts-file", help="a text file, one text a line")
+    parser.add_argument("--text", action="append", type=text_argument, default=[], help="a text to embed; repeatable")
+    parser.add_argument("--texts-file", metavar="FILE", help="a text file, one text a line; - for standard input")
     parser.add_argument("--out", type=Path, help="a .npy or .safetensors file")
     parser.add_argument("--normalize", action="store_true", help="unit vectors")
     parser.add_argument("--truncate", action="store_true", help="cut texts that are too long")
-    parser.add_argument("--keep-going", action="store_true", help="leave out images that can't be read, with a warning")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--json", action="store_true", help="print JSON lines (the default without --out)")
+    add_keep_going_argument(parser)
     add_model_arguments(parser)
 
 
-def run(args: argparse.Namespace) -> None:
-    """Embed images first, then texts, in the order given."""
-    write = writer(args.out)
-    paths = [path for given in args.image for path in images_in(Path(given))]
-    texts = list(args.text)
-    if args.texts_file is not None:
-        texts += Path(args.texts_file).read_text(encoding="utf-8").splitlines()
-    if not paths and not texts:
+def run(args: argparse.Namespace) -> int:
+    """Embed images first, then texts, in the order given; LEFT_OUT if something could not be read."""
+    if args.batch_size < 1:
+        raise InputError(f"--batch-size is {args.batch_size}; expected at least 1.")
+    found = find(args)
+    texts = args.text + ([] if args.texts_file is None else lines_of(args.texts_file, "--texts-file"))
+    if not found.images and not texts and not found.failures:
         raise InputError("nothing to embed; give images, folders, --text or --texts-file.")
-    model = open_model(args)
-    names: list[str] = []
-    rows: list[Array] = []
-    for name, embedding in embedded(model, paths, texts, args):
-        if args.out is None or args.json:
-            print_json({"name": name, "embedding": [float(v) for v in embedding]})
-        names.append(name)
-        rows.append(embedding)
-    if write is not None:
-        if not rows:
+    with nullcontext() if args.out is None else embeddings_file(args.out) as write:
+        model = open_model(args)
+        check_texts(model, texts, args.truncate)
+        if write is not None:
+            everything = [*map(name_of, found.images), *texts]
+            check_room(args.out, len(everything), model.config.embed_dim, everything)
+        names: list[str] = []
+        parts: list[Array] = []
+        for batch, rows in embedded(model, found, texts, args):
+            names += batch
+            if write is None:
+                print_rows(batch, rows)
+            else:
+                parts.append(rows)
+        if not names:
             raise ImageError("no image could be read; nothing was written.")
-        write(args.out, np.stack(rows), names)
+        if write is not None:
+            write(np.concatenate(parts), names)
+    if write is not None and args.json:
+        print_rows(names, np.concatenate(parts))
+    say(summary(len(names), args.out, found))
+    return LEFT_OUT if found.failures else 0
 
 
-def embedded(model: CLIP, paths: list[Path], texts: list[str], args: argparse.Namespace) -> Iterator[tuple[str, Array]]:
-    """Names and embeddings, a batch at a time."""
-    from tqdm import tqdm
-
-    quiet = not sys.stderr.isatty()
-    with tqdm(total=len(paths) + len(texts), unit="item", disable=quiet) as bar:
-        for batch in batches(paths, args.batch_size):
-            for path, embedding in zip(batch, embed_paths(model, batch, args), strict=True):
-                if embedding is not None:
-                    yield str(path), embedding
-            bar.update(len(batch))
-        for batch in batches(texts, 256):
-            rows = model.embed_text(batch, normalize=args.normalize, truncate=args.truncate)
-            yield from zip(batch, rows, strict=True)
-            bar.update(len(batch))
-
-
-def embed_paths(model: CLIP, paths: list[Path], args: argparse.Namespace) -> list[Array | None]:
-    """One embedding a path; None for one that can't be read, if that is to be survived."""
-    try:
-        return list(model.embed_images(paths, normalize=args.normalize, batch_size=len(paths)))
-    except ImageError as error:
-        if len(paths) == 1:
-            if not args.keep_going:
-                raise type(error)(f"{paths[0]}: {error}") from error
-            print(f"clipref: warning: {paths[0]} left out: {error}", file=sys.stderr)
-            return [None]
-    return [row for path in paths for row in embed_paths(model, [path], args)]
-
-
-def batches(items: list[Any], size: int) -> Iterator[list[Any]]:
-    """Consecutive parts of at most `size`."""
-    if size < 1:
-        raise InputError(f"--batch-size is {size}; expected at least 1.")
-    return (items[i : i + size] for i in range(0, len(items), size))
-
-
-def images_in(path: Path) -> list[Path]:
-    """The path itself, or a folder's images in order. Raises InputError if a folder has none."""
-    if not path.is_dir():
-        return [path]
-    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    if not found:
-        raise InputError(f"{path} holds no images ({', '.join(sorted(SUFFIXES))}).")
+def find(args: argparse.Namespace) -> Found:
+    """The images of all paths. Raises InputError if a folder has none, ImageError for what can't be read."""
+    found = Found()
+    for path in args.image:
+        here = images_at(path)
+        if not here.images and not here.failures:
+            told = here.told()
+            raise InputError(f"{path} holds no images{f'; left out: {told}' if told else ''}.")
+        for problem in here.failures:
+            leave_out(args, problem)
+        found.add(here)
     return found
 
 
-def writer(out: Path | None) -> Callable[[Path, Array, list[str]], None] | None:
-    """How a file of this name is written. Raises InputError before any work is done if it can't be."""
-    if out is None:
-        return None
-    kinds = {".npy": write_npy, ".safetensors": write_safetensors}
-    if out.suffix not in kinds:
-        raise InputError(f"--out {out}: expected a name that ends in .npy or .safetensors.")
-    if not out.absolute().parent.is_dir():
-        raise InputError(f"--out {out}: there is no folder {out.absolute().parent}; make it first.")
-    return kinds[out.suffix]
+def check_texts(model: CLIP, texts: list[str], truncate: bool) -> None:
+    """Raise TextError, before anything is embedded, for a text that the model doesn't take."""
+    if texts:
+        ids = model.tokenize(texts, truncate)  # [N, T]
+        empty = np.flatnonzero((ids == model.tokenize("")).all(axis=1))
+        if empty.size:
+            raise TextError(f"text {empty[0]} is empty; expected something to embed. Remove it, or its line.")
 
 
-def write_npy(out: Path, embeddings: Array, names: list[str]) -> None:
-    """embeddings.npy, and its names in embeddings.names.json."""
+def embedded(
+    model: CLIP, found: Found, texts: list[str], args: argparse.Namespace
+) -> Iterator[tuple[list[str], Array]]:
+    """Names and embeddings [n, E], a batch at a time; images that can't be read become failures of `found`."""
+    from tqdm import tqdm
 
-    def array(path: Path) -> None:
-        with open(path, "wb") as file:
-            np.save(file, embeddings)
+    with tqdm(total=len(found.images) + len(texts), unit="item", disable=not sys.stderr.isatty()) as bar:
+        step = BATCHES * args.batch_size
+        for start in range(0, len(found.images), step):
+            paths = found.images[start : start + step]
+            rows, errors = embed_readable(model, paths, normalize=args.normalize, batch_size=args.batch_size)
+            for i, error in errors.items():
+                bar.clear()
+                problem = problem_of(start + i, error)
+                leave_out(args, problem)
+                found.failures.append(problem)
+            if len(rows):
+                yield [name_of(path) for i, path in enumerate(paths) if i not in errors], rows
+            bar.total -= len(errors)
+            bar.update(len(rows))
+        for start in range(0, len(texts), TEXT_BATCH):
+            batch = texts[start : start + TEXT_BATCH]
+            yield batch, model.embed_text(batch, normalize=args.normalize, truncate=args.truncate)
+            bar.update(len(batch))
 
-    replace(
-        out.with_suffix(".names.json"), lambda path: path.write_text(json.dumps(names, ensure_ascii=False, indent=0))
-    )
-    replace(out, array)
+
+def print_rows(names: list[str], rows: Array) -> None:
+    """One line of JSON an item."""
+    for name, row in zip(names, rows.tolist(), strict=True):
+        print_json({"name": name, "embedding": row})
 
 
-def write_safetensors(out: Path, embeddings: Array, names: list[str]) -> None:
-    """One tensor, `embeddings`, and the names as JSON in the metadata."""
-    from safetensors.numpy import save_file
-
-    metadata = {"names": json.dumps(names, ensure_ascii=False)}
-    replace(out, lambda path: save_file({"embeddings": embeddings}, path, metadata))
-
-
-def replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Write beside, then rename, so that there is the whole file or none."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(scratch)
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
+def summary(count: int, out: Path | None, found: Found) -> str:
+    """How many items were embedded, where they are, and what was left out and why."""
+    where = "" if out is None else f", in {out}"
+    if out is not None and out.suffix == ".npy":
+        where += f", their names in {out.with_suffix('.names.json')}"
+    failed = [f"{len(found.failures)} that can't be read"] if found.failures else []
+    left_out = ", ".join(failed + [told for told in (found.told(),) if told])
+    return f"{count} embedded{where}{f'; left out: {left_out}' if left_out else ''}."

@@ -7,14 +7,14 @@ input, one a line.
 from __future__ import annotations
 
 import argparse
-import sys
 
 from .common import add_json_argument, print_json
+from .texts import lines_of, text_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own arguments."""
-    parser.add_argument("text", nargs="+", help="texts, or - for standard input")
+    parser.add_argument("text", nargs="+", type=text_argument, help="texts, or - for standard input")
     parser.add_argument("--model", help="id, folder or file whose vocabulary is meant")
     add_json_argument(parser)
 
@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> None:
     tokenizer = Tokenizer.default()
     if args.model is not None and (merges := Checkpoint(*locate(args.model)).merges) is not None:
         tokenizer = Tokenizer.from_file(merges)
-    texts = sys.stdin.read().splitlines() if args.text == ["-"] else args.text
+    texts = lines_of("-", "") if args.text == ["-"] else args.text
     for text in texts:
         ids = [tokenizer.start_id, *tokenizer.encode(text), tokenizer.end_id]
         pieces = [tokenizer.decode([i]).strip() for i in ids]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from clipref.errors import InputError
 
-from ..case import EngineUnderTest
+from ..protocol import EngineUnderTest
 
 KINDS = """\
   module:name              a Python function from a checkpoint's folder, or None, to an object with the verbs as methods
@@ -22,9 +22,10 @@ TIME_LIMIT = 60.0
 
 
 def open_engine(spec: str, time_limit: float = TIME_LIMIT) -> EngineUnderTest:
-    """The engine of a name as KINDS has them. `time_limit`: seconds for one answer of a program or a server.
+    """The engine of a name as KINDS has them. `time_limit`: seconds for one answer.
 
-    Raises InputError.
+    What computes in Python, or in a library below it, is opened in a process of its own, so that it can be stopped;
+    but not clipref's own backends. Raises InputError.
     """
     kind, colon, rest = spec.partition(":")
     if not colon or not rest:
@@ -41,10 +42,6 @@ def open_engine(spec: str, time_limit: float = TIME_LIMIT) -> EngineUnderTest:
         from .executable import Executable
 
         return Executable(rest, time_limit)
-    if kind == "onnx":
-        from .onnx import OnnxPair
-
-        return OnnxPair(rest)
     if kind == "results":
         from .results import Results
 
@@ -53,6 +50,18 @@ def open_engine(spec: str, time_limit: float = TIME_LIMIT) -> EngineUnderTest:
         from .server import Server
 
         return Server(spec, time_limit)
+    from .worker import Isolated
+
+    return Isolated(spec, time_limit)
+
+
+def open_here(spec: str) -> EngineUnderTest:
+    """An engine that computes in Python, in this process. Raises InputError."""
+    kind, _, rest = spec.partition(":")
+    if kind == "onnx":
+        from .onnx import OnnxPair
+
+        return OnnxPair(rest)
     if kind in ("openai", "transformers"):
         return _under_torch(kind, rest)
     from .python import imported

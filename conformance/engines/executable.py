@@ -6,11 +6,9 @@ It reads `case.json` and `inputs.safetensors` in CASE_DIR, writes the outputs by
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import tempfile
 import threading
@@ -19,9 +17,10 @@ from typing import IO
 
 from clipref.errors import InputError
 
-from ..case import Case, Outputs, Unsupported
-from ..exchange import read_answer, write_case
+from ..protocol import Case, Outputs, Unsupported
 from .failures import Crashed, Garbage, Hung, Killed
+from .files import read_answer, write_case
+from .processes import Program, ending
 
 UNSUPPORTED = 3
 # Of what a program prints, how much of the end is shown when it fails.
@@ -58,26 +57,21 @@ class Executable:
             if code == UNSUPPORTED:
                 raise Unsupported("exit code 3")
             if code < 0:
-                raise Killed(f"{_named(code)}{words}")
+                raise Killed(f"{ending(code)}{words}")
             if code > 0:
-                raise Crashed(f"{_named(code)}{words}")
+                raise Crashed(f"{ending(code)}{words}")
             if not os.path.lexists(out):
                 raise Garbage(f"exit code 0, but nothing was written to OUT.safetensors{words}")
-            return read_answer(out)
+            return read_answer(out, case.verb)
 
     def _run(self, command: list[str]) -> tuple[int, str]:
         """The exit code, negative for a signal, as subprocess has it; and what was printed last."""
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        assert process.stdout is not None
-        printed = _Tail(process.stdout)
+        program = Program(command, subprocess.DEVNULL, subprocess.PIPE, subprocess.STDOUT)
+        printed = _Tail(program.stdout)
         try:
-            code = process.wait(self._time_limit)
-        except subprocess.TimeoutExpired:
-            code = None
+            code = program.wait(self._time_limit)
         finally:
-            _end(process)
+            program.stop()
         words = printed.last_words()
         if code is None:
             raise Hung(f"stopped after {self._time_limit:g} s{words}")
@@ -105,18 +99,6 @@ class _Tail:
         return f"; its last words: {text}" if text else ""
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Stop a program and whatever it has started."""
-    if hasattr(os, "killpg"):
-        with contextlib.suppress(
-            ProcessLookupError, PermissionError
-        ):  # all of them have ended (macOS: or are about to)
-            os.killpg(process.pid, signal.SIGKILL)
-    else:
-        process.kill()
-    process.wait()
-
-
 def _why_not(program: str) -> str:
     path = Path(program)
     if path.is_dir():
@@ -126,12 +108,3 @@ def _why_not(program: str) -> str:
     if not os.access(path, os.X_OK):
         return f"{program} may not be executed; make it so: chmod +x {program}"
     return f"{program} is not on the PATH; did you mean exec:./{program}?"
-
-
-def _named(code: int) -> str:
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return f"ended by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"ended by signal {-code}"

@@ -29,3 +29,15 @@ class Garbage(Failure):
     """The engine says that it has answered, and what it gave can't be read."""
 
     told = "answered garbage"
+
+
+class Raised(Failure):
+    """The engine, in a process of its own, raised an exception, of which there is only the name and the words here."""
+
+    def __init__(self, name: str, words: str) -> None:
+        super().__init__(words)
+        self.told = f"raised {name}"
+
+
+class Exited(Killed, Raised):
+    """The engine wanted to end the process that it is in."""

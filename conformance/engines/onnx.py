@@ -25,7 +25,7 @@ from clipref.errors import InputError
 from clipref.kernels.runtime import onnxruntime
 from clipref.lazy import available_threads
 
-from ..case import Array, Case, Outputs, Unsupported
+from ..protocol import Array, Case, Outputs, Unsupported
 
 # Stems of files, the likeliest first; a name may go on after it ("clip_image_model_vitb32").
 _VISUAL = ("visual", "vision_model", "image_model", "clip_visual", "clip_image_model", "image_encoder", "model")

@@ -22,9 +22,10 @@ from clipref.backends import backends
 from clipref.engine import NumpyEngine
 from clipref.errors import InputError
 from clipref.model import CLIP
+from clipref.numerics import cosines
 from clipref.weights import Checkpoint
 
-from ..case import Case, EngineUnderTest, Outputs, Unsupported
+from ..protocol import Case, EngineUnderTest, Outputs, Unsupported
 
 # Of a checkpoint's folder; None for the verbs that need no model.
 Factory = Callable[[Path | None], Any]
@@ -155,9 +156,8 @@ class Reference(Backend):
         return getattr(ops, name)(**arguments)
 
     def similarity(self, image: Any, text: Any, logit_scale: Any) -> dict[str, Any]:
-        a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (image, text))
-        cosines = a @ b.T
-        return {"cosines": cosines, "logits": np.exp(logit_scale) * cosines}
+        found = cosines(image, text)
+        return {"cosines": found, "logits": np.exp(logit_scale) * found}
 
 
 class ReferenceModel(BackendModel):

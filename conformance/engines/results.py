@@ -9,9 +9,10 @@ from pathlib import Path
 from clipref.errors import InputError
 from clipref.weights_tools.sources import sha256
 
-from ..case import Case, Outputs, Unsupported
-from ..exchange import ANSWER, CHECKPOINT_FILES, asked, exported, folder_name, read_answer
+from ..exchange import ANSWER, CHECKPOINT_FILES, folder_name, read_export
+from ..protocol import Case, Outputs, Unsupported
 from .failures import Garbage
+from .files import description, read_answer
 
 
 class Results:
@@ -20,7 +21,7 @@ class Results:
     def __init__(self, folder: str) -> None:
         """Raises InputError if there is no answer at all in the folder, or no case."""
         self._root = Path(folder).absolute()
-        self._exported = exported(self._root)
+        self._exported = read_export(self._root)
         self._checked: set[str] = set()
         if next(self._root.glob(f"cases/**/{ANSWER}"), None) is None:
             raise InputError(f"{folder} has no answers; expected {ANSWER} beside the case.json of each case answered.")
@@ -33,14 +34,14 @@ class Results:
         self._refuse_changed(f"{folder}/inputs.safetensors")
         written = json.loads(self._refuse_changed(f"{folder}/case.json").read_text(encoding="utf-8"))
         # As they are read back: JSON has no tuples.
-        if any(written.get(key) != value for key, value in json.loads(json.dumps(asked(case))).items()):
+        if any(written.get(key) != value for key, value in json.loads(json.dumps(description(case))).items()):
             raise Garbage("the folder was exported with other inputs; export it again, and answer it anew")
         if case.checkpoint is not None:
             self._refuse_other_checkpoint(case.checkpoint)
         answer = self._root / folder / ANSWER
         if not os.path.lexists(answer):
             raise Unsupported(f"has no {ANSWER}")
-        return read_answer(answer)
+        return read_answer(answer, case.verb)
 
     def _refuse_other_checkpoint(self, checkpoint: Path) -> None:
         """Raise Garbage if a checkpoint of the folder isn't the one that the right answer is of."""

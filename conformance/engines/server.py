@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from ..case import Array, Case, Outputs, Unsupported
+from ..protocol import Array, Case, Outputs, Unsupported
 from .failures import Crashed, Garbage, Hung
 
 # roboflow's limit on texts in a request is 8 as it comes (CLIP_MAX_BATCH_SIZE).

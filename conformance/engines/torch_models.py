@@ -25,7 +25,7 @@ from clipref.config import ClipConfig, ResNetConfig, ViTConfig
 from clipref.weights import Checkpoint
 from clipref.weights_tools.synthetic import dtype_of
 
-from ..case import Array, Unsupported
+from ..protocol import Array, Unsupported
 
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "float16", "bfloat16")}
 

@@ -14,16 +14,16 @@ from typing import Any, Literal
 import numpy as np
 
 from clipref.config import ResNetConfig
-from clipref.engine import NumpyEngine
 from clipref.weights import Checkpoint
 
-from .. import comparison, recipe, tokens
-from ..case import Array, Case, Outputs, Unsupported
-from . import steps, towers
+from ..protocol import Array, Case, Outputs, Unsupported
+from ..restated import preprocessing, similarity, tokenizer
+from . import catalogue, changes, steps
 from .fault import Fault as Fault
 from .fault import Place
+from .tower import read_tower
 
-FAULTS: tuple[Fault, ...] = (*towers.FAULTS, *steps.PREPROCESS, *steps.TOKENIZE, *steps.SIMILARITY)
+FAULTS: tuple[Fault, ...] = (*catalogue.FAULTS, *steps.PREPROCESS, *steps.TOKENIZE, *steps.SIMILARITY)
 BY_ID = {fault.id: fault for fault in FAULTS}
 
 
@@ -42,7 +42,7 @@ def place(case: Case) -> Place | Literal["operation"] | None:
 def of(where: Place | Literal["operation"] | None) -> tuple[Fault, ...]:
     """The faults that can be there."""
     if where == "operation":
-        return towers.FAULTS
+        return catalogue.FAULTS
     return tuple(fault for fault in FAULTS if where in fault.places)
 
 
@@ -58,23 +58,23 @@ def answer(
     """
     with np.errstate(all="ignore"):
         if case.verb in ("encode_image", "encode_text", "trace_image", "trace_text"):
-            return _encoded(case, faults, dtype)
+            return _encode(case, faults, dtype)
         if case.verb == "operation":
             arguments = {name: _cast(x, dtype) for name, x in case.inputs.items()}
             settings = {name: value for name, value in case.attributes.items() if name != "name"}
-            return {"y": towers.operation(case.attributes["name"], faults)(**arguments, **settings)}
-        changed = _merged(faults)
+            return {"y": changes.operation(case.attributes["name"], faults)(**arguments, **settings)}
+        changed = _merge_steps(faults)
         if case.verb == "preprocess":
-            made = dataclasses.replace(recipe.PROFILES[profile], **changed)
-            opened = recipe.opened(case.inputs["image"])
-            return {"pixels": recipe.pixels(opened, case.attributes["resolution"], made, dtype)}
+            made = dataclasses.replace(preprocessing.PROFILES[profile], **changed)
+            opened = preprocessing.open_png(case.inputs["image"])
+            return {"pixels": preprocessing.preprocess(opened, case.attributes["resolution"], made, dtype)}
         if case.verb == "tokenize":
             texts = json.loads(case.inputs["texts"].tobytes())
             length, truncate = case.attributes["context_length"], case.attributes["truncate"]
-            return {"ids": tokens.tokenized(texts, length, truncate, tokens.Steps(**changed))}
+            return {"ids": tokenizer.tokenize(texts, length, truncate, tokenizer.Steps(**changed))}
         if case.verb == "similarity":
             image, text, logit_scale = (_cast(case.inputs[name], dtype) for name in ("image", "text", "logit_scale"))
-            return comparison.compared(image, text, logit_scale, comparison.Steps(**changed))
+            return similarity.compare(image, text, logit_scale, similarity.Steps(**changed))
     raise ValueError(f"no fault concerns {case.verb}")
 
 
@@ -82,7 +82,7 @@ def _cast(x: Array, dtype: str) -> Array:
     return x.astype(dtype) if x.dtype.kind == "f" else x
 
 
-def _merged(faults: Sequence[Fault]) -> dict[str, Any]:
+def _merge_steps(faults: Sequence[Fault]) -> dict[str, Any]:
     changed: dict[str, Any] = {}
     for fault in faults:
         assert isinstance(fault.change, Mapping)
@@ -92,20 +92,20 @@ def _merged(faults: Sequence[Fault]) -> dict[str, Any]:
     return changed
 
 
-def _encoded(case: Case, faults: Sequence[Fault], dtype: Literal["float32", "float64"]) -> Outputs:
+def _encode(case: Case, faults: Sequence[Fault], dtype: Literal["float32", "float64"]) -> Outputs:
     assert case.checkpoint is not None
-    engine = NumpyEngine(Checkpoint(case.checkpoint), dtype)
-    towers.apply(engine, *faults)
+    tower = read_tower(case.checkpoint, "image" if case.verb.endswith("image") else "text", dtype)
+    for fault in faults:
+        assert callable(fault.change)
+        tower = fault.change(tower)
     taps: dict[str, Array] = {}
 
     def tap(name: str, x: Array) -> Array:
         taps[name] = x
         return x
 
-    if case.verb.endswith("image"):
-        embeddings = engine.encode_image(case.inputs["pixels"], tap)
-    else:
-        embeddings = engine.encode_text(case.inputs["ids"], tap)
+    (x,) = case.inputs.values()
+    embeddings = tower.encode(_cast(x, dtype), tap)
     return taps if case.verb.startswith("trace") else {"embeddings": embeddings}
 
 

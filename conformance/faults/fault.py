@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from clipref.engine import NumpyEngine
+from .tower import Tower
 
-Overrides: TypeAlias = dict[str, Callable[..., Any]]
-# Changes an engine's weights or settings, and returns the operations that are other than the reference's.
-Change: TypeAlias = Callable[[NumpyEngine], Overrides]
+# Makes another tower of one, and leaves the one as it is.
+Change: TypeAlias = Callable[[Tower], Tower]
 Place: TypeAlias = Literal["vit", "resnet", "text", "preprocess", "tokenize", "similarity"]
 
 
@@ -18,7 +17,7 @@ Place: TypeAlias = Literal["vit", "resnet", "text", "preprocess", "tokenize", "s
 class Fault:
     """One known fault: its name, the claim of SPEC.md that it breaks, what it is, and where it can be.
 
-    In a tower it is a change to the engine; elsewhere, the steps that are taken otherwise.
+    In a tower it is a change of the tower; elsewhere, the steps that are taken otherwise.
     """
 
     id: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from .. import recipe, tokens
+from ..restated import preprocessing, tokenizer
 from .fault import Fault, Place
 
 
@@ -16,7 +16,7 @@ def _fault(place: Place, id: str, claim: str, title: str, **steps: Any) -> Fault
 PREPROCESS = tuple(
     _fault("preprocess", *fault, **steps)
     for fault, steps in (
-        (("crop-floor", "IMG-5", "the crop offset floored"), {"offset": recipe.floored}),
+        (("crop-floor", "IMG-5", "the crop offset floored"), {"offset": preprocessing.floored}),
         (
             ("crop-ceil", "IMG-5", "the crop offset with halves rounded up"),
             {"offset": lambda margin: (margin + 1) // 2},
@@ -75,7 +75,7 @@ PREPROCESS = tuple(
     )
 )
 
-_WITHOUT = tokens.Steps()
+_WITHOUT = tokenizer.Steps()
 TOKENIZE = tuple(
     _fault("tokenize", *fault, **steps)
     for fault, steps in (

@@ -10,13 +10,14 @@ import argparse
 import base64
 import html
 import io
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 from clipref import AutoModel
 from clipref.cli.common import add_json_argument, print_json, print_table
+from clipref.cli.output import text_file
+from clipref.cli.texts import name_of
 from clipref.errors import InputError
 
 from . import captions, world
@@ -40,17 +41,11 @@ def run(args: argparse.Namespace) -> None:
     """Compute, print tables or JSON, write the page."""
     if not 1 <= args.scenes <= 100:
         raise InputError(f"--scenes is {args.scenes}; expected 1 to 100.")
-    if not args.out.absolute().parent.is_dir():
-        raise InputError(f"--out {args.out}: there is no folder {args.out.absolute().parent}; make it first.")
-    found, scenes = results(args.model, args.backend, args.scenes, args.seed)
-    scratch = args.out.with_name(f".{args.out.name}.{os.getpid()}")
-    try:
-        scratch.write_text(page(found, scenes), encoding="utf-8")
-        scratch.replace(args.out)
-    finally:
-        scratch.unlink(missing_ok=True)
+    with text_file(args.out) as write:
+        found, scenes = results(args.model, args.backend, args.scenes, args.seed)
+        write(page(found, scenes))
     if args.json:
-        print_json(found | {"page": str(args.out)})
+        print_json(found | {"page": name_of(args.out)})
         return
     print(headline(found))
     print()

@@ -17,9 +17,10 @@ import ftfy
 import numpy as np
 import regex
 
-from clipref.tokenizer import END, START, Tokenizer, byte_symbols
+from clipref.tokenizer import Tokenizer
+from clipref.vocabulary import END, START, byte_symbols
 
-from .case import Array
+from ..protocol import Array
 
 _SPECIALS = r"<\|startoftext\|>|<\|endoftext\|>|"
 _CONTRACTIONS = r"'s|'t|'re|'ve|'m|'ll|'d|"
@@ -45,13 +46,13 @@ class Steps:
     cut: Literal["keep the end", "drop the end", "from the left"] = "keep the end"
 
 
-def tokenized(texts: Sequence[str], length: int, truncate: bool, steps: Steps = Steps()) -> Array:
+def tokenize(texts: Sequence[str], length: int, truncate: bool, steps: Steps = Steps()) -> Array:
     """Ids [N, length] int64. Raises ValueError if a text is too long, and not to be truncated."""
     length = steps.length or length
     start, end = (Tokenizer.default()._ids[special] for special in (START, END))
     rows = np.full((len(texts), length), steps.padding, np.int64)
     for row, text in zip(rows, texts, strict=True):
-        ids = [*[start] * steps.start, *encoded(text, steps), *[end] * steps.end]
+        ids = [*[start] * steps.start, *encode(text, steps), *[end] * steps.end]
         if len(ids) > length:
             if not truncate:
                 raise ValueError(f"{len(ids)} tokens, with start and end; expected at most {length}")
@@ -64,21 +65,21 @@ def tokenized(texts: Sequence[str], length: int, truncate: bool, steps: Steps = 
     return rows
 
 
-def encoded(text: str, steps: Steps) -> list[int]:
+def encode(text: str, steps: Steps) -> list[int]:
     """The ids of one text, without start and end."""
     ids = Tokenizer.default()._ids
     symbols = byte_symbols()
     found: list[int] = []
-    for word in regex.findall(steps.pattern, cleaned(text, steps), regex.IGNORECASE):
+    for word in regex.findall(steps.pattern, clean(text, steps), regex.IGNORECASE):
         if word in (START, END) and steps.specials:
             found.append(ids[word])
         else:
             letters = "".join(symbols[byte] for byte in word.encode("utf-8"))
-            found += _merged(letters, steps.ends_of_words, steps.merges, steps.left_out)
+            found += _merge(letters, steps.ends_of_words, steps.merges, steps.left_out)
     return found
 
 
-def cleaned(text: str, steps: Steps) -> str:
+def clean(text: str, steps: Steps) -> str:
     """A text before it is split."""
     text = ftfy.fix_text(text) if steps.repaired else text
     for _ in range(steps.unescaped):
@@ -88,7 +89,7 @@ def cleaned(text: str, steps: Steps) -> str:
 
 
 @lru_cache(maxsize=65536)
-def _merged(word: str, ends_of_words: bool, merges: str, left_out: int) -> tuple[int, ...]:
+def _merge(word: str, ends_of_words: bool, merges: str, left_out: int) -> tuple[int, ...]:
     """Always the pair of the lowest rank, everywhere it is, until there is none; or the first pair that has a rank."""
     tokenizer = Tokenizer.default()
     ranks = tokenizer._ranks

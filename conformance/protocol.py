@@ -28,6 +28,8 @@ from numpy.typing import NDArray
 
 Array: TypeAlias = NDArray[Any]
 Outputs: TypeAlias = Mapping[str, Array]
+# By how much a correct engine errs: of each output by name, in each precision.
+Units: TypeAlias = Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -48,16 +50,16 @@ class Case:
 
 @dataclass(frozen=True)
 class Exact:
-    """The right outputs of a case, and for each by how much a correct engine errs, by precision (emulation.py).
+    """The right outputs of a case, and for each by how much a correct engine errs, by precision (units.py).
 
     Errors are the largest difference relative to the root mean square of what is right. An output that has no units is
     compared for equality. `bits`: what the original itself gives in float32; who gives the same is exact. `refused`:
-    what the original refuses to answer; an engine passes if it raises anything but Unsupported, or, where it is a
+    what the original refuses to answer; an engine passes if it raises anything that doesn't decline, or, where it is a
     program, ends with another code than 0 and 3, and fails if it answers or hangs.
     """
 
     outputs: Outputs
-    units: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    units: Units = field(default_factory=dict)
     bits: Outputs = field(default_factory=dict)
     refused: str = ""  # "a text of 76 tokens"
 
@@ -72,10 +74,16 @@ class Question:
     claims: tuple[str, ...]
     make: Callable[[Path], Case]  # in a folder for checkpoints, which are reused where they exist
     exact: Callable[[Case], Exact]
+    model: str = ""  # the name of its checkpoint, if it has one
+    # The units that Exact has of it, measured anew; None where there are none, or another question's. See units.py.
+    measure: Callable[[Case, Exact], Units] | None = None
 
 
 class Unsupported(Exception):
-    """Raised by an engine that doesn't do what is asked; the case is skipped, and counts neither way."""
+    """Raised by an engine that doesn't do what is asked; the case is skipped, and counts neither way.
+
+    NotImplementedError counts as the same.
+    """
 
 
 class EngineUnderTest(Protocol):

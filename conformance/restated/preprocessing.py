@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from PIL import Image, ImageOps
 
-from .case import Array
+from ..protocol import Array
 
 Size: TypeAlias = tuple[int, int]
 Offset: TypeAlias = Callable[[int], int]
@@ -32,7 +32,7 @@ def truncated(side: int, long: int, short: int) -> int:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Steps:
     """The steps; the defaults are OpenAI's."""
 
     turned: bool = False  # upright, as EXIF's orientation says
@@ -59,78 +59,84 @@ def floored(margin: int) -> int:
     return margin // 2
 
 
-# Preprocessings that people use on purpose. transformers' differs from the original's in two steps, and from version 5
-# on it puts what is transparent on white.
+# Preprocessings that people use on purpose. That of transformers with Pillow differs from the original's in two steps;
+# from version 5.21 on it also puts what is transparent on white.
 PROFILES = {
-    "openai": Recipe(),
-    "transformers-4": Recipe(offset=floored, rgb="first"),
-    "transformers-5": Recipe(offset=floored, rgb="first, on white"),
+    "openai": Steps(),
+    "transformers-4": Steps(offset=floored, rgb="first"),
+    "transformers-5": Steps(offset=floored, rgb="first, on white"),
 }
 
 
-def levels(image: Image.Image, side: int, recipe: Recipe = Recipe()) -> Array:
-    """The pixels before they are normalised: [R, R, 3] uint8, or float64 where the recipe doesn't round."""
-    if recipe.turned:
+def transformers_profile(version: str) -> str:
+    """The profile of a version of transformers, such as "5.3.0"."""
+    major, minor = (int(part) for part in version.split(".")[:2])
+    return "transformers-4" if (major, minor) < (5, 21) else "transformers-5"
+
+
+def resize(image: Image.Image, side: int, steps: Steps = Steps()) -> Array:
+    """The pixels before they are normalised: [R, R, 3] uint8, or float64 where the steps doesn't round."""
+    if steps.turned:
         image = ImageOps.exif_transpose(image)
     keyed = "transparency" in image.info
-    if keyed and recipe.alpha:
+    if keyed and steps.alpha:
         image = image.convert("RGBA")
-    if recipe.rgb == "first, on white" and (keyed or "A" in image.getbands()):
+    if steps.rgb == "first, on white" and (keyed or "A" in image.getbands()):
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image.convert("RGBA"))
     if keyed:
         image = image.copy()
         image.info.pop("transparency", None)  # no conversion to RGB heeds it; of some, Pillow warns that it is lost
-    if recipe.rgb != "last" or recipe.floats != "never":
+    if steps.rgb != "last" or steps.floats != "never":
         image = image.convert("RGB")
-    if recipe.thumbnail is not None and max(image.size) > recipe.thumbnail:
+    if steps.thumbnail is not None and max(image.size) > steps.thumbnail:
         image = image.copy()
-        image.thumbnail((recipe.thumbnail, recipe.thumbnail))
+        image.thumbnail((steps.thumbnail, steps.thumbnail))
     width, height = image.size
     short = min(width, height)
     size = (side, side)
-    if not recipe.squash:
-        size = tuple(side if s == short else recipe.long_side(side, s, short) for s in (width, height))  # type: ignore
-    left, top = (recipe.offset(s - side) for s in size)
-    if recipe.floats == "throughout":
-        bands = [np.asarray(band.convert("F").resize(size, Image.Resampling[recipe.filter])) for band in image.split()]
+    if not steps.squash:
+        size = tuple(side if s == short else steps.long_side(side, s, short) for s in (width, height))  # type: ignore
+    left, top = (steps.offset(s - side) for s in size)
+    if steps.floats == "throughout":
+        bands = [np.asarray(band.convert("F").resize(size, Image.Resampling[steps.filter])) for band in image.split()]
         return np.stack(bands, axis=-1).astype(np.float64)[top : top + side, left : left + side]
-    crop = _resized(image, size, recipe).crop((left, top, left + side, top + side))
+    crop = _resize_to(image, size, steps).crop((left, top, left + side, top + side))
     return np.asarray(crop.convert("RGB"))
 
 
-def _resized(image: Image.Image, size: Size, recipe: Recipe) -> Image.Image:
+def _resize_to(image: Image.Image, size: Size, steps: Steps) -> Image.Image:
     if image.size == size:
         return image
-    kernel = Image.Resampling[recipe.filter]
-    if recipe.floats == "between":
+    kernel = Image.Resampling[steps.filter]
+    if steps.floats == "between":
         bands = [np.asarray(band.convert("F").resize(size, kernel)) for band in image.split()]
         return Image.merge("RGB", [Image.fromarray(np.clip(np.rint(b), 0, 255).astype(np.uint8)) for b in bands])
-    if not recipe.antialias:
-        steps = (image.width / size[0], 0, 0, 0, image.height / size[1], 0)
-        return image.transform(size, Image.Transform.AFFINE, steps, kernel)
-    if recipe.reducing_gap is not None:
-        return image.resize(size, kernel, reducing_gap=recipe.reducing_gap)
+    if not steps.antialias:
+        affine = (image.width / size[0], 0, 0, 0, image.height / size[1], 0)
+        return image.transform(size, Image.Transform.AFFINE, affine, kernel)
+    if steps.reducing_gap is not None:
+        return image.resize(size, kernel, reducing_gap=steps.reducing_gap)
     mode = image.mode
     premultiplied = {"LA": "La", "RGBA": "RGBa"}.get(mode)  # as Pillow does, but once for both passes
     if premultiplied:
         image = image.convert(premultiplied)
-    first = (image.width, size[1]) if recipe.vertical_first else (size[0], image.height)
+    first = (image.width, size[1]) if steps.vertical_first else (size[0], image.height)
     image = image.resize(first, kernel).resize(size, kernel)
     return image.convert(mode) if premultiplied else image
 
 
-def normalised(levels: Array, recipe: Recipe = Recipe(), dtype: Any = np.float32) -> Array:
+def normalise(levels: Array, steps: Steps = Steps(), dtype: Any = np.float32) -> Array:
     """[R, R, 3] -> [3, R, R]: to 0..1, minus the mean, divided by the standard deviation."""
-    mean, std, scale = (np.asarray(x, dtype) for x in (recipe.mean, recipe.std, recipe.scale))
-    x = levels.astype(dtype)[..., :: -1 if recipe.bgr else 1]
-    x = x if recipe.upright else x.swapaxes(0, 1)
+    mean, std, scale = (np.asarray(x, dtype) for x in (steps.mean, steps.std, steps.scale))
+    x = levels.astype(dtype)[..., :: -1 if steps.bgr else 1]
+    x = x if steps.upright else x.swapaxes(0, 1)
     return np.ascontiguousarray(((x / scale - mean) / std).transpose(2, 0, 1))
 
 
-def pixels(image: Image.Image, side: int, recipe: Recipe = Recipe(), dtype: Any = np.float32) -> Array:
+def preprocess(image: Image.Image, side: int, steps: Steps = Steps(), dtype: Any = np.float32) -> Array:
     """An image as the image tower takes it, [3, R, R]."""
-    return normalised(levels(image, side, recipe), recipe, dtype)
+    return normalise(resize(image, side, steps), steps, dtype)
 
 
 def picture(mode: str, width: int, height: int) -> Image.Image:
@@ -174,7 +180,7 @@ def png(image: Image.Image) -> Array:
     return np.frombuffer(buffer.getvalue(), np.uint8)
 
 
-def opened(data: Array) -> Image.Image:
+def open_png(data: Array) -> Image.Image:
     """The image of `png`."""
     image = Image.open(io.BytesIO(data.tobytes()))
     image.load()

@@ -10,6 +10,7 @@ engine that is right errs by about one unit.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,9 +19,10 @@ import numpy as np
 from clipref import ops
 from clipref.backends import overlay
 from clipref.engine import NumpyEngine
+from clipref.numerics import rms, rms_error, round_mantissa, to_bfloat16
 from clipref.weights import Checkpoint
 
-from .case import Array, Outputs
+from ..protocol import Array, Outputs
 
 # From the finest to the coarsest, and the relative distance between neighbours in each; int8's is of the largest value.
 # TF32 has float16's digits, but only factors of products are rounded to it: an engine that uses it passes as float16.
@@ -39,20 +41,6 @@ def _keep(x: Array) -> Array:
     return x
 
 
-def _mantissa(bits: int) -> Callable[[Array], Array]:
-    """Rounds float32 to a mantissa of so many bits, to nearest, ties to even."""
-    drop = 23 - bits
-
-    def rounded(x: Array) -> Array:
-        words = np.ascontiguousarray(x, np.float32).view(np.uint32).reshape(np.shape(x))
-        half = (1 << (drop - 1)) - 1
-        even = (words >> drop) & 1
-        result: Array = ((words + half + even) & np.uint32(0xFFFFFFFF << drop & 0xFFFFFFFF)).view(np.float32)
-        return result
-
-    return rounded
-
-
 def _float16(x: Array) -> Array:
     with np.errstate(over="ignore"):
         return np.asarray(x).astype(np.float16).astype(np.float32)
@@ -66,8 +54,8 @@ def _int8(x: Array, axis: int | None = None) -> Array:
 
 
 # What is rounded: everything, or only the factors of products.
-_EVERYTHING: dict[str, Callable[[Array], Array]] = {"float16": _float16, "bfloat16": _mantissa(7)}
-_FACTORS: dict[str, Callable[[Array], Array]] = {**_EVERYTHING, "tf32": _mantissa(10), "int8": _int8}
+_EVERYTHING: dict[str, Callable[[Array], Array]] = {"float16": _float16, "bfloat16": to_bfloat16}
+_FACTORS: dict[str, Callable[[Array], Array]] = {**_EVERYTHING, "tf32": partial(round_mantissa, bits=10), "int8": _int8}
 
 
 def operations(precision: str, order: int = 0) -> tuple[Any, Callable[[Array], Array]]:
@@ -77,23 +65,23 @@ def operations(precision: str, order: int = 0) -> tuple[Any, Callable[[Array], A
     """
     if precision == "float64":
         # Twice as many digits would be needed to see float64 err; another order of its sums shows as much.
-        return overlay(SimpleNamespace(**_reordered(_keep, _keep, _keep, order + 1))), _keep
+        return overlay(SimpleNamespace(**_reorder(_keep, _keep, _keep, order + 1))), _keep
     everything = _EVERYTHING.get(precision, _keep)
     factors = _FACTORS.get(precision, _keep)
     weights = (lambda w: _int8(w, axis=0)) if precision == "int8" else factors
-    products = _reordered(factors, weights, everything, order)
+    products = _reorder(factors, weights, everything, order)
     rest = {
-        name: _rounded(function, everything) for name, function in vars(overlay(None)).items() if name not in products
+        name: _round_all(function, everything) for name, function in vars(overlay(None)).items() if name not in products
     }
     return overlay(SimpleNamespace(**rest, **products)), everything
 
 
-def emulated(
+def emulate(
     checkpoint: Checkpoint, verb: str, x: Array, precision: str, order: int = 0, kept: Collection[str] = ()
 ) -> dict[str, Array]:
     """The embeddings, and the activations that are to be kept, that a correct engine of this precision might have."""
-    engine = NumpyEngine(checkpoint, "float64" if precision == "float64" else "float32")
-    engine.ops, rounded = operations(precision, order)
+    ops, rounded = operations(precision, order)
+    engine = NumpyEngine(checkpoint, "float64" if precision == "float64" else "float32", ops)
     taps: dict[str, Array] = {}
 
     def tap(name: str, y: Array) -> Array:  # also where the towers add without an operation: the residual stream
@@ -107,7 +95,7 @@ def emulated(
     return {"embeddings": engine.encode_text(x, tap), **taps}
 
 
-def _rounded(function: Callable[..., Array], to: Callable[[Array], Array]) -> Callable[..., Array]:
+def _round_all(function: Callable[..., Array], to: Callable[[Array], Array]) -> Callable[..., Array]:
     def call(*arguments: Any, **named: Any) -> Array:
         return to(function(*(to(a) if _is_float(a) else a for a in arguments), **named))
 
@@ -130,7 +118,7 @@ def rounding(precision: str) -> Callable[[Array], Array]:
     return _FACTORS.get(precision, _keep)
 
 
-def _reordered(
+def _reorder(
     factors: Callable[[Array], Array], weights: Callable[[Array], Array], result: Callable[[Array], Array], order: int
 ) -> dict[str, Callable[..., Array]]:
     """Products with rounded factors, whose sums are taken in the order that a seed decides; 0 is the reference's."""
@@ -160,13 +148,13 @@ def units(
     Those of activations are of the whole ones, compared with the reference's, because `exact` has samples of them.
     """
     taps = exact.keys() - {"embeddings"}
-    whole = emulated(checkpoint, verb, x, "float64", -1, taps) if taps else {}
+    whole = emulate(checkpoint, verb, x, "float64", -1, taps) if taps else {}
     found: dict[str, dict[str, float]] = {name: dict.fromkeys(PRECISIONS, 0.0) for name in exact}
     for precision in PRECISIONS:
         for order in range(orders.get(precision, 1)):
-            run = emulated(checkpoint, verb, x, precision, order, taps)
+            run = emulate(checkpoint, verb, x, precision, order, taps)
             for name, truth in exact.items():
-                off = error(run[name], truth if name == "embeddings" else whole[name])
+                off = rms_error(run[name], truth if name == "embeddings" else whole[name])
                 found[name][precision] = max(found[name][precision], off)
     return {name: {p: max(u, _one_rounding(exact[name], p)) for p, u in by.items()} for name, by in found.items()}
 
@@ -177,20 +165,12 @@ def units_of(function: Callable[[str, int], Outputs], exact: Outputs) -> dict[st
     for precision in PRECISIONS:
         runs = [function(precision, order) for order in range(ORDERS["float32"])]
         for name, truth in exact.items():
-            worst = max(error(run[name], truth) for run in runs)
+            worst = max(rms_error(run[name], truth) for run in runs)
             found[name][precision] = max(worst, _one_rounding(truth, precision))
     return found
 
 
 def _one_rounding(exact: Array, precision: str) -> float:
     """What rounding the result alone may cost, and an engine can't avoid: half a step of the largest value."""
-    rms = np.sqrt(np.square(exact, dtype=np.float64).mean())
-    return float(np.abs(exact).max() / rms * 0.5 * EPSILON[precision]) if rms else 0.0
-
-
-def error(found: Array, exact: Array) -> float:
-    """The largest difference relative to the root mean square of what is exact; inf for another shape, or NaN."""
-    if found.shape != exact.shape or not np.isfinite(found).all():
-        return float("inf")
-    rms = np.sqrt(np.square(exact, dtype=np.float64).mean())
-    return float(np.abs(found - exact).max() / (rms or 1.0))
+    size = rms(exact)
+    return float(np.abs(exact).max() / size * 0.5 * EPSILON[precision]) if size else 0.0

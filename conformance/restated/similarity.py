@@ -13,7 +13,7 @@ import numpy as np
 
 from clipref import ops
 
-from .case import Array
+from ..protocol import Array
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Steps:
     softmax: bool = False
 
 
-def compared(
+def compare(
     image: Array,
     text: Array,
     logit_scale: Array,

@@ -13,15 +13,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from clipref.numerics import rms, rms_error
 from clipref.weights import Checkpoint
 
-from . import faults
-from .case import Array, Case, Exact, Outputs
-from .emulation import PRECISIONS, error
-from .faults import Fault
-from .levels import goldens_pixels, pixels_of
-from .recipe import PROFILES
-from .verdicts import MARGIN, Diagnosis
+from .. import faults
+from ..grading.units import key, table
+from ..grading.verdicts import MARGIN, Diagnosis
+from ..protocol import Array, Case, Exact, Outputs
+from ..questions.images import pixels_of
+from ..restated.preprocessing import PROFILES
+from . import Fault
 
 # Failing cases that are looked at for each place; the others would only repeat it.
 _CASES = 3
@@ -31,12 +32,7 @@ _NEAR = 0.05
 # in float16, which no two engines round alike; the rest of the faults leave next to nothing.
 _LEFT = 0.75
 
-# Answers lean to a fault if so many cases show that it is in their errors about once. Measured: what is right in
-# float16, bfloat16 or int8 has at most 0.4 of the certainty needed; GELUs and qkv without biases in bfloat16 1.0 to 6.
-_CASES_TO_LEAN = 5
-_SHARES = (0.5, 1.5)
-
-_SUBJECT = {
+SUBJECT = {
     "vit": "image embeddings of a ViT", "resnet": "image embeddings of a ResNet", "text": "text embeddings",
     "preprocess": "pixels", "tokenize": "ids", "similarity": "similarities",
 }  # fmt: skip
@@ -51,7 +47,7 @@ class Answered:
     outputs: Outputs
 
 
-def diagnosed(
+def diagnose(
     failed: Sequence[Answered],
     passed: Sequence[Answered],
     precision: str,
@@ -62,7 +58,7 @@ def diagnosed(
 
     What explains the failures but would have spoilt what passed is not it. `promising`: see _Evidence.explained.
     """
-    failures, witnesses = _by_place(failed), _by_place(passed)
+    failures, witnesses = by_place(failed), by_place(passed)
     for where, found in failures.items():
         if where == "preprocess" and (other := _other_profile(found)) is not None:
             yield other
@@ -70,7 +66,7 @@ def diagnosed(
         evidence = _Evidence(_chosen(found, where), _chosen(witnesses.get(where, []), where), precision, profile)
         if (explained := evidence.explained(promising)) is not None:
             units, known = explained
-            subject = f"your {_SUBJECT.get(where, f'results of {where}')} equal the reference"
+            subject = f"your {SUBJECT.get(where, f'results of {where}')} equal the reference"
             yield Diagnosis(
                 tuple(fault.id for fault in known),
                 tuple(fault.claim for fault in known),
@@ -80,60 +76,8 @@ def diagnosed(
             )
 
 
-def leaning(
-    failed: Sequence[Answered], passed: Sequence[Answered], precision: str, profile: str = "openai"
-) -> Iterator[Diagnosis]:
-    """For each tower without failures, the fault that its answers lean to: within the rounding allowed, but there.
-
-    A coarse precision has room for faults: GELU instead of QuickGELU is within a few units of bfloat16. But what rounds
-    errs in any direction, and what has a fault errs in that fault's, by the whole of it, in one model as in the other.
-    """
-    if PRECISIONS.index(precision) <= PRECISIONS.index("float32"):
-        return
-    failures = _by_place(failed)
-    for where, answers in _by_place(passed).items():
-        if where in failures or where not in ("vit", "resnet", "text"):
-            continue
-        certain = {}
-        for fault in faults.of(faults.place(answers[0].case)):
-            share, certainty = _share(answers, fault, profile)
-            if _SHARES[0] <= share <= _SHARES[1] and certainty >= 1:
-                certain[certainty] = fault
-        if certain:
-            fault = certain[max(certain)]
-            says = f"your {_SUBJECT[where]} lean, within their precision, to {fault.title} ({fault.claim})"
-            yield Diagnosis((fault.id,), (fault.claim,), says, 0.0, tuple(answer.case.id for answer in answers))
-
-
-def _share(answers: Sequence[Answered], fault: Fault, profile: str) -> tuple[float, float]:
-    """How many times a fault is in the errors of answers, by least squares, and how certainly it isn't 0.
-
-    Certain is 1 and more: then the shares of the single answers agree so well that noise would do it once in a few
-    thousand times (Student's t, of which the bound is an approximation).
-    """
-    shares, weights = [], []
-    for answer in answers:
-        exact = answer.exact.outputs["embeddings"]
-        try:
-            effect = faults.answer(answer.case, (fault,), profile=profile)["embeddings"]
-        except (ValueError, KeyError, IndexError):  # not in this case
-            continue
-        if effect.shape != exact.shape or not np.isfinite(effect).all():
-            return 0.0, 0.0
-        off, effect = answer.outputs["embeddings"] - exact, effect - exact
-        if off.any() and effect.any():
-            power = np.square(effect).sum()
-            shares.append(float((off * effect).sum() / power))
-            weights.append(float(power / np.square(off).sum()))
-    if len(shares) < _CASES_TO_LEAN:
-        return 0.0, 0.0
-    w, x = np.array(weights), np.array(shares)
-    share = float((w * x).sum() / w.sum())
-    deviation = math.sqrt(float((w * np.square(x - share)).sum() / (len(x) - 1) / w.sum()))
-    return share, abs(share) / deviation / (3.7 + 20 / (len(x) - 1)) if deviation else math.inf
-
-
-def _by_place(answers: Sequence[Answered]) -> dict[str, list[Answered]]:
+def by_place(answers: Sequence[Answered]) -> dict[str, list[Answered]]:
+    """Answers by where in CLIP their faults would be, or by the operation, without traces and others without faults."""
     found: dict[str, list[Answered]] = {}
     for answer in answers:
         where = faults.place(answer.case)
@@ -232,15 +176,15 @@ class _Evidence:
                     return None
                 continue
             # Where a fault makes the result smaller, its error doesn't shrink with it.
-            unit = answer.exact.units[name][self.precision] * max(1.0, _rms(exact) / (_rms(faulty[name]) or 1.0))
-            off = error(found, faulty[name])
+            unit = answer.exact.units[name][self.precision] * max(1.0, rms(exact) / (rms(faulty[name]) or 1.0))
+            off = rms_error(found, faulty[name])
             allowed = unit
             if MARGIN * unit < off < _NEAR:  # some faults make the towers err more than right ones do
                 single = faults.answer(answer.case, several, "float32", self.profile)[name]
-                allowed = max(unit, error(single, faulty[name]))
+                allowed = max(unit, rms_error(single, faulty[name]))
             if not off <= MARGIN * allowed:
                 return None
-            if error(found, exact) > MARGIN * unit and _left(found, faulty[name], exact) > _LEFT:
+            if rms_error(found, exact) > MARGIN * unit and _left(found, faulty[name], exact) > _LEFT:
                 return None
             worst = max(worst, off / unit)
         return worst
@@ -248,21 +192,17 @@ class _Evidence:
 
 def _left(found: Array, faulty: Array, exact: Array) -> float:
     """How much of what is wrong a fault leaves unexplained, by root mean square."""
-    return _rms(found - faulty) / (_rms(found - exact) or 1.0) if found.shape == exact.shape else 0.0
-
-
-def _rms(x: Array) -> float:
-    return float(np.sqrt(np.square(x, dtype=np.float64).mean()))
+    return rms(found - faulty) / (rms(found - exact) or 1.0) if found.shape == exact.shape else 0.0
 
 
 def _other_profile(failures: Sequence[Answered]) -> Diagnosis | None:
     """Whether all wrong pixels are those that another way of preprocessing, used on purpose, gives."""
     for profile in PROFILES:
         named = [(failure.case.id.partition("/")[2], failure) for failure in failures]
-        known = [(name, failure) for name, failure in named if f"{name} {profile}" in goldens_pixels()]
+        known = [(name, failure) for name, failure in named if key(f"preprocess/{name}", profile) in table()]
         for name, failure in known:
             exact = pixels_of(name, profile)
-            off = error(np.asarray(failure.outputs["pixels"]), exact.outputs["pixels"])
+            off = rms_error(np.asarray(failure.outputs["pixels"]), exact.outputs["pixels"])
             if not off <= MARGIN * exact.units["pixels"]["float32"]:
                 break
         else:

@@ -1,29 +1,20 @@
-"""What engines are asked: configurations, weights and inputs, all made from seeds, the same bits everywhere.
+"""Models that engines are asked about: configurations and inputs, made from seeds, the same bits everywhere.
 
-The tiny ones have pairwise different dimensions, so that no axis passes for another. What the right answers are was
-computed by implementations that share no code with clipref, in float64, and lies in `golden/` (tests/make_goldens.py
-makes it); their provenance is in the files' metadata.
+The tiny ones have pairwise different dimensions, so that no axis passes for another.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import safe_open
 
 from clipref.config import PUBLISHED, ClipConfig, ResNetConfig, TextConfig, ViTConfig
-from clipref.errors import InputError
 from clipref.weights_tools import synthetic
 
 Array = NDArray[Any]
 
-GOLDEN = Path(__file__).parent / "golden"
 SEED = 2021
 
 # Pairwise different dimensions in each, the batches of tiny_inputs among them; test_towers.py asserts it.
@@ -38,28 +29,8 @@ TINY = {
     "rn-c": ClipConfig(15, ResNetConfig(32, (1, 1, 3, 1), 18, 6), TextConfig(16, 541, 24, 1, 8, 96)),
 }
 FULL = dict(PUBLISHED)
-
-
-def golden_file(name: str) -> Path:
-    """A file of golden values, which is as it was made. Raises InputError if it isn't."""
-    sums = (line.split("  ") for line in (GOLDEN / "SHA256SUMS").read_text(encoding="ascii").splitlines())
-    expected = {file: digest for digest, file in sums}[name]
-    found = hashlib.sha256((GOLDEN / name).read_bytes()).hexdigest()
-    if found != expected:
-        raise InputError(f"{GOLDEN / name} has sha256 {found}, expected {expected}. Install clipref anew.")
-    return GOLDEN / name
-
-
-@cache
-def goldens(which: str) -> tuple[dict[str, dict[str, Array]], dict[str, Any]]:
-    """The right answers for the "tiny" or "full" cases, by "NAME STYLE", and what was noted of how they were made."""
-    arrays: dict[str, dict[str, Array]] = {}
-    with safe_open(golden_file(f"{which}.safetensors"), framework="numpy") as file:
-        notes: dict[str, Any] = json.loads(file.metadata()["provenance"])["cases"]
-        for key in file.keys():  # noqa: SIM118 (not a dict)
-            name, style, array = key.split(" ")
-            arrays.setdefault(f"{name} {style}", {})[array] = file.get_tensor(key)
-    return arrays, notes
+# Tiny, but with the published models' vocabulary and context length, as engines have them built in.
+WORDS = {"vit-words": ClipConfig(21, ViTConfig(32, 8, 24, 1, 4, 96), TextConfig(77, 49408, 16, 2, 2, 64))}
 
 
 def pixels(config: ClipConfig, n: int) -> Array:
@@ -90,14 +61,6 @@ def ids(config: ClipConfig, n: int) -> Array:
     if n > 2:
         rows[2, length // 2 + 2] = end
     return rows
-
-
-def sample(x: Array, values: int = 48) -> Array:
-    """What is kept of an activation: values evenly spread over it, and last its root mean square."""
-    flat = np.asarray(x).reshape(-1)
-    chosen: Array = flat[np.linspace(0, flat.size - 1, values).round().astype(int)]
-    kept: Array = np.append(chosen, np.sqrt(np.square(flat, dtype=np.float64).mean()).astype(flat.dtype))
-    return kept
 
 
 def tiny_inputs(config: ClipConfig) -> tuple[Array, Array]:

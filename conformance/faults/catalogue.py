@@ -1,0 +1,379 @@
+"""The table of known ways to get CLIP's towers wrong: id, claim, what it is, where it can be, and the change.
+
+Sources: the issues of the projects that port CLIP, and what its code does differently from what one expects.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from clipref import ops
+from clipref.text_transformer import causal
+
+from . import changes
+from .fault import Fault, Place
+
+_TRANSFORMERS: tuple[Place, ...] = ("vit", "text")
+_ALL: tuple[Place, ...] = ("vit", "resnet", "text")
+
+FAULTS: tuple[Fault, ...] = (
+    # The block that both transformers share.
+    Fault(
+        "gelu-exact",
+        "BLK-5",
+        "the exact GELU instead of QuickGELU",
+        _TRANSFORMERS,
+        changes.operations(quick_gelu=ops.gelu),
+    ),
+    Fault(
+        "gelu-tanh",
+        "BLK-5",
+        "the tanh GELU instead of QuickGELU",
+        _TRANSFORMERS,
+        changes.operations(quick_gelu=changes.tanh_gelu),
+    ),
+    Fault(
+        "quick-gelu-1.7",
+        "BLK-5",
+        "QuickGELU with the factor 1.7 instead of 1.702",
+        _TRANSFORMERS,
+        changes.operations(quick_gelu=changes.quick_gelu_by(1.7)),
+    ),
+    Fault(
+        "silu",
+        "BLK-5",
+        "x * sigmoid(x) without the factor 1.702",
+        _TRANSFORMERS,
+        changes.operations(quick_gelu=changes.silu),
+    ),
+    Fault("relu", "BLK-5", "ReLU instead of QuickGELU", _TRANSFORMERS, changes.operations(quick_gelu=ops.relu)),
+    Fault(
+        "gelu-quick",
+        "BLK-5",
+        "QuickGELU instead of the exact GELU",
+        _TRANSFORMERS,
+        changes.operations(gelu=ops.quick_gelu),
+    ),
+    Fault(
+        "ln-eps-1e-6",
+        "BLK-1",
+        "LayerNorm eps 1e-6",
+        _TRANSFORMERS,
+        changes.operations(layer_norm=changes.layer_norm(1e-6)),
+    ),
+    Fault(
+        "ln-eps-1e-12",
+        "BLK-1",
+        "LayerNorm eps 1e-12",
+        _TRANSFORMERS,
+        changes.operations(layer_norm=changes.layer_norm(1e-12)),
+    ),
+    Fault(
+        "ln-eps-1e-3",
+        "BLK-1",
+        "LayerNorm eps 1e-3",
+        _TRANSFORMERS,
+        changes.operations(layer_norm=changes.layer_norm(1e-3)),
+    ),
+    Fault(
+        "ln-unbiased",
+        "BLK-1",
+        "LayerNorm with the unbiased variance",
+        _TRANSFORMERS,
+        changes.operations(layer_norm=changes.layer_norm(1e-5, ddof=1)),
+    ),
+    Fault(
+        "ln-eps-outside",
+        "BLK-1",
+        "LayerNorm eps added to the standard deviation",
+        _TRANSFORMERS,
+        changes.operations(layer_norm=changes.layer_norm_eps_outside),
+    ),
+    Fault(
+        "rms-norm",
+        "BLK-1",
+        "RMSNorm: the mean isn't subtracted",
+        _TRANSFORMERS,
+        changes.operations(layer_norm=changes.rms_norm),
+    ),
+    Fault(
+        "scale-missing",
+        "BLK-3",
+        "attention without its scale",
+        _ALL,
+        changes.operations(attention=changes.attention(0.5)),
+    ),
+    Fault(
+        "scale-twice", "BLK-3", "attention scaled twice", _ALL, changes.operations(attention=changes.attention(-0.5))
+    ),
+    Fault(
+        "scale-by-width",
+        "BLK-3",
+        "attention scaled by the model's width",
+        _ALL,
+        changes.operations(attention=changes.attention_by_width),
+    ),
+    Fault("one-head", "BLK-4", "a single attention head", _TRANSFORMERS, changes.single_head),
+    Fault(
+        "heads-interleaved",
+        "BLK-4",
+        "heads of every H-th channel",
+        _TRANSFORMERS,
+        changes.blocks(changes.heads_interleaved),
+    ),
+    Fault("qkv-kqv", "BLK-2", "in_proj read as k, q, v", _TRANSFORMERS, changes.stacked((1, 0, 2))),
+    Fault("qkv-qvk", "BLK-2", "in_proj read as q, v, k", _TRANSFORMERS, changes.stacked((0, 2, 1))),
+    Fault("qkv-vkq", "BLK-2", "in_proj read as v, k, q", _TRANSFORMERS, changes.stacked((2, 1, 0))),
+    Fault("qkv-by-head", "BLK-2", "in_proj read head by head", _TRANSFORMERS, changes.stacks(changes.stack_by_head)),
+    Fault(
+        "qkv-no-bias", "BLK-2", "in_proj without its bias", _TRANSFORMERS, changes.without_bias("attn", "in_proj_bias")
+    ),
+    Fault("out-no-bias", "BLK-2", "out_proj without its bias", _TRANSFORMERS, changes.without_bias("attn", "out_proj")),
+    Fault(
+        "mlp-no-bias",
+        "BLK-5",
+        "c_proj of the MLP without its bias",
+        _TRANSFORMERS,
+        changes.without_bias("mlp", "c_proj"),
+    ),
+    # The text tower.
+    Fault(
+        "mask-missing",
+        "TXT-2",
+        "no causal mask",
+        ("text",),
+        changes.operations(causal=lambda ids: np.ones_like(causal(ids))),
+    ),
+    Fault(
+        "mask-diagonal",
+        "TXT-2",
+        "a causal mask that hides the diagonal",
+        ("text",),
+        changes.operations(causal=changes.without_diagonal),
+    ),
+    Fault(
+        "mask-mild",
+        "TXT-2",
+        "a mask that isn't minus infinity",
+        ("text",),
+        changes.operations(attention=changes.attention_masked_mildly),
+    ),
+    Fault(
+        "pool-last-column",
+        "TXT-3",
+        "pooled at the last column",
+        ("text",),
+        changes.operations(find_end_of_text=changes.pooled_at(lambda ids, end: np.full(len(ids), ids.shape[1] - 1))),
+    ),
+    Fault(
+        "pool-start",
+        "TXT-3",
+        "pooled at position 0",
+        ("text",),
+        changes.operations(find_end_of_text=changes.pooled_at(lambda ids, end: end * 0)),
+    ),
+    Fault(
+        "pool-before-end",
+        "TXT-3",
+        "pooled at the token before end-of-text",
+        ("text",),
+        changes.operations(find_end_of_text=changes.pooled_at(lambda ids, end: end - 1)),
+    ),
+    Fault(
+        "pool-padding",
+        "TXT-3",
+        "pooled at the first padding",
+        ("text",),
+        changes.operations(find_end_of_text=changes.pooled_at(changes.first_padding)),
+    ),
+    Fault(
+        "mask-id-0",
+        "TXT-2",
+        "the token of id 0 hidden as if it were padding",
+        ("text",),
+        changes.operations(causal=lambda ids: causal(ids) & (ids != 0)[:, None, :]),
+    ),
+    Fault(
+        "pool-before-id-0",
+        "TXT-3",
+        "pooled before the first id 0 as if it were padding",
+        ("text",),
+        changes.operations(find_end_of_text=changes.pooled_at(changes.before_the_first_0)),
+    ),
+    Fault(
+        "pool-last-end",
+        "TXT-3",
+        "pooled at the last of several end-of-text tokens",
+        ("text",),
+        changes.operations(find_end_of_text=changes.pooled_at(changes.last_of_the_largest)),
+    ),
+    Fault(
+        "text-positions-shifted",
+        "TXT-1",
+        "text positions counted from 1",
+        ("text",),
+        changes.parameter("text", "positional_embedding", lambda table: np.roll(table, -1, axis=0)),
+    ),
+    Fault(
+        "text-positions-missing",
+        "TXT-1",
+        "no positional embedding of texts",
+        ("text",),
+        changes.parameter("text", "positional_embedding", np.zeros_like),
+    ),
+    Fault("ln-final-missing", "TXT-4", "no ln_final", ("text",), changes.without_norm("text", "ln_final")),
+    Fault(
+        "text-projection-missing",
+        "TXT-4",
+        "no text_projection",
+        ("text",),
+        changes.parameter("text", "text_projection", changes.identity),
+    ),
+    # The vision transformer.
+    Fault("ln-pre-missing", "VIT-4", "no ln_pre", ("vit",), changes.without_norm("image", "ln_pre")),
+    Fault("ln-post-missing", "VIT-5", "no ln_post", ("vit",), changes.without_norm("image", "ln_post")),
+    Fault(
+        "class-token-last",
+        "VIT-2",
+        "the class token after the patches",
+        ("vit",),
+        changes.operations(prepend_token=lambda x, token: np.roll(ops.prepend_token(x, token), -1, axis=1)),
+    ),
+    Fault(
+        "vit-positions-missing",
+        "VIT-3",
+        "no positional embedding of patches",
+        ("vit",),
+        changes.parameter("image", "positional_embedding", np.zeros_like),
+    ),
+    Fault(
+        "vit-positions-shifted",
+        "VIT-3",
+        "the class token without a position, the others shifted",
+        ("vit",),
+        changes.parameter("image", "positional_embedding", lambda table: np.roll(table, 1, axis=0)),
+    ),
+    Fault(
+        "vit-positions-reversed",
+        "VIT-3",
+        "the patches' positions from the last to the first",
+        ("vit",),
+        changes.parameter("image", "positional_embedding", lambda table: np.concatenate([table[:1], table[:0:-1]])),
+    ),
+    Fault(
+        "patches-columns-first",
+        "VIT-1",
+        "patches read column by column",
+        ("vit",),
+        changes.operations(conv2d=changes.columns_first),
+    ),
+    Fault(
+        "projection-missing",
+        "VIT-5",
+        "no image projection",
+        ("vit",),
+        changes.parameter("image", "proj", changes.identity),
+    ),
+    # Both image towers.
+    Fault(
+        "colours-exchanged",
+        "IMG-7",
+        "the channels taken as blue, green, red",
+        ("vit", "resnet"),
+        changes.operations(conv2d=changes.colours_exchanged),
+    ),
+    Fault(
+        "kernels-flipped",
+        "OPS-1",
+        "convolutions that flip their kernels",
+        ("vit", "resnet"),
+        changes.operations(conv2d=changes.flipped),
+    ),
+    # The ResNet.
+    Fault(
+        "padding-same",
+        "OPS-1",
+        "TensorFlow's SAME padding",
+        ("resnet",),
+        changes.operations(conv2d=changes.same_padding),
+    ),
+    Fault(
+        "padding-edge",
+        "OPS-1",
+        "borders repeated instead of zeros",
+        ("resnet",),
+        changes.operations(conv2d=changes.edge_padding),
+    ),
+    Fault("relu6", "RN-1", "ReLU6 instead of ReLU", ("resnet",), changes.operations(relu=lambda x: np.clip(x, 0, 6))),
+    Fault(
+        "bn-eps-1e-3",
+        "RN-3",
+        "BatchNorm eps 1e-3",
+        ("resnet",),
+        changes.operations(batch_norm=changes.batch_norm(1e-3)),
+    ),
+    Fault(
+        "bn-eps-1e-6",
+        "RN-3",
+        "BatchNorm eps 1e-6",
+        ("resnet",),
+        changes.operations(batch_norm=changes.batch_norm(1e-6)),
+    ),
+    Fault(
+        "bn-of-the-batch",
+        "RN-3",
+        "BatchNorm with the batch's statistics",
+        ("resnet",),
+        changes.operations(batch_norm=changes.batch_norm_of_the_batch),
+    ),
+    Fault(
+        "bn-mean-forgotten", "RN-3", "running means never loaded", ("resnet",), changes.forgotten("running_mean", 0.0)
+    ),
+    Fault(
+        "bn-variance-forgotten",
+        "RN-3",
+        "running variances never loaded",
+        ("resnet",),
+        changes.forgotten("running_var", 1.0),
+    ),
+    Fault(
+        "max-pool",
+        "RN-1",
+        "max pools instead of average pools",
+        ("resnet",),
+        changes.operations(avg_pool=changes.max_pool),
+    ),
+    Fault(
+        "conv2-strided",
+        "RN-2",
+        "the stride in conv2 instead of a pool behind it",
+        ("resnet",),
+        changes.strided_second_convolution,
+    ),
+    Fault("shortcut-strided", "RN-2", "the shortcut strided instead of pooled", ("resnet",), changes.strided_shortcut),
+    Fault("relu-missing", "RN-1", "no ReLU", ("resnet",), changes.operations(relu=lambda x: x)),
+    Fault(
+        "mean-query-missing",
+        "RN-4",
+        "the attention pool asks with the first position, not the mean",
+        ("resnet",),
+        changes.operations(prepend_mean=lambda x: np.concatenate([x[:, :1], x], axis=1)),
+    ),
+    Fault(
+        "text-projection-transposed",
+        "TXT-4",
+        "text_projection read as if it were stored transposed",
+        ("text",),
+        changes.parameter("text", "text_projection", changes.read_as_transposed),
+    ),
+    Fault(
+        "projection-transposed",
+        "VIT-5",
+        "proj read as if it were stored transposed",
+        ("vit",),
+        changes.parameter("image", "proj", changes.read_as_transposed),
+    ),
+    Fault("sums-in-float16", "OUT-2", "sums kept in float16", _ALL, changes.operations(linear=changes.sums_in_float16)),
+    # What is given back.
+    Fault("normalised", "OUT-3", "embeddings of length 1 already", _ALL, changes.normalised),
+)

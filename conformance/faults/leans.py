@@ -1,0 +1,132 @@
+"""What is wrong with answers that pass one by one, because a coarse precision has room for it.
+
+What rounds errs in any direction, in every model. What has a fault errs in that fault's direction, by the whole of it
+(a lean), and only where the fault has an effect (a mixture of answers that are exact to float32 and answers that
+aren't, as rounding never gives).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from clipref.numerics import rms, rms_error
+
+from .. import faults
+from ..grading.rounding import PRECISIONS
+from ..grading.verdicts import MARGIN, Diagnosis
+from ..protocol import Array
+from .diagnosis import SUBJECT, Answered, by_place
+from .fault import Fault
+
+# Answers lean to a fault if so many cases show that it is in their errors about once. Measured: what is right in
+# float16, bfloat16 or int8 has at most 0.4 of the certainty needed; GELUs and qkv without biases in bfloat16 1.0 to 6.
+_CASES_TO_LEAN = 5
+_SHARES = (0.5, 1.5)
+# Two faults can be told apart if their effects differ by so many times what the answers err at random.
+_APART = 6.0
+_TOWERS = ("vit", "resnet", "text")
+
+
+def find_leans(
+    failed: Sequence[Answered], passed: Sequence[Answered], precision: str, profile: str = "openai"
+) -> Iterator[Diagnosis]:
+    """For each tower, whether its answers are a mixture; if not, and if none fails, the fault that they lean to."""
+    if PRECISIONS.index(precision) <= PRECISIONS.index("float32"):
+        return
+    failures = by_place(failed)
+    for where, answers in by_place(passed).items():
+        if where not in _TOWERS:
+            continue
+        mixture = _mixture(where, answers)
+        lean = None if mixture is not None or where in failures else _lean(where, answers, profile)
+        yield from (found for found in (mixture, lean) if found is not None)
+
+
+def _mixture(where: str, answers: Sequence[Answered]) -> Diagnosis | None:
+    units = {answer.case.id: _float32_units(answer) for answer in answers}
+    off = {id: by for id, by in units.items() if by > MARGIN}
+    if not off or len(off) == len(units):
+        return None
+    exact = len(units) - len(off)
+    says = (
+        f"your {SUBJECT[where]} are no precision but a mixture: {exact} of {len(units)} answers are exact to float32, "
+        f"and {len(off)} are off by up to {max(off.values()):.0f} of its units, as where a formula is wrong"
+    )
+    return Diagnosis((), ("OUT-2",), says, 0.0, tuple(off), True)
+
+
+def _float32_units(answer: Answered) -> float:
+    exact = answer.exact
+    return rms_error(answer.outputs["embeddings"], exact.outputs["embeddings"]) / exact.units["embeddings"]["float32"]
+
+
+def _lean(where: str, answers: Sequence[Answered], profile: str) -> Diagnosis | None:
+    measured = [_measure(answers, fault, profile) for fault in faults.of(faults.place(answers[0].case))]
+    certain = [m for m in measured if m is not None and _SHARES[0] <= m.share <= _SHARES[1] and m.certainty >= 1]
+    if not certain:
+        return None
+    best = min(certain, key=lambda m: m.left / len(m.cases))
+    alike = [m for m in certain if m is best or _alike(m, best)]
+    known = sorted((m.fault for m in alike), key=lambda fault: fault is not best.fault)
+    names = " or ".join(f"{fault.title} ({fault.claim})" for fault in known)
+    says = f"your {SUBJECT[where]} lean, within their precision, to {names}"
+    claims = tuple(dict.fromkeys(fault.claim for fault in known))
+    return Diagnosis(tuple(fault.id for fault in known), claims, says, 0.0, best.cases, True)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """How many times a fault is in the errors of answers, how certainly it isn't 0 times, and what it leaves."""
+
+    fault: Fault
+    share: float
+    certainty: float
+    left: float  # the mean square of errors without the fault's effect, relative to what is exact; summed over cases
+    cases: tuple[str, ...]  # in which the fault has an effect
+    effects: tuple[Array, ...]  # relative to the root mean square of what is exact
+
+
+def _measure(answers: Sequence[Answered], fault: Fault, profile: str) -> _Measured | None:
+    """By least squares over the answers in which a fault has an effect; None if they are too few.
+
+    Certain is 1 and more: then the shares of the single answers agree so well that noise would do it once in a few
+    thousand times (Student's t, of which the bound is an approximation).
+    """
+    shares, weights, left, cases, effects = [], [], 0.0, [], []
+    for answer in answers:
+        exact, units = answer.exact.outputs["embeddings"], answer.exact.units["embeddings"]
+        try:
+            faulty = faults.answer(answer.case, (fault,), profile=profile)["embeddings"]
+        except (ValueError, KeyError, IndexError):  # not in this case
+            continue
+        if faulty.shape != exact.shape or not np.isfinite(faulty).all():
+            return None
+        if rms_error(faulty, exact) <= MARGIN * units["float32"]:
+            continue
+        size = rms(exact)
+        off, effect = (answer.outputs["embeddings"] - exact) / size, (faulty - exact) / size
+        power = float(np.square(effect).sum())
+        shares.append(float((off * effect).sum()) / power)
+        weights.append(power / float(np.square(off).sum() or power))
+        left += float(np.square(off - effect).mean())
+        cases.append(answer.case.id)
+        effects.append(effect)
+    if len(shares) < _CASES_TO_LEAN:
+        return None
+    w, x = np.array(weights), np.array(shares)
+    share = float((w * x).sum() / w.sum())
+    deviation = math.sqrt(float((w * np.square(x - share)).sum() / (len(x) - 1) / w.sum()))
+    certainty = abs(share) / deviation / (3.7 + 20 / (len(x) - 1)) if deviation else math.inf
+    return _Measured(fault, share, certainty, left, tuple(cases), tuple(effects))
+
+
+def _alike(one: _Measured, best: _Measured) -> bool:
+    """Whether two faults have effects too alike for the errors of these answers to tell which it is."""
+    if one.cases != best.cases:
+        return False
+    apart = sum(float(np.square(a - b).sum()) for a, b in zip(one.effects, best.effects, strict=True))
+    return apart < _APART**2 * best.left / len(best.cases)

@@ -1,0 +1,1 @@
+"""How right an answer is: its error in units, its verdict, its grade."""

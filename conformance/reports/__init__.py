@@ -1,0 +1,1 @@
+"""Reports of a run: in words, as JSON, as JUnit XML, and as a page."""

@@ -1,0 +1,81 @@
+"""A run's report as JSON and as JUnit XML."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from clipref import __version__
+from clipref.files import written_whole
+
+from ..grading.verdicts import Report
+from .words import VERDICTS, line, printable
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """Everything but the pictures; numbers that aren't finite are None."""
+    return {
+        "clipref": __version__,
+        "engine": report.engine,
+        "precision": report.precision,
+        "profile": report.profile,
+        "passed": report.passed,
+        "grade": report.grade,
+        "seconds": round(report.seconds, 3),
+        "counts": {verdict: report.count(verdict) for verdict in VERDICTS},
+        "diagnoses": [
+            {
+                "faults": list(d.faults), "claims": list(d.claims), "says": d.says, "units": _finite(d.units),
+                "cases": list(d.cases),
+            }
+            for d in report.diagnoses
+        ],
+        "results": [
+            {
+                "case": r.case, "level": r.level, "claims": list(r.claims), "verdict": r.verdict, "grade": r.grade,
+                "error": _finite(r.error), "units": _finite(r.units), "problem": r.problem and printable(r.problem),
+                "instead": r.instead, "seconds": round(r.seconds, 4), "first_out_of_band": r.first_out_of_band,
+                "taps": [{"name": t.name, "units": _finite(t.units), "grade": t.grade} for t in r.taps],
+            }
+            for r in report.results
+        ],
+    }  # fmt: skip
+
+
+def _finite(x: float) -> float | None:
+    return float(x) if math.isfinite(x) else None
+
+
+def write_json(report: Report, path: Path) -> None:
+    """A JSON file."""
+    with written_whole(path) as scratch:
+        scratch.write_text(json.dumps(as_json(report), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_junit(report: Report, path: Path) -> None:
+    """JUnit XML, one test case a case, as continuous integration reads it."""
+    counts = {verdict: report.count(verdict) for verdict in VERDICTS}
+    suite = ElementTree.Element(
+        "testsuite",
+        name=f"clipref conformance: {printable(report.engine)}",
+        tests=str(len(report.results)),
+        failures=str(counts["FAIL"]),
+        errors="0",
+        skipped=str(counts["SKIP"] + counts["XFAIL"]),
+        time=f"{report.seconds:.3f}",
+    )
+    for r in report.results:
+        case = ElementTree.SubElement(suite, "testcase", classname=r.level, name=r.case, time=f"{r.seconds:.3f}")
+        if r.verdict == "FAIL":
+            said = [d.says for d in report.diagnoses if r.case in d.cases]
+            failure = ElementTree.SubElement(case, "failure", message=printable("; ".join([*said, line(r)])))
+            failure.text = printable("\n".join([line(r), *said, f"claims: {', '.join(r.claims)}"]))
+        elif r.verdict != "PASS":
+            ElementTree.SubElement(case, "skipped", message=printable(r.problem or ""))
+    root = ElementTree.Element("testsuites")
+    root.append(suite)
+    with written_whole(path) as scratch:
+        ElementTree.ElementTree(root).write(scratch, encoding="utf-8", xml_declaration=True)
