@@ -17,8 +17,8 @@ from safetensors import safe_open
 
 import clipref
 from clipref import AutoModel
+from clipref.backends import backends, described
 from clipref.cli import embed, main, texts, walk
-from clipref.engine import backends, described
 
 NOT_UTF8 = os.fsdecode(b"caf\xe9")
 
