@@ -40,7 +40,9 @@ class Picture:
     def told(self) -> str:
         """In words: "within 1 level, 0.6 % of values"."""
         percent = 100 * float((np.abs(self.found - self.exact) > 1e-5).mean())
-        share = f"{percent:.0f}" if percent >= 10 else f"{percent:.1f}" if percent >= 0.1 else f"{max(percent, 0.01):.2f}"
+        share = (
+            f"{percent:.0f}" if percent >= 10 else f"{percent:.1f}" if percent >= 0.1 else f"{max(percent, 0.01):.2f}"
+        )
         levels = f"{self.difference:.3g}"
         return f"within {levels} level{'' if levels == '1' else 's'}, {share} % of values"
 
