@@ -376,7 +376,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "a name of a megabyte": (
         lambda: archive(pickled({"x" * 10**6: tensor(offset=1)})),
-        "leave its storage",
+        "a name of over 1000 characters",
     ),
     "a bomb of a pickle": (
         lambda: archive(b"\x80\x02" + b"N" * 5_000_000 + b"."),

@@ -113,7 +113,7 @@ def _tensors_of_dicts(top: dict[Any, Any]) -> Iterator[tuple[str, Tensor]]:
             if not isinstance(key, str) or not isinstance(item, Tensor | dict):
                 continue
             if len(prefix) + len(key) > MAX_NAME:
-                raise WeightsError(f"it has a tensor or a dict with a name of over {MAX_NAME} characters.")
+                raise WeightsError(f"its dicts contain one another, or it has a name of over {MAX_NAME} characters.")
             if isinstance(item, Tensor):
                 yield f"{prefix}{key}", item
             else:
