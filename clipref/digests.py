@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError, WeightsError
-from .files import home, read_bytes, written_whole
+from .files import home, parse_json, read_bytes, written_whole
 
 PROVENANCE_NAME = "provenance.json"
 # ViT-bigG-14's has 200 KB.
@@ -74,10 +74,10 @@ def read_provenance(weights: Path) -> dict[str, Any] | None:
     if weights.name != "model.safetensors":
         return None
     try:
-        value = json.loads(read_bytes(path, MAX_PROVENANCE).decode())
+        value = parse_json(read_bytes(path, MAX_PROVENANCE))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise WeightsError(f"{path} is not JSON: {error}. Convert the checkpoint again.") from error
     if not isinstance(value, dict):
         raise WeightsError(f"{path} is not a JSON object. Convert the checkpoint again.")

@@ -72,7 +72,7 @@ def symbols_of(merges: Merges) -> list[str]:
     printable_first = sorted(byte_symbols(), key=lambda symbol: (ord(symbol) > 255, ord(symbol)))
     symbols = [*printable_first, *(symbol + "</w>" for symbol in printable_first)]
     known = set(symbols)
-    if isinstance(merges, str) or not isinstance(merges, Sequence):
+    if not isinstance(merges, list | tuple):
         raise ConfigError(f"The merges are {shown(merges)}; expected a list of pairs of symbols.")
     for i, merge in enumerate(merges):
         if not isinstance(merge, tuple | list) or len(merge) != 2 or not all(isinstance(part, str) for part in merge):
