@@ -65,9 +65,17 @@ def as_array(value: Any, name: str, expected: str) -> Array:
     return array
 
 
+def attribute(value: Any, name: str) -> Any:
+    """An attribute, or None where there is none, or where getting it fails."""
+    try:
+        return getattr(value, name, None)
+    except Exception:  # raised by whoever wrote the property
+        return None
+
+
 def axes(value: Any) -> int | None:
     """How many axes an array, a tensor or a series has; None for what has none of these."""
-    found = _attribute(value, "ndim")
+    found = attribute(value, "ndim")
     return found if isinstance(found, int) else None
 
 
@@ -88,8 +96,8 @@ def is_one_image(images: Any) -> bool:
         return True
     found = axes(images)
     if found == 1:
-        return _attribute(_attribute(images, "dtype"), "kind") in tuple("biufc")
-    return _attribute(images, "read") is not None if found is None else found < 4
+        return attribute(attribute(images, "dtype"), "kind") in tuple("biufc")
+    return attribute(images, "read") is not None if found is None else found < 4
 
 
 def are_embeddings(items: Any, embed_dim: int) -> bool:
@@ -150,18 +158,18 @@ def listed_texts(texts: Any) -> list[str]:
     if axes(texts) not in (None, 1):
         raise InputError(f"The texts are a {type(texts).__name__} of {axes(texts)} axes; {expected}.")
     check_ordered(texts, "texts", expected)
-    # A thousand labels come with every image that is classified; lists hide nothing that `elements` would find.
-    listed = list(texts if type(texts) in (list, tuple) else elements(texts, "texts", expected))
-    if not listed:
-        raise InputError("No texts were given; expected at least one.")
-    if set(map(type, listed)) == {str}:
-        return listed
-    for i, text in enumerate(listed):
+    if type(texts) in (list, tuple) and set(map(type, texts)) == {str}:
+        return list(texts)  # at once, because a thousand labels may come with every image
+    listed = []
+    for i, text in enumerate(elements(texts, "texts", expected)):
         if not isinstance(text, str):
             hint = " Decode it: x.decode('utf-8')." if isinstance(text, BINARY) else ""
             message = f"text {i}: expected a text, got {type(text).__name__}.{hint}"
             raise TextError(message, index=i, source=text)
-    return [str.__str__(text) for text in listed]  # plain, whatever a class derived from str overrides
+        listed.append(str.__str__(text))  # plain, whatever a class derived from str overrides
+    if not listed:
+        raise InputError("No texts were given; expected at least one.")
+    return listed
 
 
 def listed_labels(name: str, labels: Any) -> list[str]:
@@ -175,14 +183,6 @@ def listed_labels(name: str, labels: Any) -> list[str]:
         raise InputError(f"{name} are not all texts ({str(error).rstrip('.')}); {expected}.") from error
     except InputError as error:
         raise InputError(f"{name} are {shown(labels)}; {expected}. {error}") from error
-
-
-def _attribute(value: Any, name: str) -> Any:
-    """An attribute, or None where there is none, or where getting it fails."""
-    try:
-        return getattr(value, name, None)
-    except Exception:  # raised by whoever wrote the property
-        return None
 
 
 def _iterates_over_keys(items: Any, first: str) -> bool:

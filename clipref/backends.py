@@ -107,7 +107,7 @@ def load(name: str) -> Any:
     known = backends()
     there = f"there are: auto, {', '.join(sorted(known))}"
     if not isinstance(name, str):
-        raise BackendError(f"backend is {shown(name)}; expected one name, or a list of names; {there}.")
+        raise BackendError(f"backend is {shown(name)}; expected a name, or a list of names; {there}.")
     if name not in known:
         raise BackendError(f"No backend {name!r}; {there}.{backend_advice(name)}")
     entry = known[name]
@@ -157,7 +157,7 @@ def make_engine(
     `precision` is what it computes in: `dtype`, unless given or the backend has but another. Raises BackendError.
     """
     if precision is not None and (not isinstance(precision, str) or precision not in PRECISIONS):
-        raise BackendError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}.")
+        raise BackendError(f"precision is {shown(precision)}; expected one of {', '.join(PRECISIONS)}.")
     if precision is not None and (precision == "float64") != (dtype == "float64"):
         raise BackendError(
             f"precision is {precision!r}, dtype {dtype!r}; 'float64' is asked for by dtype, and excludes others."
@@ -258,7 +258,10 @@ def fastest(precision: str, kind: Kind, dtype: str, options: Collection[str] = (
             )
     listed = "; ".join(f"{name} {reason}" for name, reason in reasons.items())
     with_options = " with these options" if options else ""
-    raise BackendError(f"No backend computes in {precision} here{with_options}{': ' + listed if listed else ''}.")
+    advice = "".join(map(option_advice, options))
+    raise BackendError(
+        f"No backend computes in {precision} here{with_options}{': ' + listed if listed else ''}.{advice}"
+    )
 
 
 def _first_that_runs(names: Iterable[str]) -> tuple[str, Any]:

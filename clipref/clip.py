@@ -289,6 +289,8 @@ class CLIP:
         if are_embeddings(items, self.config.embed_dim):
             embeddings = np.atleast_2d(as_array(items, "embeddings", "expected floats"))
             embeddings = embeddings.astype(np.result_type(embeddings, np.float32))  # float16 holds no squares
+            if not len(embeddings):
+                raise InputError("No embeddings were given; expected at least one.")
             wrong = np.flatnonzero(~have_direction(embeddings))
             if wrong.size:
                 raise InputError(f"Row {wrong[0]} of the embeddings given is zero or not finite, and has no direction.")
@@ -361,7 +363,7 @@ class CLIP:
             raise InputError(f"embeddings are {rows.dtype} of shape {rows.shape}; {expected}.")
         check_count("top_k", top_k)
         queries = self._units(query, query_type, "query_type", input_color_format)
-        if len(queries) > 1:
+        if len(queries) != 1:
             raise InputError(f"The query is {len(queries)} items; expected one. Search for each by itself.")
         return nearest(queries[0], rows, int(top_k))
 

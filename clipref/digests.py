@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .arguments import shown
 from .errors import InputError, WeightsError
 from .files import home, parse_json, read_bytes, written_whole
 
@@ -54,7 +55,7 @@ def checked_digest(digest: Any) -> str:
     """A digest as someone gives it, in lower case. Raises InputError if it is none."""
     if not isinstance(digest, str) or not HEX.fullmatch(digest.lower()):
         raise InputError(
-            f"digest is {digest!r}; expected the 64 hexadecimal digits that clipref inspect and verify print."
+            f"digest is {shown(digest)}; expected the 64 hexadecimal digits that clipref inspect and verify print."
         )
     return digest.lower()
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from . import ops as reference_ops
 from . import resnet, text_transformer, vision_transformer
-from .arguments import as_array
+from .arguments import as_array, shown
 from .arguments import is_count as is_count
 from .config import ResNetConfig, ViTConfig
 from .errors import BackendError, InputError
@@ -65,7 +65,9 @@ def checked_pixels(pixels: Any, side: int, dtype: DType, name: str = "pixels") -
 def check_threads(threads: Any) -> None:
     """Raise BackendError unless this is a number of threads, or None."""
     if threads is not None and not (is_count(threads) and threads <= MAX_THREADS):
-        raise BackendError(f"threads is {threads!r}; expected a whole number, at least 1 and at most {MAX_THREADS}.")
+        raise BackendError(
+            f"threads is {shown(threads)}; expected a whole number, at least 1 and at most {MAX_THREADS}."
+        )
 
 
 def image_tower(vision: ViTConfig | ResNetConfig) -> Callable[..., Any]:

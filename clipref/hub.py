@@ -15,6 +15,7 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from .arguments import shown
 from .config import PUBLISHED, Activation, ClipConfig
 from .digests import checked_digest, read_provenance, recorded_digest, refuse_other
 from .errors import InputError, ModelNotFound, WeightsError
@@ -85,7 +86,7 @@ def _with_revision(name: str, revision: str | None) -> str:
     base, _, written = name.partition("@")
     if not isinstance(revision, str) or not revision or not is_of_hub(base):
         raise InputError(
-            f"revision is {revision!r}; expected a commit, tag or branch, of a published id or hf:owner/name. The "
+            f"revision is {shown(revision)}; expected a commit, tag or branch, of a published id or hf:owner/name. The "
             f"model is {name!r}."
         )
     if written not in ("", revision):
@@ -116,24 +117,24 @@ def check_weights(path: Path, digest: str | None) -> None:
 def _text(name: str | os.PathLike[str]) -> str:
     text = os.fspath(name) if isinstance(name, str | os.PathLike) else None
     if not isinstance(text, str) or not text:
-        raise ModelNotFound(f"The model is {name!r}; expected a model id, hf:owner/name, or a path.")
+        raise ModelNotFound(f"The model is {shown(name)}; expected a model id, hf:owner/name, or a path.")
     return text
 
 
 def unknown(name: str) -> ModelNotFound:
     """The error for what is no model id and no path, with what may have been meant."""
-    shown = repr(name if len(name) < 200 else f"{name[:200]}...")
+    given = shown(name)
     address = re.fullmatch(r"(https?://(?P<host>[^/]*)/|[a-z0-9]+://)(?P<rest>.*)", name)
     if address:
         at_hub = re.match(r"[\w.-]+/[\w.-]+", address["rest"]) if address["host"] == "huggingface.co" else None
         hint = f"say {HUB_PREFIX}{at_hub[0]}." if at_hub else "fetch the file, and give its path."
-        return ModelNotFound(f"{shown} is an address, and models are opened from this machine or by id; {hint}")
+        return ModelNotFound(f"{given} is an address, and models are opened from this machine or by id; {hint}")
     near = difflib.get_close_matches(name[:200], models(), n=3, cutoff=0.4)
     if re.fullmatch(r"(?!clip/|clipref/)\w[\w.-]*/\w[\w.-]*(@\S+)?", name):
         hint = f"if it is a repository of Hugging Face, say {HUB_PREFIX}{name}."
     else:
         hint = f"did you mean {' or '.join(near)}?" if near else f"the models are: {', '.join(models())}."
-    return ModelNotFound(f"{shown} is neither a model id nor a path that exists; {hint}")
+    return ModelNotFound(f"{given} is neither a model id nor a path that exists; {hint}")
 
 
 def present(name: str | os.PathLike[str]) -> Path:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
 from . import image_locks
+from .arguments import shown
 from .errors import ImageError
 from .files import open_regular
 from .image_checks import MAX_READ, Meter, check_before_decoding, check_tiff
@@ -287,15 +288,6 @@ def _turned_upright(image: Image) -> Image:
         8: Transpose.ROTATE_90,
     }
     return image.transpose(turns[orientation]) if orientation in turns else image
-
-
-def shown(value: Any) -> str:
-    """A value in a message, cut if it is long; by its type if it can't be shown, as a number of 5,000 digits can't."""
-    try:
-        text = repr(value)
-    except Exception:  # raised by whoever wrote the object's __repr__
-        return f"a {type(value).__name__}"
-    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _reason_not_opened(path: str, error: Exception) -> str:

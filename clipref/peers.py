@@ -6,16 +6,16 @@ Its `AutoModel.from_pretrained` has the same name and takes other arguments; who
 from __future__ import annotations
 
 OPTIONS = {
-    "device": "clipref computes on the processor; leave device out, or name an execution provider of ONNX Runtime: "
-    "backend='onnx', providers=['CUDAExecutionProvider'].",
-    "onnx_execution_providers": "here it is providers=[...], of backend='onnx'.",
-    "max_batch_size": "here it is batch_size=, of embed_images; texts need none.",
-    "batch_size": "here it is an argument of embed_images; texts need none.",
+    "device": "it is an option of backend='torch' alone; with ONNX Runtime it is providers=['CUDAExecutionProvider']. "
+    "Leave it out to compute on the processor.",
+    "onnx_execution_providers": "it is providers=[...] here, of backend='onnx'.",
+    "max_batch_size": "it is batch_size= here, of embed_images; texts need none.",
+    "batch_size": "it is an argument of embed_images here; texts need none.",
     "api_key": "no key is needed: weights come from Hugging Face, or from a path. For private repositories of Hugging "
     "Face set HF_TOKEN.",
     "weights_provider": "weights come from Hugging Face: a published id such as 'clip/ViT-B-32', or 'hf:owner/name'.",
     "model_package_id": "a model has one package here; leave it out, or choose revision=.",
-    "quantization": "8 bits are a backend here: backend='onnx-int8'. Others compute in float32.",
+    "quantization": "it is precision= here, such as 'int8' or 'bfloat16'.",
     "verify_hash_while_download": "downloads are always checked; digest= says which weights are expected.",
     "allow_untrusted_packages": "nothing that comes with weights is run here; leave it out.",
     "allow_local_code_packages": "nothing that comes with weights is run here; leave it out.",
@@ -25,7 +25,6 @@ OPTIONS = {
 }
 
 BACKENDS = {
-    "torch": "clipref needs no torch: backend='auto' takes the fastest that is installed.",
     "torch-script": "clipref needs no torch: backend='auto' takes the fastest that is installed.",
     "hugging-face": "clipref computes by itself what transformers would: backend='auto' takes the fastest installed.",
     "trt": "through ONNX Runtime: backend='onnx', providers=['TensorrtExecutionProvider'], where that is built in.",

@@ -27,11 +27,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .arguments import as_array, attribute, is_count, shown
 from .config import OPENAI_MEAN, OPENAI_STD, Interpolation, ResizeMode
-from .engine import is_count
 from .errors import ImageError, InputError
 from .image_locks import pillow
-from .images import MAX_PIXELS, check_size, decoded_file, decoded_image, decoded_path, read_stream, shown
+from .images import MAX_PIXELS, check_size, decoded_file, decoded_image, decoded_path, read_stream
 
 if TYPE_CHECKING:
     from PIL.Image import Image, Resampling
@@ -87,12 +87,10 @@ def preprocess(
 
 def _three(name: str, values: Any, least: float) -> NDArray[np.float32]:
     """A number for each of R, G and B. Raises InputError."""
-    try:
-        numbers = np.asarray(values, np.float64)
-    except (TypeError, ValueError, OverflowError):
-        numbers = np.empty(0)
-    if numbers.shape != (3,) or not ((numbers >= least) & (numbers <= 1e6)).all():
-        raise InputError(f"{name} is {shown(values)}; expected three numbers, {least:g} to 1e+06.")
+    expected = f"expected three numbers, {least:g} to 1e+06"
+    numbers = as_array(values, name, expected)
+    if numbers.dtype.kind not in "iuf" or numbers.shape != (3,) or not ((numbers >= least) & (numbers <= 1e6)).all():
+        raise InputError(f"{name} is {shown(values)}; {expected}.")
     return numbers.astype(np.float32)
 
 
@@ -134,9 +132,9 @@ def _opened(
         return decoded_path(image, max_pixels, upright)
     if isinstance(image, bytes | bytearray | memoryview):
         return decoded_file(io.BytesIO(bytes(image)), "the bytes given", max_pixels, upright)
-    if callable(getattr(image, "read", None)):
+    if callable(attribute(image, "read")):
         return decoded_file(read_stream(image), "the file object", max_pixels, upright)
-    if hasattr(image, "__array__") or hasattr(image, "__array_interface__"):
+    if attribute(image, "__array__") is not None or attribute(image, "__array_interface__") is not None:
         return decoded_image(_from_array(image, input_color_format, max_pixels), "the array", max_pixels, False)
     raise ImageError(_not_an_image(image))
 

@@ -140,8 +140,8 @@ class Tokenizer:
         """
         if not is_count(context_length) or not 2 <= context_length <= MAX_CONTEXT:
             raise InputError(
-                f"context_length is {shown(context_length)}; expected a whole number up to {MAX_CONTEXT}, at least 2, "
-                f"for start and end."
+                f"context_length is {shown(context_length)}; expected a whole number, at least 2 for start and end, at "
+                f"most {MAX_CONTEXT}."
             )
         cut = is_true("truncate", truncate)
         listed = listed_texts(texts)

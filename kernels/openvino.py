@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from clipref.backends import Traits
 from clipref.errors import BackendError
-from clipref.lazy import available_threads, no_fork, once
+from clipref.lazy import available_threads, once
 from clipref.weights import Checkpoint, DType
 
 from .batching import check_options, images_at_a_time, in_parts, positions_at_a_time, texts_in_parts
 from .recording import Record, complete, record_image, record_tree
+from .runtime import openvino
 
 Array: TypeAlias = NDArray[Any]
 Precision: TypeAlias = Literal["float32", "bfloat16"]
@@ -48,9 +49,7 @@ class OpenVinoEngine:
         self._images, self._positions = images_at_a_time(config.vision, threads), positions_at_a_time(threads)
 
         def compiled(record: Record, name: str) -> Any:
-            with no_fork:
-                import openvino
-            core = openvino.Core()
+            core = openvino().Core()
             settings = {
                 "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],
                 "INFERENCE_NUM_THREADS": threads,
@@ -88,7 +87,7 @@ def _run(model: Any, inputs: Mapping[str, Array]) -> Array:
 def available() -> None:
     """Raise BackendError where OpenVINO is missing."""
     try:
-        import openvino  # noqa: F401
+        openvino()
     except ImportError as error:
         raise BackendError(f"It needs openvino ({error}): pip install 'clipref[openvino]'.") from error
 
@@ -101,11 +100,9 @@ def engine(
     `threads`: as many as the process may use, unless given. `precision`: "float32", or "bfloat16". Raises BackendError
     where the processor has no bfloat16, or float64 is asked for.
     """
-    import openvino
-
     check_options("openvino", dtype, threads)
     if not isinstance(precision, str) or precision not in _PRECISIONS:
         raise BackendError(f"precision is {precision!r}; expected 'float32' or 'bfloat16'.")
-    if precision == "bfloat16" and "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if precision == "bfloat16" and "BF16" not in openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise BackendError("This processor has no bfloat16; use precision='float32'.")
     return OpenVinoEngine(checkpoint, threads or available_threads(), precision)

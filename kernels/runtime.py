@@ -1,13 +1,16 @@
-"""The one place that imports ONNX Runtime, so that it looks up no host and writes no file.
+"""The one place that imports ONNX Runtime and OpenVINO, so that they look up no host and write no file.
 
-From version 1.32 on, importing it reports to its makers: it looks up a telemetry host and writes a device id below the
-home folder. `disable_telemetry_events` comes too late to stop either; the environment variable ORT_DISABLE_TELEMETRY,
-set before the import, stops both. tests/test_runtime.py runs it where the kernel forbids sockets and writing.
+From version 1.32 on, importing ONNX Runtime reports to its makers: it looks up a telemetry host and writes a device id
+below the home folder. `disable_telemetry_events` comes too late to stop either; the environment variable
+ORT_DISABLE_TELEMETRY, set before the import, stops both. Importing OpenVINO does the like through the package
+openvino_telemetry, and has a stub for where that isn't installed. tests/test_runtime.py runs both where the kernel
+forbids sockets and writing.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 from clipref.lazy import no_fork
@@ -20,3 +23,19 @@ def onnxruntime() -> Any:
         import onnxruntime as module
     module.disable_telemetry_events()  # which older versions know instead of the variable
     return module
+
+
+def openvino() -> Any:
+    """The module `openvino`, without its telemetry. Raises ImportError where it isn't installed."""
+    with no_fork:
+        if "openvino" not in sys.modules:
+            modules: dict[str, Any] = sys.modules
+            before = modules.get("openvino_telemetry")
+            modules["openvino_telemetry"] = None  # importing it raises ImportError, as if it weren't installed
+            try:
+                import openvino  # noqa: F401
+            finally:
+                del modules["openvino_telemetry"]
+                if before is not None:
+                    modules["openvino_telemetry"] = before
+    return sys.modules["openvino"]

@@ -206,22 +206,26 @@ def test_what_was_meant(model: CLIP) -> None:
 
 def test_habits_of_inference_models(tiny_vit: Path) -> None:
     advice: list[tuple[dict[str, Any], str]] = [
-        ({"device": "cuda"}, r"no option 'device'.*leave device out.*providers=\['CUDAExecutionProvider'\]"),
+        (
+            {"backend": "onnx", "device": "cuda"},
+            r"no option 'device'.*providers=\['CUDAExecutionProvider'\].*Leave it out",
+        ),
         ({"api_key": "secret"}, "no key is needed.*HF_TOKEN"),
-        ({"onnx_execution_providers": ["CPUExecutionProvider"]}, r"here it is providers="),
-        ({"max_batch_size": 8}, "batch_size=, of embed_images"),
+        ({"onnx_execution_providers": ["CPUExecutionProvider"]}, r"it is providers=\[...\] here"),
+        ({"max_batch_size": 8}, "batch_size= here, of embed_images"),
         ({"batch_size": 8}, "embed_images"),
-        ({"quantization": "int8"}, "backend='onnx-int8'"),
+        ({"quantization": "int8"}, "it is precision= here"),
         ({"weights_provider": "roboflow"}, "hf:owner/name"),
-        ({"backend": "torch"}, "No backend 'torch'.*needs no torch: backend='auto'"),
+        ({"backend": "hugging-face"}, "No backend 'hugging-face'; there are: auto, .*backend='auto'"),
         ({"backend": "trt"}, "TensorrtExecutionProvider"),
-        ({"backend": ["torch", "onnx"]}, r"backend is \['torch', 'onnx'\]; expected one name; there are: auto"),
-        ({"backend": None}, "backend is None; expected one name"),
+        ({"backend": ["trt", "torch-script"]}, r"No backend 'trt'.*No backend 'torch-script'"),
+        ({"backend": None}, "backend is None; expected a name, or a list of names; there are: auto"),
     ]
     for options, words in advice:
         with pytest.raises(BackendError, match=words) as raised:
             AutoModel.from_pretrained(tiny_vit, **options)
         assert "secret" not in str(raised.value)
+    assert AutoModel.from_pretrained(tiny_vit, backend=["trt", "blas", "onnx"]).backend == "blas"
     assert AutoModel.from_pretrained(model_id_or_path=tiny_vit).config == AutoModel.from_pretrained(tiny_vit).config
     with pytest.raises(InputError, match="expected one id"):
         AutoModel.from_pretrained(tiny_vit, model_id_or_path=tiny_vit)

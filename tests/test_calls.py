@@ -288,6 +288,11 @@ CALLS: dict[str, tuple[Callable[..., Any], str, str]] = {
     "embed_text": (lambda **a: model().embed_text(**a), "text", "texts normalize truncate"),
     "tokenize": (lambda **a: model().tokenize(**a), "texts", "truncate"),
     "clipref.tokenize": (lambda **a: clipref.tokenize(**a), "texts", "context_length truncate"),
+    "clipref.preprocess": (
+        lambda **a: clipref.preprocess(**a),
+        "image",
+        "resolution input_color_format mean std interpolation resize_mode max_pixels upright",
+    ),
     "encode_image": (lambda **a: model().encode_image(**a), "pixels", ""),
     "encode_text": (lambda **a: model().encode_text(**a), "ids", ""),
     "compare": (
@@ -347,7 +352,7 @@ def never_touches_the_network(name: str, arguments: dict[str, Any]) -> bool:
 
 
 FAST = settings(
-    max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=500, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
 
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime without its telemetry: run where the kernel ends a process that opens a socket, or a file to write."""
+"""Runtimes without their telemetry: run where the kernel ends a process that opens a socket, or a file to write."""
 
 import ast
 import os
@@ -67,7 +67,7 @@ def end_of(code: str, home: Path) -> int:
 
 
 @watched
-@pytest.mark.parametrize("backend", ["onnx", "onnx-int8"])
+@pytest.mark.parametrize("backend", ["onnx", "onnx-int8", pytest.param("openvino", marks=pytest.mark.extra)])
 def test_nothing_is_looked_up_or_written(backend: str, tmp_path: Path) -> None:
     assert end_of(ENCODE.format(backend=backend), tmp_path) == 0
     assert not list(tmp_path.iterdir())
@@ -79,9 +79,10 @@ def test_the_filter_sees_what_is_forbidden(code: str, tmp_path: Path) -> None:
     assert end_of(code, tmp_path) == -signal.SIGSYS
 
 
-def test_one_place_imports_onnx_runtime() -> None:
+def test_one_place_imports_the_runtimes() -> None:
     importing = set()
-    for path in ROOT.rglob("*.py"):
+    packages = ("clipref", "kernels", "weights_tools", "conformance", "benchmarks", "tests")
+    for path in (path for package in packages for path in (ROOT / package).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names: list[str] = []
             if isinstance(node, ast.Import):
@@ -90,7 +91,7 @@ def test_one_place_imports_onnx_runtime() -> None:
                 names = [node.module or ""]
             elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
                 names = [str(a.value) for a in node.args if isinstance(a, ast.Constant)]
-            if any(name.partition(".")[0] == "onnxruntime" for name in names):
+            if any(name.partition(".")[0] in ("onnxruntime", "openvino") for name in names):
                 importing.add(path.relative_to(ROOT).as_posix())
     # A test that measures ONNX Runtime's own tool for 8 bits imports it behind the door.
     assert importing == {"kernels/runtime.py", "tests/test_conformance.py"}
