@@ -306,7 +306,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "a dict in itself": (lambda: archive(b"\x80\x02}q\x00" + dump("a") + b"h\x00s."), "over 100 deep"),
     "a state dict in itself": (
         lambda: archive(b"\x80\x02}q\x00" + dump("state_dict") + b"h\x00s."),
-        "a name of over 1000 characters",
+        "have a name of over 1000 characters",
     ),
     "a module in itself": (
         lambda: archive(b"\x80\x02" + glob("__torch__", "M") + b")\x81q\x00}" + dump("m") + b"h\x00sb."),
@@ -318,7 +318,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "300,000 numbers, referred to 200,000 times": (lambda: archive(shared(200_000, 7, 50_000)), "too many names"),
     "names that grow by 500 characters": (
         lambda: archive(b"\x80\x02" + chain(["x" * 500] * 3, EMPTY) + b"."),
-        "a name of over 1000 characters",
+        "have a name of over 1000 characters",
     ),
     "two tensors of one name": (
         lambda: archive(
@@ -389,7 +389,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "a name of a megabyte": (
         lambda: archive(pickled({"x" * 10**6: tensor(offset=1)})),
-        "a name of over 1000 characters",
+        "have a name of over 1000 characters",
     ),
     "a bomb of a pickle": (
         lambda: archive(b"\x80\x02" + b"N" * 5_000_000 + b"."),

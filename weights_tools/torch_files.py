@@ -116,7 +116,7 @@ def _named_tensors(top: Any) -> Iterator[tuple[str, Tensor]]:
                 continue
             name = f"{prefix}{key}"
             if len(name) > MAX_NAME:
-                raise WeightsError(f"it has a name of over {MAX_NAME} characters, {name[:80]!r}...")
+                raise WeightsError(f"its parts contain one another, or have a name of over {MAX_NAME} characters.")
             if isinstance(part, Tensor):
                 yield name, part
             else:
