@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any
 
 from .errors import TextError
+from .lazy import no_fork
 
 # Characters, before and after the cleaning. A text as long as this has thousands of times the tokens of the longest
 # context.
@@ -35,7 +36,8 @@ def cleaned_lines(text: str) -> Iterator[str]:
 
     Raises TextError for a text that is too long, before or after, or whose HTML escapes are nested too deeply.
     """
-    import ftfy
+    with no_fork:
+        import ftfy
 
     if len(text) > MAX_LENGTH:
         raise TextError(f"a text of {len(text)} characters; at most {MAX_LENGTH} are taken. Shorten it.")
@@ -81,6 +83,7 @@ def _unescaped(text: str) -> str:
 @cache
 def _space() -> Any:
     """White space, which the module `regex` sees more of than `re`."""
-    import regex
+    with no_fork:
+        import regex
 
     return regex.compile(r"\s+")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from .arguments import check_choice
 from .config import ClipConfig
 from .errors import ImageError, numbered
+from .lazy import no_fork
 from .preprocessing import preprocess
 
 Array: TypeAlias = NDArray[Any]
@@ -104,6 +105,7 @@ def sound(found: Iterable[Array | ImageError], failed: dict[int, ImageError] | N
 
 def progress_bar(total: int | None, shown: bool) -> Any:
     """A progress bar on standard error, or one that isn't shown."""
-    from tqdm import tqdm
+    with no_fork:
+        from tqdm import tqdm
 
     return tqdm(total=total, unit="image", disable=not shown)

@@ -63,10 +63,8 @@ class AutoModel:
         check_choice("dtype", dtype, get_args(DType))
         if activation is not None:
             check_choice("activation", activation, get_args(Activation))
-        expected_types = (("config", config, ClipConfig), ("revision", revision, str), ("digest", digest, str))
-        for argument, value, kind in expected_types:
-            if value is not None and not isinstance(value, kind):
-                raise InputError(f"{argument} is {shown(value)}; expected a {kind.__name__}, or None.")
+        if config is not None and not isinstance(config, ClipConfig):
+            raise InputError(f"config is {shown(config)}; expected a ClipConfig, or None.")
         place = locate(name, config=config, activation=activation, revision=revision, digest=digest)
         checkpoint = Checkpoint(*place)
         if upright is not None:
