@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from .arguments import shown
 from .errors import InputError, WeightsError
-from .files import home, read_bytes, written_whole
+from .files import home, parse_json, read_bytes, written_whole
 
 PROVENANCE_NAME = "provenance.json"
 # ViT-bigG-14's has 200 KB.
@@ -75,10 +75,10 @@ def read_provenance(weights: Path) -> dict[str, Any] | None:
     if weights.name != "model.safetensors":
         return None
     try:
-        value = json.loads(read_bytes(path, MAX_PROVENANCE).decode())
+        value = parse_json(read_bytes(path, MAX_PROVENANCE))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise WeightsError(f"{path} is not JSON: {error}. Convert the checkpoint again.") from error
     if not isinstance(value, dict):
         raise WeightsError(f"{path} is not a JSON object. Convert the checkpoint again.")

@@ -99,7 +99,7 @@ def _run(args: argparse.Namespace) -> int:
         chosen, others, profile = _read_exported(args)
         name = f"results:{args.folder}"
     else:
-        chosen, others = _selected(args, args.profile)
+        chosen, others = _select(args, args.profile)
         name, profile = args.engine, args.profile
     reasons = expectations.read(args.expected_failures, expectations.all_ids()) if args.expected_failures else {}
     with _stdout_to_stderr():
@@ -134,7 +134,7 @@ def _stdout_to_stderr() -> Iterator[None]:
         os.close(kept)
 
 
-def _selected(args: argparse.Namespace, profile: str) -> tuple[list[Question], list[Question]]:
+def _select(args: argparse.Namespace, profile: str) -> tuple[list[Question], list[Question]]:
     """The questions to be asked, and those that the engine doesn't claim to answer."""
     from .questions import DEFAULT, questions
 
@@ -160,7 +160,7 @@ def _read_exported(args: argparse.Namespace) -> tuple[list[Question], list[Quest
     known = read_export(Path(args.folder))
     profile = args.profile or known.profile
     if args.levels or args.full or args.only:
-        return *_selected(args, profile), profile
+        return *_select(args, profile), profile
     chosen = {q.id: q for q in questions(DEFAULT, list(PUBLISHED), profile)}
     # Not every profile has every case.
     others = {q.id: q for q in questions(DEFAULT, list(PUBLISHED), known.profile) if q.id not in chosen}
@@ -225,7 +225,7 @@ def _by_level(report: Report) -> list[tuple[str, ...]]:
 def _export(args: argparse.Namespace) -> int:
     from .exchange import export
 
-    chosen, _ = _selected(args, args.profile)
+    chosen, _ = _select(args, args.profile)
     with tempfile.TemporaryDirectory() as scratch:
         cases = (question.make(Path(scratch)) for question in chosen)
         count = export(cases, args.folder, args.onnx, args.profile)

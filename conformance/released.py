@@ -46,17 +46,17 @@ class _Towers:
 
     def encode_image(self, pixels: Array, tap: Tap = no_tap) -> Array:
         if tap is no_tap:
-            return self._embedded("encode_image", pixels=pixels)
-        traced = self._asked("trace_image", pixels=pixels)
+            return self._embed("encode_image", pixels=pixels)
+        traced = self._ask("trace_image", pixels=pixels)
         for name, x in traced.items():
             tap(name, x)
         return np.asarray(traced.get("visual", ()))
 
     def encode_text(self, ids: Array) -> Array:
-        return self._embedded("encode_text", ids=np.asarray(ids, np.int64))
+        return self._embed("encode_text", ids=np.asarray(ids, np.int64))
 
-    def _embedded(self, verb: str, **inputs: Array) -> Array:
-        answer = self._asked(verb, **inputs)
+    def _embed(self, verb: str, **inputs: Array) -> Array:
+        answer = self._ask(verb, **inputs)
         (x,) = inputs.values()
         expected = len(x), self._embed_dim
         found = answer.get("embeddings")
@@ -65,7 +65,7 @@ class _Towers:
             raise _Refused(f"gave {given}, expected {list(expected)}")
         return found
 
-    def _asked(self, verb: str, **inputs: Array) -> Outputs:
+    def _ask(self, verb: str, **inputs: Array) -> Outputs:
         answer = ask(self._engine, Case(f"released/{verb}", "released", verb, _CLAIMS, inputs, {}, self._folder))
         if isinstance(answer, BaseException):
             what = answer.told if isinstance(answer, Failure) else f"raised {type(answer).__name__}"

@@ -17,8 +17,8 @@ from safetensors import safe_open
 
 import clipref
 from clipref import AutoModel
+from clipref.backends import backends, describe
 from clipref.cli import embed, main, texts, walk
-from clipref.engine import backends, described
 
 NOT_UTF8 = os.fsdecode(b"caf\xe9")
 
@@ -279,7 +279,7 @@ for command in (["embed", ".", "--out", "e.npy", "--text", sys.argv[1]], ["embed
 
 @pytest.mark.parametrize("backend", sorted(backends()))
 def test_a_model_in_a_folder_of_any_bytes(backend: str, tiny_vit: Path, tmp_path: Path) -> None:
-    if not described(backend)["runs"]:
+    if not describe(backend)["runs"]:
         pytest.skip("can't run here")
     folder = bytes_folder(tmp_path) / "m"
     shutil.copytree(tiny_vit, folder)

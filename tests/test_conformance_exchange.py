@@ -138,8 +138,8 @@ def test_answers_of_another_checkpoint_are_refused(copy: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("exported", "only", "asked", "profile", "verdict"),
     [
-        ("openai", "I;16", [], "openai", "FAIL"),
-        ("openai", "I;16", ["--profile", "transformers-5"], "transformers-5", "SKIP"),  # which has no such case
+        ("openai", "I;16 50x40", [], "openai", "FAIL"),
+        ("openai", "I;16 50x40", ["--profile", "transformers-5"], "transformers-5", "SKIP"),  # which has no such case
         ("transformers-5", "P 9x7", [], "transformers-5", "FAIL"),
     ],
 )

@@ -160,7 +160,7 @@ def test_no_texts(given: object) -> None:
     "length", ["x", None, float("nan"), 7.0, True, -1, 0, 1, 10**9, [77], pytest.param(10**5000, id="huge")]
 )
 def test_absurd_contexts(length: object) -> None:
-    with pytest.raises(InputError, match="context_length is .*; expected a whole number, at least 2"):
+    with pytest.raises(InputError, match="context_length is .*; expected a whole number up to"):
         clipref.tokenize("a", context_length=length)  # type: ignore[arg-type]
 
 

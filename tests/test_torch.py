@@ -13,7 +13,8 @@ import pytest
 from clipref import AutoModel, BackendError
 from clipref.backends import make_engine, overlay, own_operations
 from clipref.config import PUBLISHED, text_shapes, visual_shapes
-from clipref.conformance import levels, suite
+from clipref.conformance import questions as levels
+from clipref.conformance import suite
 from clipref.conformance.engines.python import Backend, BackendModel, PythonEngine
 from clipref.engine import TowerEngine, image_tower
 from clipref.kernels import torch as kernels

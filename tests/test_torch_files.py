@@ -223,6 +223,14 @@ def doubling(depth: int, value: Any) -> bytes:
     return MODULE + b"}(" + dump("a") + doubling(depth - 1, value) + put + dump("b") + get + b"ub"
 
 
+def doubling_dicts(depth: int) -> bytes:
+    """The same with dicts."""
+    if not depth:
+        return dump({"w": 7})
+    put, get = b"q%c" % depth, b"h%c" % depth
+    return b"}(" + dump("a") + doubling_dicts(depth - 1) + put + dump("b") + get + b"u"
+
+
 def shared(count: int, value: Any, times: int) -> bytes:
     """A module with `count` names for one value, in another that has it `times` times."""
     names = b"".join(dump(f"{i}") + b"h\x01" for i in range(count))
@@ -295,10 +303,10 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "a storage up the tree": (lambda: archive(pickled({"w": tensor(Storage(key="../0"))})), "'../0' is missing"),
     "a storage of no known kind": (lambda: archive(pickled({"w": tensor(Storage("Size"))})), "storage of 'torch.Size'"),
     # What can be nested, repeated or endless.
-    "a dict in itself": (lambda: archive(b"\x80\x02}q\x00" + dump("a") + b"h\x00s."), "contain one another"),
+    "a dict in itself": (lambda: archive(b"\x80\x02}q\x00" + dump("a") + b"h\x00s."), "over 100 deep"),
     "a state dict in itself": (
         lambda: archive(b"\x80\x02}q\x00" + dump("state_dict") + b"h\x00s."),
-        "contain one another",
+        "a name of over 1000 characters",
     ),
     "a module in itself": (
         lambda: archive(b"\x80\x02" + glob("__torch__", "M") + b")\x81q\x00}" + dump("m") + b"h\x00sb."),
@@ -318,6 +326,11 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
         ),
         "two tensors named 'a.w'",
     ),
+    "two tensors of one name in dicts": (
+        lambda: archive(pickled({"a.w": EMPTY, "a": {"w": EMPTY}})),
+        "two tensors named 'a.w'",
+    ),
+    "dicts that double": (lambda: archive(b"\x80\x02" + doubling_dicts(70) + b"."), "too many names"),
     "tensors that share a storage": (
         lambda: archive(pickled({f"{i}": tensor() for i in range(MAX_USES + 1)})),
         "are more than 4 times what the file has",
@@ -376,7 +389,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "a name of a megabyte": (
         lambda: archive(pickled({"x" * 10**6: tensor(offset=1)})),
-        "leave its storage",
+        "a name of over 1000 characters",
     ),
     "a bomb of a pickle": (
         lambda: archive(b"\x80\x02" + b"N" * 5_000_000 + b"."),

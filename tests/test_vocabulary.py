@@ -23,6 +23,7 @@ from clipref.vocabulary import (
     write_vocabulary,
 )
 from clipref.weights_tools.convert import convert
+from clipref.weights_tools.sources import choose, find_files
 
 from . import layouts
 from .conftest import MERGES, TINY, make_tiny
@@ -292,6 +293,16 @@ def test_a_checkpoint_with_a_tokenizer_alone(tmp_path: Path) -> None:
     write(theirs, described() | {"normalizer": None})
     with pytest.raises(ConfigError, match="its normalizer is"):
         convert(theirs, tmp_path / "none")
+
+
+def test_files_beside_the_merges_belong_to_the_checkpoint(tmp_path: Path) -> None:
+    vit = make_tiny(tmp_path, "vit")
+    names = ("merges.txt", "tokenizer.json", "vocab.json", "added_tokens.json")
+    for name in names[1:]:
+        (vit / name).write_text("{}")
+    assert {file.name for file in find_files(vit)} == {"model.safetensors", "config.json", *names}
+    assert find_files(vit).merges == vit / "merges.txt"
+    assert {*choose(file.name for file in vit.iterdir())} >= {*names}
 
 
 def test_the_published_vocabulary_is_written_as_it_is_read(tmp_path: Path) -> None:

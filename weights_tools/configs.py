@@ -88,8 +88,8 @@ def _eos_token_id(where: str, end: Any, vocab_size: Any) -> int | None:
         return None
     if not isinstance(end, int) or not 0 < vocab_size - 1 - end <= MAX_ADDED:
         raise ConfigError(
-            f"{where}: the end-of-text id is {end!r} of {vocab_size} tokens; expected the largest, at which CLIP "
-            f"pools, or one with no more than {MAX_ADDED} behind it, which were added."
+            f"{where}: the end-of-text id is {shown(end)} of {shown(vocab_size)} tokens; expected the largest, at "
+            f"which CLIP pools, or one with no more than {MAX_ADDED} behind it, which were added."
         )
     return end
 

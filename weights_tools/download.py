@@ -15,6 +15,7 @@ import argparse
 import hashlib
 import re
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,10 @@ OPENAI_REPOSITORIES = {repository: name for name, repository in REPOSITORIES.ite
     "openai/clip-vit-large-patch14": "clip/ViT-L-14",
     "openai/clip-vit-large-patch14-336": "clip/ViT-L-14-336px",
 }
+
+
+# Of one file.
+MAX_ATTEMPTS = 3
 
 
 def fetch(
@@ -134,7 +139,7 @@ def _convert(source: Source, folder: Path, origin: dict[str, Any], digest: str |
 
 def _snapshot(name: str, repository: str, revision: str | None) -> Path:
     """The folder of the hub's cache that has a repository's config, weights and merges, downloaded if need be."""
-    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+    from huggingface_hub import HfApi, snapshot_download
 
     try:
         # One request, not tried again: whether there is a network, and the repository.
@@ -144,7 +149,7 @@ def _snapshot(name: str, repository: str, revision: str | None) -> Path:
     else:
         try:
             names = choose(sibling.rfilename for sibling in found.siblings or ())
-            paths = [Path(hf_hub_download(repository, n, revision=revision)) for n in names]
+            paths = [_downloaded_file(repository, n, revision) for n in names]
             return paths[0].parent
         except ModelNotFound as error:
             raise ModelNotFound(f"{repository}: {error}") from None
@@ -154,6 +159,19 @@ def _snapshot(name: str, repository: str, revision: str | None) -> Path:
         return Path(snapshot_download(repository, revision=revision, local_files_only=True))
     except Exception:  # the cache has nothing; why the network hasn't is what is said
         raise _not_downloaded(name, repository, unreachable) from None
+
+
+def _downloaded_file(repository: str, name: str, revision: str | None) -> Path:
+    """A file of a repository, in the hub's cache. After a broken connection, the rest of it is asked for.
+
+    huggingface_hub does so itself since its version 1.24; older ones go on where they were when they are called again.
+    """
+    from huggingface_hub import hf_hub_download
+
+    for _ in range(MAX_ATTEMPTS - 1):
+        with suppress(Exception):  # whatever the HTTP library of this version raises; the last attempt's is told
+            return Path(hf_hub_download(repository, name, revision=revision))
+    return Path(hf_hub_download(repository, name, revision=revision))
 
 
 def _not_downloaded(name: str, repository: str, error: Exception) -> ModelNotFound:

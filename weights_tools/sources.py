@@ -98,15 +98,15 @@ class Files:
 
     weights: Path  # or the index of several
     configs: Mapping[str, Path]  # by name, those that are beside the weights
-    merges: Path | None
+    tokenizers: tuple[Path, ...]  # which have to agree
+
+    @property
+    def merges(self) -> Path | None:
+        """The one to read; the others are read with it (clipref.vocabulary)."""
+        return next((file for file in self.tokenizers if file.name in MERGES_NAMES), None)
 
     def __iter__(self) -> Iterator[Path]:
-        yield from (
-            self.weights,
-            *_shards(self.weights),
-            *self.configs.values(),
-            *([self.merges] if self.merges else []),
-        )
+        yield from (self.weights, *_shards(self.weights), *self.configs.values(), *self.tokenizers)
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def find_files(path: str | os.PathLike[str]) -> Files:
         what = "is neither a file nor a folder" if path.exists() else "does not exist"
         raise ModelNotFound(f"{path} {what}; expected a checkpoint's file or folder.")
     configs = {name: folder / name for name in _CONFIGS if (folder / name).is_file()}
-    return Files(weights, configs, next((folder / n for n in MERGES_NAMES if (folder / n).is_file()), None))
+    return Files(weights, configs, tuple(folder / name for name in _TOKENIZERS if (folder / name).is_file()))
 
 
 def open_source(path: str | os.PathLike[str], options: Options | None = None) -> Source:

@@ -55,7 +55,11 @@ def read_torch_file(path: str | os.PathLike[str]) -> TorchFile:
             raise WeightsError("its numbers are big-endian; save it anew on a little-endian machine.")
         pickled = content(path, members[f"{root}/data.pkl"], MAX_PICKLE)
         code = _code(path, members, f"{root}/code/")
-        tensors = _stored_tensors(_named_tensors(unpickle(pickled)), path, root, members)
+        value = unpickle(pickled)
+        tensors = _stored_tensors(_named_tensors(value), path, root, members)
+        if not tensors and isinstance(value, dict):
+            keys = ", ".join(repr(str(key)[:40]) for key in list(value)[:5])
+            raise WeightsError(f"it holds a dict without tensors ({keys}); expected a state dict.")
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
     except OSError as error:
@@ -88,64 +92,35 @@ def _code(path: Path, members: Mapping[str, Member], prefix: str) -> str | None:
     return "\n".join(text)
 
 
-def _named_tensors(value: Any) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a TorchScript module by path, or of a state dict by key, under the keys of the dicts around it."""
-    if isinstance(value, Module):
-        return _tensors_below(value)
-    if not isinstance(value, dict):
-        raise WeightsError(f"it holds a {type(value).__name__}; expected a TorchScript module or a state dict.")
-    found = dict(_tensors_of_dicts(value))
-    if not found:
-        keys = ", ".join(repr(str(key)[:40]) for key in list(value)[:5])
-        raise WeightsError(f"it holds a dict without tensors ({keys}); expected a state dict.")
-    return iter(found.items())
+def _named_tensors(top: Any) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a TorchScript module by path, or of a state dict by key, under the keys of the dicts around it.
 
-
-def _tensors_of_dicts(top: dict[Any, Any]) -> Iterator[tuple[str, Tensor]]:
-    """Tensors under keys that are all text, joined by dots; an optimizer's have numbers among them."""
-    seen = 0
-    dicts = [("", top)]
-    while dicts:
-        prefix, value = dicts.pop()
-        if prefix.count(".") > MAX_DEPTH or (seen := seen + 1 + len(value)) > MAX_OPERATIONS:
-            raise WeightsError("its dicts contain one another, or hold more than a checkpoint of CLIP does.")
-        for key, item in value.items():
-            if not isinstance(key, str) or not isinstance(item, Tensor | dict):
-                continue
-            if len(prefix) + len(key) > MAX_NAME:
-                raise WeightsError(f"it has a tensor or a dict with a name of over {MAX_NAME} characters.")
-            if isinstance(item, Tensor):
-                yield f"{prefix}{key}", item
-            else:
-                dicts.append((f"{prefix}{key}.", item))
-
-
-def _tensors_below(root: Module) -> Iterator[tuple[str, Tensor]]:
-    """Each tensor with every name that leads to it: a module may be part of several, as one with tied weights is.
-
-    Refused where that makes more of them than the longest pickle could list, as M modules do that each hold the same
-    module of K names.
+    Each with every name that leads to it: a module may be part of several, as one with tied weights is. Refused where
+    that makes more of them than the longest pickle could list, as M modules do that each hold the same module of K
+    names. Keys that aren't text are passed over, which an optimizer's state has.
     """
+    if not isinstance(top, Module | dict):
+        raise WeightsError(f"it holds a {type(top).__name__}; expected a TorchScript module or a state dict.")
     visited = 0
-    waiting = [(root, "", 0)]
+    waiting = [(top, "", 0)]
     while waiting:
-        module, prefix, depth = waiting.pop()
+        owner, prefix, depth = waiting.pop()
+        parts = owner.state if isinstance(owner, Module) else owner
+        visited += len(parts) + 1
         if depth > MAX_DEPTH:
-            raise WeightsError(f"its modules contain one another, or lie over {MAX_DEPTH} deep.")
-        visited += len(module.state) + 1
+            raise WeightsError(f"its parts contain one another, or lie over {MAX_DEPTH} deep.")
         if visited > MAX_OPERATIONS:
-            raise WeightsError(
-                "its modules are parts of one another so often that their tensors would have too many names."
-            )
-        for name, value in module.state.items():
-            if isinstance(value, Tensor | Module):
-                path = f"{prefix}{name}"
-                if len(path) > MAX_NAME:
-                    raise WeightsError(f"it has a tensor or a module with a name of over {MAX_NAME} characters.")
-                if isinstance(value, Tensor):
-                    yield path, value
-                else:
-                    waiting.append((value, f"{path}.", depth + 1))
+            raise WeightsError("its parts hold one another so often that their tensors would have too many names.")
+        for key, part in parts.items():
+            if not isinstance(key, str) or not isinstance(part, (Tensor, type(top))):
+                continue
+            name = f"{prefix}{key}"
+            if len(name) > MAX_NAME:
+                raise WeightsError(f"it has a name of over {MAX_NAME} characters, {name[:80]!r}...")
+            if isinstance(part, Tensor):
+                yield name, part
+            else:
+                waiting.append((part, f"{name}.", depth + 1))
 
 
 def _stored_tensors(

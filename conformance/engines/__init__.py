@@ -64,9 +64,9 @@ def open_here(spec: str) -> EngineUnderTest:
         return OnnxPair(rest)
     if kind in ("openai", "transformers"):
         return _under_torch(kind, rest)
-    from .python import imported
+    from .python import import_engine
 
-    return imported(kind, rest)
+    return import_engine(kind, rest)
 
 
 def _under_torch(kind: str, dtype: str) -> EngineUnderTest:

@@ -127,7 +127,7 @@ class _Tower:
 
     def run(self, given: Array, outputs: list[str]) -> list[Array]:
         """Outputs of a whole batch, in as many runs as a fixed batch makes necessary."""
-        given = self._fitted(given)
+        given = self._fit(given)
         batch = self._given.shape[0] if isinstance(self._given.shape[0], int) else len(given)
         parts = []
         for start in range(0, len(given), batch):
@@ -138,7 +138,7 @@ class _Tower:
             parts.append([_float32(result[: len(part)]) for result in results])
         return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
 
-    def _fitted(self, given: Array) -> Array:
+    def _fit(self, given: Array) -> Array:
         """Ids with as many columns as the graph has fixed."""
         columns = self._given.shape[1]
         if given.ndim != 2 or not isinstance(columns, int) or columns == given.shape[1]:

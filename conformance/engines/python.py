@@ -85,7 +85,7 @@ _ANSWERS: dict[str, Callable[[Any, Case], Outputs]] = {
 }
 
 
-def imported(module: str, name: str) -> EngineUnderTest:
+def import_engine(module: str, name: str) -> EngineUnderTest:
     """`name` in a module that can be imported, also from the current folder: an object, or a factory of objects.
 
     What has a method `answer` answers for itself. Raises InputError.
@@ -164,12 +164,12 @@ class ReferenceModel(BackendModel):
     """The reference shows what is inside of its towers."""
 
     def trace_image(self, pixels: Any) -> dict[str, Any]:
-        return self._traced("encode_image", pixels)
+        return self._trace("encode_image", pixels)
 
     def trace_text(self, ids: Any) -> dict[str, Any]:
-        return self._traced("encode_text", ids)
+        return self._trace("encode_text", ids)
 
-    def _traced(self, verb: str, x: Any) -> dict[str, Any]:
+    def _trace(self, verb: str, x: Any) -> dict[str, Any]:
         taps: dict[str, Any] = {}
 
         def tap(name: str, y: Any) -> Any:

@@ -47,15 +47,15 @@ class Server:
         batches = [texts[start : start + _BATCH] for start in range(0, len(texts), _BATCH)]
         if case.verb == "embed_image":
             body = {"image": _image(case.inputs["image"]), **version}
-            return {"embeddings": self._asked("embed_image", body, "embeddings", 2)}
+            return {"embeddings": self._ask("embed_image", body, "embeddings", 2)}
         if case.verb == "embed_text":
-            answers = [self._asked("embed_text", {"text": part, **version}, "embeddings", 2) for part in batches]
+            answers = [self._ask("embed_text", {"text": part, **version}, "embeddings", 2) for part in batches]
             return {"embeddings": np.concatenate(answers)}
         subject = {"subject": _image(case.inputs["image"]), "subject_type": "image", "prompt_type": "text", **version}
-        answers = [self._asked("compare", {"prompt": part, **subject}, "similarity", 1) for part in batches]
+        answers = [self._ask("compare", {"prompt": part, **subject}, "similarity", 1) for part in batches]
         return {"similarity": np.concatenate(answers)}
 
-    def _asked(self, route: str, body: dict[str, Any], key: str, axes: int) -> Array:
+    def _ask(self, route: str, body: dict[str, Any], key: str, axes: int) -> Array:
         """The numbers under a key of the reply, with so many axes."""
         request = urllib.request.Request(
             f"{self._address}/clip/{route}", json.dumps(body).encode(), {"Content-Type": "application/json"}

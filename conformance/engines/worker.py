@@ -101,7 +101,7 @@ class _Worker:
             self._program.stdin.write(json.dumps(request).encode("utf-8") + b"\n")
             self._program.stdin.flush()
         except OSError:  # it has ended
-            raise self._ended() from None
+            raise self._ending() from None
         line = b""
         while not line.endswith(b"\n"):
             ready, _, _ = select.select([self._program.stdout], [], [], max(0.0, deadline - time.monotonic()))
@@ -109,13 +109,13 @@ class _Worker:
                 raise Hung(f"stopped after {time_limit:g} s")
             part = os.read(self._program.stdout.fileno(), _LARGEST_REPLY)
             if not part or len(line) > _LARGEST_REPLY:
-                raise self._ended()
+                raise self._ending()
             line += part
         self.waits = True
         reply: dict[str, Any] = json.loads(line)
         return reply
 
-    def _ended(self) -> Crashed:
+    def _ending(self) -> Crashed:
         code = self._program.wait(1.0)
         if code is None:
             return Crashed("closed its pipe to the suite")
@@ -141,7 +141,7 @@ def main() -> None:
 
     opening = json.loads(requests.readline())
     try:
-        engine = _opened(opening["spec"])
+        engine = _open(opening["spec"])
     except InputError as problem:
         reply({"InputError": str(problem)})
         return
@@ -151,7 +151,7 @@ def main() -> None:
         reply(_answer(engine, Path(request["case"]), Path(request["out"])))
 
 
-def _opened(spec: str) -> EngineUnderTest:
+def _open(spec: str) -> EngineUnderTest:
     from . import open_here
 
     return open_here(spec)

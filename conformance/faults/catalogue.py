@@ -119,11 +119,11 @@ FAULTS: tuple[Fault, ...] = (
         "BLK-4",
         "heads of every H-th channel",
         _TRANSFORMERS,
-        changes.blocks(changes.heads_interleaved),
+        changes.blocks(changes.interleave_heads),
     ),
-    Fault("qkv-kqv", "BLK-2", "in_proj read as k, q, v", _TRANSFORMERS, changes.stacked((1, 0, 2))),
-    Fault("qkv-qvk", "BLK-2", "in_proj read as q, v, k", _TRANSFORMERS, changes.stacked((0, 2, 1))),
-    Fault("qkv-vkq", "BLK-2", "in_proj read as v, k, q", _TRANSFORMERS, changes.stacked((2, 1, 0))),
+    Fault("qkv-kqv", "BLK-2", "in_proj read as k, q, v", _TRANSFORMERS, changes.permute_stacks((1, 0, 2))),
+    Fault("qkv-qvk", "BLK-2", "in_proj read as q, v, k", _TRANSFORMERS, changes.permute_stacks((0, 2, 1))),
+    Fault("qkv-vkq", "BLK-2", "in_proj read as v, k, q", _TRANSFORMERS, changes.permute_stacks((2, 1, 0))),
     Fault("qkv-by-head", "BLK-2", "in_proj read head by head", _TRANSFORMERS, changes.stacks(changes.stack_by_head)),
     Fault(
         "qkv-no-bias", "BLK-2", "in_proj without its bias", _TRANSFORMERS, changes.without_bias("attn", "in_proj_bias")
@@ -280,14 +280,14 @@ FAULTS: tuple[Fault, ...] = (
         "IMG-7",
         "the channels taken as blue, green, red",
         ("vit", "resnet"),
-        changes.operations(conv2d=changes.colours_exchanged),
+        changes.operations(conv2d=changes.exchange_colours),
     ),
     Fault(
         "kernels-flipped",
         "OPS-1",
         "convolutions that flip their kernels",
         ("vit", "resnet"),
-        changes.operations(conv2d=changes.flipped),
+        changes.operations(conv2d=changes.flip_kernels),
     ),
     # The ResNet.
     Fault(
@@ -364,16 +364,16 @@ FAULTS: tuple[Fault, ...] = (
         "TXT-4",
         "text_projection read as if it were stored transposed",
         ("text",),
-        changes.parameter("text", "text_projection", changes.read_as_transposed),
+        changes.parameter("text", "text_projection", changes.transpose_numbers),
     ),
     Fault(
         "projection-transposed",
         "VIT-5",
         "proj read as if it were stored transposed",
         ("vit",),
-        changes.parameter("image", "proj", changes.read_as_transposed),
+        changes.parameter("image", "proj", changes.transpose_numbers),
     ),
     Fault("sums-in-float16", "OUT-2", "sums kept in float16", _ALL, changes.operations(linear=changes.sums_in_float16)),
     # What is given back.
-    Fault("normalised", "OUT-3", "embeddings of length 1 already", _ALL, changes.normalised),
+    Fault("normalised", "OUT-3", "embeddings of length 1 already", _ALL, changes.normalise),
 )

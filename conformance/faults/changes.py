@@ -69,7 +69,7 @@ def stacks(change: Callable[[Array, int], Array]) -> Change:
     return blocks(block)
 
 
-def stacked(order: tuple[int, int, int]) -> Change:
+def permute_stacks(order: tuple[int, int, int]) -> Change:
     """The thirds of in_proj in another order than q, k, v."""
     return stacks(lambda stack, heads: np.concatenate([np.split(stack, 3)[i] for i in order]))
 
@@ -81,7 +81,7 @@ def stack_by_head(stack: Array, heads: int) -> Array:
     return thirds
 
 
-def heads_interleaved(params: dict[str, Any], heads: int) -> dict[str, Any]:
+def interleave_heads(params: dict[str, Any], heads: int) -> dict[str, Any]:
     """Heads taken from every H-th channel instead of D channels in a row."""
     attn = params["attn"]
     width = attn["in_proj_weight"].shape[1]
@@ -194,7 +194,7 @@ def strided_shortcut(tower: Tower) -> Tower:
     return tower.with_operations(avg_pool=avg_pool)
 
 
-def normalised(tower: Tower) -> Tower:
+def normalise(tower: Tower) -> Tower:
     """Embeddings of length 1 already."""
     return dataclasses.replace(tower, normalised=True)
 
@@ -318,11 +318,11 @@ def max_pool(x: Array, size: int) -> Array:
     return y
 
 
-def flipped(x: Array, weight: Array, stride: int = 1, padding: int = 0) -> Array:
+def flip_kernels(x: Array, weight: Array, stride: int = 1, padding: int = 0) -> Array:
     return ops.conv2d(x, weight[:, :, ::-1, ::-1], stride, padding)
 
 
-def colours_exchanged(x: Array, weight: Array, stride: int = 1, padding: int = 0) -> Array:
+def exchange_colours(x: Array, weight: Array, stride: int = 1, padding: int = 0) -> Array:
     return ops.conv2d(x[:, ::-1] if x.shape[1] == 3 else x, weight, stride, padding)
 
 
@@ -341,6 +341,6 @@ def sums_in_float16(x: Array, weight: Array, bias: Array | None = None) -> Array
     return y if bias is None else y + bias
 
 
-def read_as_transposed(proj: Array) -> Array:
+def transpose_numbers(proj: Array) -> Array:
     """The numbers of a [W, E] matrix read as if they lay there as [E, W]."""
     return np.ascontiguousarray(proj.reshape(proj.shape[::-1]).T)

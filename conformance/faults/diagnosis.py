@@ -56,7 +56,7 @@ def diagnose(
 ) -> Iterator[Diagnosis]:
     """For each place, the fault that explains its failures that are looked at, or the pair that does.
 
-    What explains the failures but would have spoilt what passed is not it. `promising`: see _Evidence.explained.
+    What explains the failures but would have spoilt what passed is not it. `promising`: see _Evidence.explain.
     """
     failures, witnesses = by_place(failed), by_place(passed)
     for where, found in failures.items():
@@ -64,7 +64,7 @@ def diagnose(
             yield other
             continue
         evidence = _Evidence(_chosen(found, where), _chosen(witnesses.get(where, []), where), precision, profile)
-        if (explained := evidence.explained(promising)) is not None:
+        if (explained := evidence.explain(promising)) is not None:
             units, known = explained
             subject = f"your {SUBJECT.get(where, f'results of {where}')} equal the reference"
             yield Diagnosis(
@@ -108,7 +108,7 @@ class _Evidence:
     profile: str
     _faulty: dict[tuple[str, tuple[str, ...]], Outputs | None] = field(default_factory=dict)
 
-    def explained(self, promising: int | None) -> tuple[float, tuple[Fault, ...]] | None:
+    def explain(self, promising: int | None) -> tuple[float, tuple[Fault, ...]] | None:
         """The best of the faults that explain all, or of the pairs, and how far off it is in units.
 
         `promising`: pairs are made of so many faults, those that alone leave the least, and any other; None: of all.

@@ -16,7 +16,7 @@ def _fault(place: Place, id: str, claim: str, title: str, **steps: Any) -> Fault
 PREPROCESS = tuple(
     _fault("preprocess", *fault, **steps)
     for fault, steps in (
-        (("crop-floor", "IMG-5", "the crop offset floored"), {"offset": preprocessing.floored}),
+        (("crop-floor", "IMG-5", "the crop offset floored"), {"offset": preprocessing.floor_half}),
         (
             ("crop-ceil", "IMG-5", "the crop offset with halves rounded up"),
             {"offset": lambda margin: (margin + 1) // 2},

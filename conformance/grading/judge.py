@@ -22,7 +22,7 @@ from ..engines.failures import Failure, Garbage, Hung, Killed
 from ..protocol import Array, Case, Exact, Outputs, Unsupported
 from ..restated import preprocessing
 from .rounding import PRECISIONS
-from .taps import cut, sampled, tap_shapes, wrong_taps
+from .taps import cut, take_sample, tap_shapes, wrong_taps
 from .verdicts import GRADES, MARGIN, Picture, Result, Tap, Verdict, nearest
 
 
@@ -61,7 +61,7 @@ def judge(
         return result("FAIL", problem)
     if earlier is not None and not all(np.array_equal(answer[name], earlier.get(name, [])) for name in exact.outputs):
         return result("FAIL", "gave other bits than to the same question before")
-    found = {name: sampled(case, name, x) if trace else x for name, x in answer.items()}
+    found = {name: take_sample(case, name, x) if trace else x for name, x in answer.items()}
     graded = [
         _grade(name, found[name], x, exact.units.get(name), precision)
         for name, x in exact.outputs.items() if name in found

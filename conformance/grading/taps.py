@@ -63,5 +63,5 @@ def cut(case: Case, name: str, found: Array) -> Array:
     return pooled[:, None] if shape[1] == 1 else found[:, : shape[1]]
 
 
-def sampled(case: Case, name: str, found: Array) -> Array:
+def take_sample(case: Case, name: str, found: Array) -> Array:
     return sample(cut(case, name, found))

@@ -93,7 +93,7 @@ def _measure_pixels(profile: str, case: Case, exact: Exact) -> Units:
     mean, std = (np.array(x)[:, None, None] for x in (preprocessing.Steps.mean, preprocessing.Steps.std))
     x = levels.transpose(2, 0, 1)
 
-    def computed(precision: str, order: int) -> dict[str, Array]:
+    def compute(precision: str, order: int) -> dict[str, Array]:
         rounded = rounding.rounding(precision)
         dtype = np.float64 if precision == "float64" else np.float32
         m, s, u = (rounded(np.asarray(a, dtype)) for a in (mean, std, x))
@@ -105,7 +105,7 @@ def _measure_pixels(profile: str, case: Case, exact: Exact) -> Units:
             y = rounded(rounded(u * rounded(1 / (255 * s))) - rounded(m / s))
         return {"pixels": y}
 
-    return rounding.units_of(computed, exact.outputs)
+    return rounding.units_of(compute, exact.outputs)
 
 
 @cache

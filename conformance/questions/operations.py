@@ -31,17 +31,17 @@ def similarity() -> Iterator[Question]:
         inputs = {"image": image, "text": text, "logit_scale": np.asarray(np.log(scale), np.float32)}
         yield question(
             f"similarity/{images} images {texts} texts of {width}", ("SIM-1", "SIM-2", "SIM-3"), "similarity", None,
-            inputs, {}, _compared, _measure_similarity,
+            inputs, {}, _compare, _measure_similarity,
         )  # fmt: skip
 
 
-def _compared(case: Case) -> Exact:
+def _compare(case: Case) -> Exact:
     image, text, logit_scale = (case.inputs[name].astype(np.float64) for name in ("image", "text", "logit_scale"))
     return Exact(restated.compare(image, text, logit_scale), frozen(case.id))
 
 
 def _measure_similarity(case: Case, exact: Exact) -> Units:
-    def computed(precision: str, order: int) -> dict[str, Array]:
+    def compute(precision: str, order: int) -> dict[str, Array]:
         rounded = rounding.rounding(precision)
         dtype = np.float64 if precision == "float64" else np.float32
         image, text, logit_scale = (case.inputs[name].astype(dtype) for name in ("image", "text", "logit_scale"))
@@ -49,7 +49,7 @@ def _measure_similarity(case: Case, exact: Exact) -> Units:
         shuffled = rounding.permutation(image.shape[1], order + (precision == "float64"))
         return restated.compare(image, text, logit_scale, restated.Steps(), rounded, shuffled)
 
-    return rounding.units_of(computed, exact.outputs)
+    return rounding.units_of(compute, exact.outputs)
 
 
 def _operations() -> Iterator[tuple[str, str, tuple[str, ...], dict[str, tuple[int, ...]], dict[str, Any]]]:
@@ -84,7 +84,7 @@ def operations() -> Iterator[Question]:
         case = f"operations/{name}{f' {special}' if special else ''}"
         inputs = {key: _argument(case, key, shape, special) for key, shape in shapes.items()}
         yield question(
-            case, claims, "operation", None, inputs, {"name": name, **settings}, _operated, _measure_operation
+            case, claims, "operation", None, inputs, {"name": name, **settings}, _operate, _measure_operation
         )
 
 
@@ -106,7 +106,7 @@ def _arguments(case: Case) -> tuple[str, dict[str, Any], dict[str, Array]]:
     return case.attributes["name"], settings, arrays
 
 
-def _operated(case: Case) -> Exact:
+def _operate(case: Case) -> Exact:
     name, settings, arrays = _arguments(case)
     return Exact({"y": getattr(ops, name)(**arrays, **settings)}, frozen(case.id))
 
@@ -114,8 +114,8 @@ def _operated(case: Case) -> Exact:
 def _measure_operation(case: Case, exact: Exact) -> Units:
     name, settings, arrays = _arguments(case)
 
-    def computed(precision: str, order: int) -> dict[str, Array]:
+    def compute(precision: str, order: int) -> dict[str, Array]:
         operation = getattr(rounding.operations(precision, order)[0], name)
         return {"y": operation(**(arrays if precision == "float64" else case.inputs), **settings)}
 
-    return rounding.units_of(computed, exact.outputs)
+    return rounding.units_of(compute, exact.outputs)

@@ -82,12 +82,12 @@ def _measure(profile: str, case: Case, exact: Exact) -> Units:
     assert case.checkpoint is not None
     checkpoint, given = Checkpoint(case.checkpoint), _prepare(profile, case)
 
-    def computed(precision: str, order: int) -> dict[str, Array]:
+    def compute(precision: str, order: int) -> dict[str, Array]:
         runs = (rounding.emulate(checkpoint, verb, x, precision, order)["embeddings"] for verb, x in given.items())
         return {"similarity": cosines(*runs)[0]}
 
     if len(given) == 2:
-        return rounding.units_of(computed, exact.outputs)
+        return rounding.units_of(compute, exact.outputs)
     ((verb, x),) = given.items()
     return rounding.units(checkpoint, verb, x, exact.outputs)
 

@@ -44,7 +44,7 @@ def towers(level: str, models: Mapping[str, ClipConfig]) -> Iterator[Question]:
             for tower, claims in (("image", _image_claims(config)), ("text", _TEXT)):
                 yield question(
                     f"{level}/{name.removeprefix('clip/')} {style}/{tower}", claims, f"{verb}_{tower}", (name, style),
-                    partial(inputs, name, tower), {}, partial(_encoded, name, style), measure_tower,
+                    partial(inputs, name, tower), {}, partial(_encode, name, style), measure_tower,
                 )  # fmt: skip
 
 
@@ -74,7 +74,7 @@ def tower_exact(name: str, style: str, tower: str) -> tuple[Exact, Exact]:
     return embeddings, Exact(taps, frozen(f"taps/{key}"))
 
 
-def _encoded(name: str, style: str, case: Case) -> Exact:
+def _encode(name: str, style: str, case: Case) -> Exact:
     if case.level == "full" and case.id not in units.table():
         return _measured_in_full(name, style, case)
     verb, _, tower = case.verb.partition("_")

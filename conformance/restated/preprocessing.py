@@ -26,7 +26,7 @@ def half_to_even(margin: int) -> int:
     return round(margin / 2)
 
 
-def truncated(side: int, long: int, short: int) -> int:
+def truncate(side: int, long: int, short: int) -> int:
     """As torchvision: the long side loses its fraction, and is multiplied first. 24 / 44 * 55 is below 30 in floats."""
     return int(side * long / short)
 
@@ -44,7 +44,7 @@ class Steps:
     vertical_first: bool = False
     floats: Literal["never", "between", "throughout"] = "never"  # where the resize doesn't round to 8 bits
     squash: bool = False  # both sides become R, instead of a crop
-    long_side: Callable[[int, int, int], int] = truncated  # of R, and of the sides as they were
+    long_side: Callable[[int, int, int], int] = truncate  # of R, and of the sides as they were
     offset: Offset = half_to_even
     rgb: Literal["last", "first", "first, on white"] = "last"  # before the resize, or in the image's own mode
     upright: bool = True  # rows from the top; rows and columns as they are
@@ -54,7 +54,7 @@ class Steps:
     std: Triple = (0.26862954, 0.26130258, 0.27577711)
 
 
-def floored(margin: int) -> int:
+def floor_half(margin: int) -> int:
     """As transformers: 2.5 is 2 and 3.5 is 3."""
     return margin // 2
 
@@ -63,8 +63,8 @@ def floored(margin: int) -> int:
 # from version 5.21 on it also puts what is transparent on white.
 PROFILES = {
     "openai": Steps(),
-    "transformers-4": Steps(offset=floored, rgb="first"),
-    "transformers-5": Steps(offset=floored, rgb="first, on white"),
+    "transformers-4": Steps(offset=floor_half, rgb="first"),
+    "transformers-5": Steps(offset=floor_half, rgb="first, on white"),
 }
 
 
