@@ -322,9 +322,9 @@ def test_what_onnx_runtime_refuses_is_an_error_of_ours() -> None:
             1,
             "option 'bogus'; (it has|they have): .*arena.*threads|it has: threads, providers, spinning, arena",
         ),
-        ("onnx_execution_providers", [], "onnx_execution_providers: it is providers="),
-        ("max_batch_size", 8, "max_batch_size: it is batch_size= here"),
-        ("api_key", "x", "api_key: no key is needed"),
+        ("onnx_execution_providers", [], "option 'onnx_execution_providers'.* it is providers="),
+        ("max_batch_size", 8, "option 'max_batch_size'.* it is batch_size= here"),
+        ("api_key", "x", "option 'api_key'.* no key is needed"),
     ],
 )
 def test_options_of_another_kind(tiny_vit: Path, backend: str, option: str, value: object, message: str) -> None:
