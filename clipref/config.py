@@ -234,8 +234,6 @@ def _check(config: ClipConfig) -> None:
         raise ConfigError("vision and text are both missing; expected at least one tower.")
     for where, part in towers:
         settings = dataclasses.asdict(part)
-        if settings.get("eos_token_id", 0) is None:
-            del settings["eos_token_id"]
         activation = settings.pop("activation", "quick_gelu")  # which a ResNet has none of
         if activation not in ("quick_gelu", "gelu"):
             raise ConfigError(f"{where}.activation is {shown(activation)}; expected 'quick_gelu' or 'gelu'.")
@@ -245,7 +243,7 @@ def _check(config: ClipConfig) -> None:
         if any(count > MAX_LAYERS for count in layers):
             raise ConfigError(f"{where}.layers is {shown(part.layers)}; expected at most {MAX_LAYERS}.")
         for name, value in settings.items():
-            if not _is_count(value):
+            if not _is_count(value) and (name, value) != ("eos_token_id", None):
                 raise ConfigError(f"{where}.{name} is {shown(value)}; expected a whole number, {_COUNTS}.")
         width = part.width * (32 if isinstance(part, ResNetConfig) else 1)
         if width % part.heads:
