@@ -51,6 +51,7 @@ def test_towers_are_the_reference(name: str, style: str, tmp_path: Path, monkeyp
         assert_close(single.encode_text(ids), text.astype("f4"), "blas")
 
 
+@pytest.mark.slow  # test_engine.py has it for every backend, with tiny towers
 @pytest.mark.parametrize("name", ["clipref/shapes-vit", "clipref/shapes-rn"])
 def test_eight_threads_get_the_bits_of_one(name: str) -> None:
     model = AutoModel.from_pretrained(name, backend="blas")

@@ -126,7 +126,7 @@ def test_the_recipe_gives_the_golden_pixels() -> None:
 # --- no false alarm ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["backend:reference", "backend:onnx"])
+@pytest.mark.parametrize("name", ["backend:reference", pytest.param("backend:onnx", marks=pytest.mark.slow)])
 def test_what_is_right_passes(name: str) -> None:
     report = ran(open_engine(name), name=name)
     assert report.passed and report.grade == "float32" and not report.diagnoses, failing(report)

@@ -108,6 +108,7 @@ def test_trained_style_has_outliers_and_wide_gains() -> None:
         assert (gains.max() / gains.min() > 100) == outlying
 
 
+@pytest.mark.slow
 def test_trained_style_keeps_its_outliers_and_its_precision_through_the_depth(tmp_path: Path) -> None:
     vision = ViTConfig(resolution=80, patch_size=16, width=256, layers=6, heads=4, mlp_width=1024)
     text = TextConfig(context_length=40, vocab_size=600, width=512, layers=6, heads=8, mlp_width=2048)
