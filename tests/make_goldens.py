@@ -119,7 +119,7 @@ def grouped_texts() -> None:
         "numbers": ["1", "12", "2023", "3.14159", "1,234.56", "a1b22c333", "٣٤", "Ⅷ ½ ²", "0x7f", "50%"],
         "scripts": [*texts.SCRIPTS, *texts.EMOJI, *texts.PUNCTUATION],
         "repaired": [*texts.MOJIBAKE, *texts.SCRIPTS, "\x1b[31mred", "schÃ¶n cafÃ©"],
-        "unescaped": [*texts.ENTITIES, "&amp;lt;b&amp;gt;", "a &amp;amp; b", "&amp;#39;", "fish &amp; chips"],
+        "unescaped": [*texts.ENTITIES, "&amp;lt;b&amp;gt;", "a &amp;amp; b", "&amp;#39;", "fish &amp; chips", "1 < 2 &amp;lt; 3"],
         "spaces": [f"a{space}photo{space}{space}of" for space in texts.SPACES] + ["  both ends \t"],
         "upper case": ["A PHOTO", "İstanbul", "Straße ẞ", "GPU iPhone", "ΩMEGA Σ", "DON'T IT'S"],
         "whole table": spread(original, range(512, start, 47)),
