@@ -44,7 +44,21 @@ def numpy_print() -> str:
             w = generator.standard_normal((columns, inner)).astype(dtype)
             found[f"{dtype} {rows}"] = x @ w.T
             found[f"{dtype} {rows} exp"] = np.exp(x) + x.mean(axis=-1, keepdims=True) + ops.layer_norm(x, x[0], x[0])
-    return digest(found)
+    convolved: dict[str, Any] = {}
+    for dtype in ("float32", "float64"):
+        for channels, kernel, side in (
+            (3, 3, 32),
+            (4, 3, 16),
+            (5, 1, 16),
+            (12, 3, 8),
+            (20, 1, 8),
+            (48, 3, 4),
+            (96, 1, 2),
+        ):
+            x = generator.standard_normal((1, channels, side, side)).astype(dtype)
+            w = generator.standard_normal((2 * channels, channels, kernel, kernel)).astype(dtype)
+            convolved[f"{dtype} {channels} {side}"] = ops.conv2d(x, w, 1, kernel // 2)
+    return f"numpy {np.__version__} {digest(found)} {digest(convolved)}"
 
 
 def bits(name: str, style: str, folder: Path) -> dict[str, str]:
