@@ -57,7 +57,7 @@ def is_true(name: str, value: Any) -> bool:
 
 
 def as_array(value: Any, name: str, expected: str) -> Array:
-    """What numpy makes of a value. Raises InputError, which calls it `name`, for ragged lists and the like."""
+    """A value as numpy's array. Raises InputError, which calls it `name`, for ragged lists and the like."""
     try:
         array: Array = np.asarray(value)
     except Exception as error:  # raised by whoever wrote the object's __array__

@@ -36,7 +36,7 @@ GROUP = "clipref.kernels"
 Kind: TypeAlias = Literal["vit", "resnet"]
 Precision: TypeAlias = Literal["float64", "float32", "tf32", "bfloat16", "float16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-# What a kernel set may have beside operations; see TowerEngine.
+# Functions that a kernel set may have beside operations; see TowerEngine.
 HOOKS = ("prepare", "place", "fetch", "batch_size", "running", "compile")
 
 
