@@ -1,13 +1,17 @@
 """What the tests share: a tiny checkpoint of each architecture, and images."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from clipref.config import PreprocessConfig
+from clipref.conformance.protocol import Case
 from clipref.weights_tools import synthetic
 
 from . import cases
+from .engine_questions import TINY_VIT, questions
 
 TINY = {"vit": cases.TINY["vit-a"], "resnet": cases.TINY["rn-a"]}
 MERGES = "#version: 0.2\na t</w>\nc at</w>\nd o\ndo g</w>\nr e\nre d</w>\nb l\n"
@@ -23,6 +27,26 @@ def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def tiny_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny ViT checkpoint."""
     return make_tiny(tmp_path_factory.mktemp("vit"), "vit")
+
+
+@pytest.fixture(scope="session")
+def trained_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny ViT with what tells layouts apart: float16 and float32 mixed, exact GELU, its own preprocessing."""
+    pixels = PreprocessConfig((0.5, 0.4, 0.3), (0.2, 0.3, 0.4), "bilinear", "squash")
+    config = dataclasses.replace(cases.TINY["vit-gelu"], preprocess=pixels)
+    return synthetic.write(tmp_path_factory.mktemp("vit") / "checkpoint", config, 5, "trained")
+
+
+@pytest.fixture(scope="session")
+def trained_resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny ResNet whose weights are like trained ones."""
+    return synthetic.write(tmp_path_factory.mktemp("rn") / "checkpoint", cases.TINY["rn-b"], 5, "trained")
+
+
+@pytest.fixture
+def image_case(tmp_path: Path) -> Case:
+    """Pixels for a tiny ViT, as the conformance suite asks them."""
+    return questions(f"towers/{TINY_VIT}/image")[0].make(tmp_path)
 
 
 def make_tiny(folder: Path, kind: str) -> Path:

@@ -7,6 +7,7 @@ import numpy as np
 from safetensors.numpy import load_file, save
 
 from clipref.config import ClipConfig, ResNetConfig, ViTConfig
+from clipref.weights import Checkpoint
 
 Files = dict[str, bytes]
 
@@ -141,3 +142,21 @@ def processor_config(config: ClipConfig) -> dict[str, object]:
         "size": {"height": side, "width": side} if squash else {"shortest_edge": side},
         "crop_size": {"height": side, "width": side},
     }
+
+
+def put(folder: Path, files: Files) -> Path:
+    """Write the files into a new folder."""
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """Raise AssertionError unless two folders hold one checkpoint: the same tensors to the bit, and configuration."""
+    a, b = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
+    assert a.keys() == b.keys()
+    for name in a:
+        assert (a[name].dtype, a[name].shape) == (b[name].dtype, b[name].shape), name
+        assert a[name].tobytes() == b[name].tobytes(), name
+    assert Checkpoint(one).config == Checkpoint(other).config

@@ -22,8 +22,8 @@ from clipref.weights_tools.sources import MAX_JSON, Options
 
 from .cases import TINY
 from .conftest import MERGES, make_tiny
+from .hostile_files import BOMBS, FOOLED, HOSTILE, HOSTILE_SAFETENSORS
 from .layouts import as_open_clip
-from .test_torch_files import BOMBS, FOOLED, HOSTILE, HOSTILE_SAFETENSORS
 
 OPTIONS = Options(activation="quick_gelu", vision_heads=1, text_heads=1)
 

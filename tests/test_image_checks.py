@@ -17,7 +17,7 @@ from clipref.errors import ImageError
 from clipref.image_checks import Meter, check_before_decoding
 from clipref.preprocessing import open_image, preprocess
 
-from .test_preprocessing import PNG, RGB, encoded, picture, png_header, refused, same
+from .recipe import PNG, RGB, encoded, picture, png_header, refused, same
 
 
 def jpeg(scans: int, width: int = 16, height: int = 16, progressive: bool = True, padding: bytes = b"") -> bytes:

@@ -19,7 +19,7 @@ from PIL import Image, ImageFile
 from clipref import image_locks
 from clipref.preprocessing import open_image, preprocess
 
-from .test_preprocessing import PNG, RGB, encoded, picture, recipe, same
+from .recipe import PNG, RGB, encoded, picture, recipe, same
 
 
 class SlowFile(io.BytesIO):

@@ -18,7 +18,7 @@ from clipref.errors import ImageError, InputError
 from clipref.images import FORMATS
 from clipref.preprocessing import open_image, preprocess
 
-from .test_preprocessing import PNG, RGB, encoded, picture, recipe, refused, same
+from .recipe import PNG, RGB, encoded, picture, recipe, refused, same
 
 Image.init()
 

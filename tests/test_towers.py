@@ -1,4 +1,4 @@
-"""The towers against golden values of implementations that share no code with ours; test_conformance.py has mutants."""
+"""The towers against golden values of implementations that share no code with ours; mutants are beside the faults."""
 
 import subprocess
 import sys

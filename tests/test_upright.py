@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from clipref.preprocessing import open_image, preprocess
 
-from .test_preprocessing import RGB, encoded, recipe, same
+from .recipe import RGB, encoded, recipe, same
 
 CORNERS = np.arange(7 * 5 * 3, dtype=np.uint8).reshape(5, 7, 3) * 2  # 7 wide, 5 high, all different
 TURNED: dict[int, Callable[[Any], Any]] = {  # by the definition of EXIF: where the first row and the first column are

@@ -17,7 +17,7 @@ from clipref.weights_tools.sources import Doubt, Options, Source, open_source
 from clipref.weights_tools.wrappers import before_landmark
 
 from . import cases, layouts
-from .test_torch_files import Call, Storage, archive, pickled, tensor
+from .torch_archives import Call, Storage, archive, pickled, tensor
 
 CONFIG = cases.TINY["vit-gelu"]
 SETTLED = Options(config=CONFIG)
