@@ -1,0 +1,239 @@
+"""How the models of this world are trained: `python -m clipref.weights_tools.scenes.train vit|resnet OUT`.
+
+The towers are clipref's own, called with operations that torch differentiates (`shapes.train.Trainee`). The loss has
+three parts: CLIP's, in which a caption counts as a match of every scene in the batch that it is true of; the same
+within a scene's variants and their captions, which differ only in what belongs to what; and linear heads that name
+attributes from either embedding, make training short, and are thrown away. Needs torch; under an hour on two cores.
+
+Two runs with the same torch, threads and machine give the same bytes; `--stop-after 200` shows it in a few minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from clipref import AutoModel
+from clipref.config import ClipConfig, ResNetConfig, TextConfig, ViTConfig
+from clipref.preprocessing import preprocess
+from clipref.tokenizer import Tokenizer
+
+from ..shapes.train import EMBED_DIM, Trainee, contrast, learning_rates
+from ..shapes.vocabulary import learn_merges
+from . import captions, evaluate, world
+
+Tensor: TypeAlias = torch.Tensor
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One model's shape, what it is shown, and for how long."""
+
+    vision: ViTConfig | ResNetConfig
+    steps: int
+    learning_rate: float
+    ones: int = len(evaluate.TRAINING_ONES)
+    twos: int = len(evaluate.TRAINING_TWOS)
+    batch_of_ones: int = 48
+    batch_of_twos: int = 20  # each with its variants
+
+
+RECIPES = {
+    "vit": Recipe(ViTConfig(64, 8, 128, 4, 4, 512), steps=4500, learning_rate=1e-3),
+    "resnet": Recipe(ResNetConfig(96, (1, 1, 1, 1), 12, 6), steps=3500, learning_rate=2e-3),
+}
+
+
+def render(scene: world.Scene, resolution: int) -> np.ndarray[Any, Any]:
+    """A scene's preprocessed pixels, of a picture whose size varies, as pictures' sizes do."""
+    size = (96, 128, 192)[scene.seed % 3]
+    return preprocess(scene.draw(size), resolution).astype(np.float16)
+
+
+def rendered(scenes: Sequence[world.Scene], resolution: int) -> Tensor:
+    """Pixels [N, 3, R, R] of many scenes, float16."""
+    with ProcessPoolExecutor() as pool:
+        images = list(pool.map(render, scenes, [resolution] * len(scenes), chunksize=100))
+    return torch.from_numpy(np.stack(images))
+
+
+class Heads:
+    """Linear classifiers over embeddings of either kind: of what is in a scene, and of what is at its places."""
+
+    def __init__(self) -> None:
+        shown = [len(values) for values in world.KIND.values()]
+        self.anywhere = [self._head(n) for n in [*shown, len(world.BACKGROUNDS)]]
+        self.at_place = [[self._head(n) for n in shown[:2]] for _ in world.PLACES]
+
+    @staticmethod
+    def _head(classes: int) -> Tensor:
+        return (torch.randn(classes, EMBED_DIM) * 0.1).requires_grad_()
+
+    def parameters(self) -> list[Tensor]:
+        return [*self.anywhere, *(head for heads in self.at_place for head in heads)]
+
+    def loss(self, embeddings: Tensor, kinds: Tensor, grounds: Tensor) -> Tensor:
+        """Cross-entropy of all that is known: kinds [N, 2, 6] and backgrounds [N] as `captions.encode_scenes` or
+        `encode_captions` gives them. Two kinds' attributes are half of the truth each.
+        """
+        loss = torch.zeros(())
+        for i, head in enumerate(self.anywhere[:-1]):
+            loss = loss + _mixed_cross_entropy(20 * embeddings @ head.T, kinds[:, :, i])
+        loss = loss + _mixed_cross_entropy(20 * embeddings @ self.anywhere[-1].T, grounds[:, None])
+        places = kinds[:, :, list(world.KIND).index("place")]
+        for place, heads in enumerate(self.at_place):
+            for i, head in enumerate(heads):
+                there = torch.where(places == place, kinds[:, :, i], captions.UNSAID)
+                loss = loss + _mixed_cross_entropy(20 * embeddings @ head.T, there)
+        return loss
+
+
+def _mixed_cross_entropy(logits: Tensor, truths: Tensor) -> Tensor:
+    """Mean cross-entropy [] of logits [N, classes] with the even mixture of truths [N, K], over all of N; a negative
+    truth isn't known.
+    """
+    known = (truths >= 0).float()
+    chosen = F.log_softmax(logits, 1).gather(1, truths.clamp(min=0))
+    return -((chosen * known).sum(1) / known.sum(1).clamp(min=1)).mean()
+
+
+def train(recipe: Recipe, folder: Path, seed: int = 0, stop_after: int | None = None) -> None:
+    """Train one model and write its checkpoint, with what it scores, into `folder`."""
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(True)
+    rng = random.Random(f"train {seed}")
+    ones = [world.one_kind(i, held_out=False) for i in evaluate.TRAINING_ONES[: recipe.ones]]
+    twos = [v for i in evaluate.TRAINING_TWOS[: recipe.twos] for v in world.two_kinds(i, held_out=False).variants]
+    scenes = [*ones, *twos]
+    corpus = [captions.sample(scene, rng).text for scene in scenes] + [captions.caption(scene) for scene in scenes]
+    merges = learn_merges(corpus, limit=400)
+    tokenizer = Tokenizer(merges)
+    text = TextConfig(40, tokenizer.vocab_size, width=96, layers=3, heads=3, mlp_width=384)
+    trainee, heads = Trainee(ClipConfig(EMBED_DIM, recipe.vision, text), tokenizer), Heads()
+    parameters = [*trainee.parameters().values(), *heads.parameters()]
+    print(f"{sum(p.numel() for p in trainee.tensors.values())} parameters, {tokenizer.vocab_size} tokens", flush=True)
+
+    started = time.perf_counter()
+    pixels = rendered(scenes, recipe.vision.resolution)
+    kinds, grounds = captions.encode_scenes(scenes)
+    progress = Progress(trainee)
+    print(f"{len(pixels)} scenes drawn in {time.perf_counter() - started:.0f} s", flush=True)
+
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 0.1},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ],
+        betas=(0.9, 0.98),
+    )
+    started = time.perf_counter()
+    last = min(recipe.steps, stop_after or recipe.steps)
+    for step, rate in enumerate(learning_rates(recipe.learning_rate, recipe.steps), start=1):
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        groups = [len(ones) + 4 * i for i in rng.sample(range(recipe.twos), recipe.batch_of_twos)]
+        chosen = rng.sample(range(len(ones)), recipe.batch_of_ones) + [i + v for i in groups for v in range(4)]
+        said = [captions.sample(scenes[i], rng) for i in chosen]
+        mentions = captions.encode_captions(said)
+        matches = torch.from_numpy(captions.truth((kinds[chosen], grounds[chosen]), mentions)).float()
+        bound = [text for i in groups for text in captions.binding_captions(scenes[i])]
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            images = trainee.encode_image(pixels[chosen].float())
+            texts = trainee.encode_text([caption.text for caption in said] + bound)
+        texts, bound_texts = texts[: len(chosen)], texts[len(chosen) :]
+        scale = trainee.logit_scale.exp()
+        loss = contrast(scale * images @ texts.T, matches)
+        variants = images[recipe.batch_of_ones :].reshape(-1, 4, EMBED_DIM)
+        among_variants = scale * variants @ bound_texts.reshape(-1, 4, EMBED_DIM).transpose(1, 2)  # [groups, 4, 4]
+        own = torch.arange(4).repeat(len(groups))
+        loss = loss + F.cross_entropy(among_variants.reshape(-1, 4), own) / 2
+        loss = loss + F.cross_entropy(among_variants.transpose(1, 2).reshape(-1, 4), own) / 2
+        loss = loss + heads.loss(images, torch.from_numpy(kinds[chosen]), torch.from_numpy(grounds[chosen]))
+        loss = loss + heads.loss(texts, *map(torch.from_numpy, mentions))
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        with torch.no_grad():
+            trainee.logit_scale.clamp_(max=math.log(100))
+        if step % 250 == 0 or step == last:
+            trainee.save(folder, merges)
+            minutes = (time.perf_counter() - started) / 60
+            print(f"step {step}, {minutes:.1f} min, loss {loss.item():.3f}, {progress()}", flush=True)
+        if step == last:
+            break
+
+    provenance = {
+        "made by": "python -m clipref.weights_tools.scenes.train",
+        "recipe": repr(recipe),
+        "seed": seed,
+        "steps": last,
+        "minutes": round((time.perf_counter() - started) / 60, 1),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "scores": score(folder),
+    }
+    (folder / "provenance.json").write_text(json.dumps(provenance, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(provenance["scores"]))
+
+
+class Progress:
+    """What the model in training scores, under torch: the figures of `evaluate`, on few scenes."""
+
+    def __init__(self, trainee: Trainee) -> None:
+        self.trainee = trainee
+
+    def __call__(self, n: int = 200) -> str:
+        self.trainee.ops.training = False
+        figures = {"held-out": evaluate.held_out_accuracy(self, n)}
+        figures |= {name: share for name, (share, _) in evaluate.binding(self, n).items()}
+        self.trainee.ops.training = True
+        return ", ".join(f"{name} {share:.3f}" for name, share in figures.items())
+
+    def embed_images(self, images: Any, *, normalize: bool) -> Any:
+        resolution = self.trainee.config.vision.resolution
+        pixels = torch.from_numpy(np.stack([preprocess(image, resolution) for image in images]))
+        with torch.no_grad():
+            return self.trainee.encode_image(pixels).numpy()
+
+    def embed_text(self, text: Any, *, normalize: bool) -> Any:
+        with torch.no_grad():
+            return self.trainee.encode_text(text).numpy()
+
+
+def score(folder: Path) -> dict[str, Any]:
+    """What a checkpoint scores through clipref itself."""
+    model = AutoModel.from_pretrained(folder)
+    return {
+        "held-out accuracy": evaluate.held_out_accuracy(model),
+        "attributes": evaluate.attribute_accuracy(model),
+        "binding": evaluate.binding(model),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("model", choices=RECIPES)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--stop-after", type=int, help="write what there is after so many steps")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    train(RECIPES[args.model], args.out, args.seed, args.stop_after)
+
+
+if __name__ == "__main__":
+    main()
