@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from clipref.config import ResNetConfig, ViTConfig, tensor_shapes
+from clipref.config import tensor_shapes
 from clipref.kernels.runtime import onnxruntime
 from clipref.weights import Checkpoint
 
@@ -121,8 +121,8 @@ class Transformers:
         torch.set_num_threads(threads)
         self.torch = torch
         config = checkpoint.config
-        vision, text = config.vision, config.text
-        assert isinstance(vision, ViTConfig)
+        vision: Any = config.vision
+        text = config.text
         towers = [
             {
                 "hidden_size": part.width,
@@ -164,9 +164,8 @@ class Transformers:
         parts = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "self_attn.out_proj": "attn.out_proj"}
         parts |= {"mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
         for tower, prefix in (("vision_model", "visual.transformer"), ("text_model", "transformer")):
-            count = checkpoint.config.vision.layers if tower == "vision_model" else checkpoint.config.text.layers
-            assert isinstance(count, int)
-            for i in range(count):
+            config: Any = checkpoint.config.vision if tower == "vision_model" else checkpoint.config.text
+            for i in range(config.layers):
                 layer, block = f"{tower}.encoder.layers.{i}", f"{prefix}.resblocks.{i}"
                 for part in ("weight", "bias"):
                     for theirs, ours in parts.items():
@@ -198,7 +197,7 @@ PEERS: tuple[type[Any], ...] = (TorchEager, TorchCompiled, OnnxRuntimeAlone, Tra
 
 def installed(checkpoint: Checkpoint) -> list[type[Any]]:
     """The peers that can run here and have this architecture."""
-    resnet = isinstance(checkpoint.config.vision, ResNetConfig)
+    resnet = checkpoint.config.vision.kind == "resnet"
     return [peer for peer in PEERS if all(map(_has, peer.needs)) and not (resnet and peer is Transformers)]
 
 

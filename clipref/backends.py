@@ -24,8 +24,9 @@ from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from . import ops as reference_ops
+from .architecture import Family
 from .arguments import shown
-from .config import ClipConfig, ResNetConfig
+from .config import ClipConfig
 from .engine import Engine, NumpyEngine, ReferenceEngine
 from .errors import BackendError
 from .peers import backend_advice, option_advice
@@ -33,7 +34,7 @@ from .transformer import Ops
 from .weights import Checkpoint, DType
 
 GROUP = "clipref.kernels"
-Kind: TypeAlias = Literal["vit", "resnet"]
+Kind: TypeAlias = Family
 Precision: TypeAlias = Literal["float64", "float32", "tf32", "bfloat16", "float16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 # Functions that a kernel set may have beside operations; see TowerEngine.
@@ -92,8 +93,8 @@ def processor_features() -> frozenset[str]:
 
 
 def kind_of(config: ClipConfig) -> Kind:
-    """The kind of image tower."""
-    return "resnet" if isinstance(config.vision, ResNetConfig) else "vit"
+    """The family of image towers that a model's is of; of a text tower alone, which is a transformer too, "vit"."""
+    return "resnet" if config.vision.family == "resnet" else "vit"
 
 
 def traits(kernels: Any) -> Traits:

@@ -15,12 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import ops as reference_ops
-from . import resnet, text_transformer, vision_transformer
 from .arguments import as_array, shown
 from .arguments import is_count as is_count
-from .config import ResNetConfig, ViTConfig
 from .errors import BackendError, InputError
 from .lazy import MAX_THREADS, no_fork, once
+from .towers import encoder
 from .transformer import Ops, Params, Tap, no_tap
 from .weights import Checkpoint, DType
 
@@ -70,11 +69,6 @@ def check_threads(threads: Any) -> None:
         )
 
 
-def image_tower(vision: ViTConfig | ResNetConfig) -> Callable[..., Any]:
-    """The function `encode_image` of the tower that a configuration is of."""
-    return resnet.encode_image if isinstance(vision, ResNetConfig) else vision_transformer.encode_image
-
-
 class TowerEngine:
     """The towers, run with a set of operations.
 
@@ -105,7 +99,7 @@ class TowerEngine:
         """Token ids [N, T] -> embeddings [N, E]."""
 
         def encode(part: Array) -> Array:
-            trees = text_transformer.single_texts(part, self.config.text.eos_token_id)
+            trees = self.config.text.single_texts(part)
             return self._run("text", tap, *trees)[:, 0]
 
         return self._in_parts(encode, self.config.text, ids)
@@ -132,10 +126,9 @@ class TowerEngine:
 
     def _function(self, tower: Tower, tap: Tap = no_tap) -> Callable[..., Any]:
         """A tower as a function of its placed inputs."""
-        if tower == "visual":
-            encode, params, config = image_tower(self.config.vision), self.visual(), self.config.vision
-        else:
-            encode, params, config = text_transformer.encode_tree, self.text(), self.config.text
+        image = tower == "visual"
+        config, params = (self.config.vision, self.visual()) if image else (self.config.text, self.text())
+        encode = encoder(config)
         return lambda *inputs: encode(self.ops, *inputs, config, tap, **params)
 
     def _compile(self, tower: Tower) -> Callable[..., Any]:

@@ -20,6 +20,7 @@ from .config import PUBLISHED, Activation, ClipConfig
 from .digests import checked_digest, read_provenance, recorded_digest, refuse_other
 from .errors import InputError, ModelNotFound, WeightsError
 from .files import home as home
+from .published import MODELS
 from .weights import SafetensorsFile
 
 EMBEDDED = {
@@ -34,17 +35,7 @@ EMBEDDED_DIGESTS = {
 }
 
 # Repositories that hold OpenAI's weights in OpenAI's tensor names, as open_clip_model.safetensors.
-REPOSITORIES = {
-    "clip/RN50": "timm/resnet50_clip.openai",
-    "clip/RN101": "timm/resnet101_clip.openai",
-    "clip/RN50x4": "timm/resnet50x4_clip.openai",
-    "clip/RN50x16": "timm/resnet50x16_clip.openai",
-    "clip/RN50x64": "timm/resnet50x64_clip.openai",
-    "clip/ViT-B-32": "timm/vit_base_patch32_clip_224.openai",
-    "clip/ViT-B-16": "timm/vit_base_patch16_clip_224.openai",
-    "clip/ViT-L-14": "timm/vit_large_patch14_clip_224.openai",
-    "clip/ViT-L-14-336px": "timm/vit_large_patch14_clip_336.openai",
-}
+REPOSITORIES = {name: model.repository for name, model in MODELS.items()}
 
 HUB_PREFIX = "hf:"
 GROUP = "clipref.sources"

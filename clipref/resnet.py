@@ -10,11 +10,105 @@ Axes: N items, R pixels a side, C channels, G = R / 32 positions a side at the e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from .config import ResNetConfig
+from .architecture import (
+    Activation,
+    Family,
+    ImageConfig,
+    Shape,
+    Shapes,
+    axis_of,
+    check_counts,
+    check_heads,
+    check_layers,
+    count_of,
+    heads_of,
+    linear_shapes,
+    side_of,
+)
+from .errors import ConfigError
 from .transformer import Array, Ops, Params, Tap, merge_heads, no_tap, split_heads
+
+
+@dataclass(frozen=True)
+class ResNetConfig(ImageConfig):
+    """CLIP's modified ResNet: `layers` counts the bottlenecks of each of the four stages, `width` is the first's."""
+
+    kind: ClassVar[str] = "resnet"
+    family: ClassVar[Family] = "resnet"
+    title: ClassVar[str] = "ModifiedResNet"
+
+    layers: tuple[int, int, int, int]
+    width: int
+    heads: int
+
+    @property
+    def grid(self) -> int:
+        """Positions along one side of the last feature map, which is 32 times smaller than the image."""
+        return self.resolution // 32
+
+    @property
+    def widest(self) -> int:
+        """What the first stage gives."""
+        return 4 * self.width * (self.resolution // 4) ** 2
+
+    def check(self, where: str) -> None:
+        check_layers(where, self.layers, self.layers)
+        check_counts(where, {name: getattr(self, name) for name in ("resolution", "width", "heads")})
+        check_heads(where, 32 * self.width, self.heads)
+        if len(self.layers) != 4:
+            raise ConfigError(f"{where}.layers is {self.layers}; expected the bottlenecks of four stages.")
+        if self.resolution % 32 or self.width % 2:
+            raise ConfigError(
+                f"{where}: a ResNet's resolution must be a multiple of 32 and its width even, "
+                f"got {self.resolution} and {self.width}."
+            )
+
+    def shapes(self, embed_dim: int) -> dict[str, Shape]:
+        width = self.width
+        shapes: dict[str, Shape] = {}
+
+        def conv_and_norm(conv: str, norm: str, inputs: int, outputs: int, kernel: int) -> None:
+            shapes[f"{conv}.weight"] = (outputs, inputs, kernel, kernel)
+            shapes.update({f"{norm}.{n}": (outputs,) for n in ("weight", "bias", "running_mean", "running_var")})
+
+        conv_and_norm("conv1", "bn1", 3, width // 2, 3)
+        conv_and_norm("conv2", "bn2", width // 2, width // 2, 3)
+        conv_and_norm("conv3", "bn3", width // 2, width, 3)
+        inputs = width
+        for stage, blocks in enumerate(self.layers):
+            planes = width * 2**stage
+            for i in range(blocks):
+                block = f"layer{stage + 1}.{i}"
+                conv_and_norm(f"{block}.conv1", f"{block}.bn1", inputs, planes, 1)
+                conv_and_norm(f"{block}.conv2", f"{block}.bn2", planes, planes, 3)
+                conv_and_norm(f"{block}.conv3", f"{block}.bn3", planes, 4 * planes, 1)
+                if i == 0:
+                    conv_and_norm(f"{block}.downsample.0", f"{block}.downsample.1", inputs, 4 * planes, 1)
+                inputs = 4 * planes
+        shapes["attnpool.positional_embedding"] = (self.grid**2 + 1, inputs)
+        for name in ("q_proj", "k_proj", "v_proj"):
+            shapes |= linear_shapes(f"attnpool.{name}", inputs, inputs)
+        return shapes | linear_shapes("attnpool.c_proj", inputs, embed_dim)
+
+    @classmethod
+    def is_in(cls, names: Collection[str]) -> bool:
+        return "visual.layer1.0.conv1.weight" in names
+
+    @classmethod
+    def infer(cls, shapes: Shapes, activation: Activation, heads: int | None) -> tuple[Any, int]:
+        width = axis_of(shapes, "visual.layer1.0.conv1.weight", 0)
+        one, two, three, four = (count_of(shapes, rf"visual\.layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4))
+        vision = cls(
+            resolution=32 * side_of(axis_of(shapes, "visual.attnpool.positional_embedding", 0)),
+            layers=(one, two, three, four),
+            width=width,
+            heads=heads or heads_of(32 * width, "vision"),
+        )
+        return vision, axis_of(shapes, "visual.attnpool.c_proj.weight", 0)
 
 
 def conv_norm(ops: Ops, x: Array, conv: Params, norm: Params, stride: int = 1) -> Array:
@@ -71,3 +165,6 @@ def encode_image(
             stride = 2 if i == 0 and stage > 1 else 1
             x = bottleneck(ops, x, stride, tap, f"visual.layer{stage}.{i}", **block)
     return tap("visual", attention_pool(ops, x, config.heads, **attnpool))  # [N, E]
+
+
+TOWERS = {ResNetConfig: encode_image}

@@ -32,10 +32,7 @@ def checked_ids(given: Any, config: TextConfig) -> Array:
         raise InputError(f"ids are {ids.dtype} of shape {ids.shape}; {expected}.")
     if ids.min() < 0 or ids.max() >= config.vocab_size:
         raise InputError(f"ids reach from {ids.min()} to {ids.max()}; the vocabulary has 0 to {config.vocab_size - 1}.")
-    if config.eos_token_id is not None:
-        endless = np.flatnonzero(~(ids == config.eos_token_id).any(axis=1))
-        if endless.size:
-            raise InputError(f"ids: row {endless[0]} has no end-of-text token, which is {config.eos_token_id}.")
+    config.check_ids(ids)
     return ids
 
 

@@ -4,6 +4,13 @@ From "Learning Transferable Visual Models From Natural Language Supervision" (ht
 OpenAI's clip/model.py. Differs from most transformers: LayerNorm comes before attention and MLP, q, k and v come from
 one stacked matrix, and the last block computes one position only, because no other is read.
 
+Parameters are nested as their names in the checkpoint are (`nest` in clipref/weights.py): the tensor
+`transformer.resblocks.0.attn.in_proj_weight` is `transformer["resblocks"][0]["attn"]["in_proj_weight"]`. So a function
+whose arguments have the names of tensors is called with `**` and a part of them, and a tensor that is missing, or one
+too many, is a TypeError. Matrices lie in two ways, as they do in the checkpoint: those of linear layers [O, I], an
+output a row, as torch's nn.Linear has them (`ops.linear` multiplies with their transpose); the towers' last projections
+[W, E], an input a row, which is `x @ proj`.
+
 Axes: N items, L positions, Q queries, W channels, M channels inside the MLP, H heads, D = W / H.
 """
 
@@ -12,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
-from .config import Activation
+from .architecture import Activation, Shape, linear_shapes, norm_shapes
 
 Array: TypeAlias = Any  # whatever the operations take: numpy arrays, or arrays that record
 Ops: TypeAlias = Any  # a module with the functions of clipref.ops
@@ -48,12 +55,12 @@ def merge_heads(x: Array) -> Array:
 
 
 def multi_head_attention(
-    ops: Ops, x: Array, queries: Array, heads: int, visible: Array | None,
+    ops: Ops, x: Array, queries: Array | None, heads: int, visible: Array | None,
     *, in_proj_weight: Array, in_proj_bias: Array, out_proj: Params,
 ) -> Array:  # fmt: skip
-    """Multi-head attention of queries [N, Q, W] to x [N, L, W], which may be the same array."""
+    """Multi-head attention of queries [N, Q, W], or of all positions where they are None, to x [N, L, W]."""
     width = x.shape[-1]
-    if queries is x:
+    if queries is None:
         qkv = ops.linear(x, in_proj_weight, in_proj_bias)  # [N, L, 3W]
         q, k, v = (qkv[:, :, i * width : (i + 1) * width] for i in range(3))
     else:
@@ -76,10 +83,10 @@ def resblock(
 ) -> Array:  # fmt: skip
     """One block: x [N, L, W] -> [N, L, W], or [N, S, W] if `pool` picks S positions of each item.
 
-    `visible` is that of ops.attention, for the positions that are computed.
+    `visible` has a row for each position that is computed: [N, L, L] or [N, S, L]. None: each sees all.
     """
     y = tap(f"{name}.ln_1", ops.layer_norm(x, **ln_1))
-    queries = y if pool is None else pool(y)
+    queries = None if pool is None else pool(y)
     x = x if pool is None else pool(x)
     x = x + tap(f"{name}.attn", multi_head_attention(ops, y, queries, config.heads, visible, **attn))
     y = tap(f"{name}.ln_2", ops.layer_norm(x, **ln_2))
@@ -91,9 +98,30 @@ def residual_blocks(
     ops: Ops, x: Array, config: BlockConfig, visible: Array | None, pool: Callable[[Array], Array], tap: Tap, name: str,
     *, resblocks: Sequence[Params],
 ) -> Array:  # fmt: skip
-    """All blocks: x [N, L, W], visible [N, L, L] as in ops.attention -> [N, S, W], the positions that `pool` picks."""
+    """All blocks: x [N, L, W] -> [N, S, W], the positions that `pool` picks.
+
+    `visible` [N, L, L] says which positions (columns) each position (row) may see; None: all see all. The last block
+    computes S positions only, so `pool` picks their rows too.
+    """
     for i, block in enumerate(resblocks[:-1]):
         x = resblock(ops, x, config, visible, None, tap, f"{name}.resblocks.{i}", **block)
-    visible = None if visible is None else pool(visible)  # [N, S, L]
+    visible_to_picked = None if visible is None else pool(visible)  # [N, S, L]
     i = len(resblocks) - 1
-    return resblock(ops, x, config, visible, pool, tap, f"{name}.resblocks.{i}", **resblocks[-1])
+    return resblock(ops, x, config, visible_to_picked, pool, tap, f"{name}.resblocks.{i}", **resblocks[-1])
+
+
+def resblock_shapes(width: int, layers: int, mlp_width: int) -> dict[str, Shape]:
+    """Names and shapes of the tensors of `residual_blocks`."""
+    shapes: dict[str, Shape] = {}
+    for i in range(layers):
+        block = f"transformer.resblocks.{i}"
+        shapes |= {
+            **norm_shapes(f"{block}.ln_1", width),
+            f"{block}.attn.in_proj_weight": (3 * width, width),
+            f"{block}.attn.in_proj_bias": (3 * width,),
+            **linear_shapes(f"{block}.attn.out_proj", width, width),
+            **norm_shapes(f"{block}.ln_2", width),
+            **linear_shapes(f"{block}.mlp.c_fc", width, mlp_width),
+            **linear_shapes(f"{block}.mlp.c_proj", mlp_width, width),
+        }
+    return shapes

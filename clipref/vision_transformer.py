@@ -8,8 +8,93 @@ Axes: N items, R pixels a side, G patches a side, L = 1 + G*G positions, W chann
 
 from __future__ import annotations
 
-from .config import ViTConfig
-from .transformer import Array, Ops, Params, Tap, no_tap, residual_blocks
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from .architecture import (
+    Activation,
+    Family,
+    ImageConfig,
+    Shape,
+    Shapes,
+    axis_of,
+    check_activation,
+    check_counts,
+    check_heads,
+    check_layers,
+    count_of,
+    heads_of,
+    norm_shapes,
+    side_of,
+)
+from .errors import ConfigError
+from .transformer import Array, Ops, Params, Tap, no_tap, resblock_shapes, residual_blocks
+
+
+@dataclass(frozen=True)
+class ViTConfig(ImageConfig):
+    """A vision transformer: `resolution` and `patch_size` in pixels, `width` in channels."""
+
+    kind: ClassVar[str] = "vit"
+    family: ClassVar[Family] = "vit"
+    title: ClassVar[str] = "ViT"
+
+    patch_size: int
+    width: int
+    layers: int
+    heads: int
+    mlp_width: int
+    activation: Activation = "quick_gelu"
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side of the image."""
+        return self.resolution // self.patch_size
+
+    @property
+    def widest(self) -> int:
+        """What the MLPs have inside."""
+        return (1 + self.grid**2) * self.mlp_width
+
+    def check(self, where: str) -> None:
+        check_activation(where, self.activation)
+        check_layers(where, self.layers, (self.layers,))
+        names = ("resolution", "patch_size", "width", "heads", "mlp_width")
+        check_counts(where, {name: getattr(self, name) for name in names})
+        check_heads(where, self.width, self.heads)
+        if self.grid < 1:
+            raise ConfigError(f"{where}: patches of {self.patch_size} don't fit a resolution of {self.resolution}.")
+
+    def shapes(self, embed_dim: int) -> dict[str, Shape]:
+        return {
+            "class_embedding": (self.width,),
+            "positional_embedding": (self.grid**2 + 1, self.width),
+            "proj": (self.width, embed_dim),
+            "conv1.weight": (self.width, 3, self.patch_size, self.patch_size),
+            **norm_shapes("ln_pre", self.width),
+            **resblock_shapes(self.width, self.layers, self.mlp_width),
+            **norm_shapes("ln_post", self.width),
+        }
+
+    @classmethod
+    def is_in(cls, names: Collection[str]) -> bool:
+        return any(name.startswith("visual.") for name in names)
+
+    @classmethod
+    def infer(cls, shapes: Shapes, activation: Activation, heads: int | None) -> tuple[Any, int]:
+        patch_size, width = axis_of(shapes, "visual.conv1.weight", 3), axis_of(shapes, "visual.conv1.weight", 0)
+        vision = cls(
+            resolution=patch_size * side_of(axis_of(shapes, "visual.positional_embedding", 0)),
+            patch_size=patch_size,
+            width=width,
+            layers=count_of(shapes, r"visual\.transformer\.resblocks\.(\d+)\."),
+            # Wider ViTs have other heads: open_clip's ViT-H, g and bigG have 16, of 80, 88 and 104 channels.
+            heads=heads or heads_of(width, "vision", widest=1024),
+            mlp_width=axis_of(shapes, "visual.transformer.resblocks.0.mlp.c_fc.weight", 0),
+            activation=activation,
+        )
+        return vision, axis_of(shapes, "visual.proj", 1)
 
 
 def patches(ops: Ops, pixels: Array, patch_size: int, *, weight: Array) -> Array:
@@ -37,3 +122,6 @@ def encode_image(
     x = residual_blocks(ops, x, config, None, class_token, tap, "visual.transformer", **transformer)  # [N, 1, W]
     x = tap("visual.ln_post", ops.layer_norm(x[:, 0], **ln_post))  # [N, W]
     return tap("visual", x @ proj)  # [N, E]
+
+
+TOWERS = {ViTConfig: encode_image}

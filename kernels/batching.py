@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from clipref import text_transformer
-from clipref.config import ResNetConfig, TextConfig, ViTConfig
+from clipref.architecture import ImageConfig
+from clipref.config import TextConfig
 from clipref.engine import check_threads
 from clipref.errors import BackendError
 from clipref.weights import DType
@@ -22,9 +22,9 @@ POSITIONS = 512
 RESNET_ITEMS = 8
 
 
-def images_at_a_time(vision: ViTConfig | ResNetConfig, threads: int) -> int:
+def images_at_a_time(vision: ImageConfig, threads: int) -> int:
     """How many images go through a tower together, so that a batch of any size needs the memory of a few."""
-    return threads * max(1, POSITIONS // (vision.grid**2 + 1)) if isinstance(vision, ViTConfig) else RESNET_ITEMS
+    return threads * max(1, POSITIONS // (vision.grid**2 + 1)) if vision.family == "vit" else RESNET_ITEMS
 
 
 def positions_at_a_time(threads: int) -> int:
@@ -45,14 +45,14 @@ def texts_in_parts(
 
     `encode` takes what `text_inputs` gives.
     """
-    ids = text_transformer.single_texts(ids, config.eos_token_id)[0]
+    ids = config.single_texts(ids)[0]
     at_a_time = positions and max(1, positions // ids.shape[1])
     return in_parts(lambda part: encode(text_inputs(part, config)), ids, at_a_time)
 
 
 def text_inputs(ids: Array, config: TextConfig) -> dict[str, Array]:
     """Texts as trees of one each, the inputs of `record_tree`."""
-    ids, positions, visible, ends = text_transformer.single_texts(ids.astype(np.int64), config.eos_token_id)
+    ids, positions, visible, ends = config.single_texts(ids.astype(np.int64))
     return {"ids": ids, "positions": positions, "visible": visible, "ends": ends}
 
 

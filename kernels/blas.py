@@ -19,8 +19,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from clipref import ops
+from clipref.architecture import TowerConfig
 from clipref.backends import Traits
-from clipref.config import ResNetConfig, TextConfig, ViTConfig
 
 from .fold import fold_norms
 
@@ -104,9 +104,9 @@ class BlasOps:
         """A tower's parameters with each BatchNorm part of its convolution, and each convolution laid out."""
         return lay_out_convolutions(fold_norms(params))
 
-    def batch_size(self, tower: ViTConfig | ResNetConfig | TextConfig) -> int:
+    def batch_size(self, tower: TowerConfig) -> int:
         """So few items that their widest activation stays in the cache."""
-        return max(1, WIDEST // widest(tower))
+        return max(1, WIDEST // tower.widest)
 
     def linear(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
         y = weight @ features(x)
@@ -256,14 +256,6 @@ def _two(x: Array) -> tuple[Array, Array]:
     first += x[0]
     second -= x[3]
     return first, second
-
-
-def widest(tower: ViTConfig | ResNetConfig | TextConfig) -> int:
-    """How many numbers the widest activation of an item has."""
-    if isinstance(tower, ResNetConfig):
-        return tower.width * 4 * (tower.resolution // 4) ** 2
-    length = tower.context_length if isinstance(tower, TextConfig) else 1 + tower.grid**2
-    return length * tower.mlp_width
 
 
 def operations() -> BlasOps:

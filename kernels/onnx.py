@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipref.backends import Traits
-from clipref.config import ViTConfig
 from clipref.errors import BackendError
 from clipref.lazy import available_threads, no_fork, once, once_a_process
 from clipref.weights import Checkpoint, DType, SafetensorsFile
@@ -104,7 +103,7 @@ class OnnxEngine:
         self._config = checkpoint.config
         vision = checkpoint.config.vision
         on_cpu = list(settings.providers) == [CPU]
-        self._threads = settings.threads if on_cpu and isinstance(vision, ViTConfig) else 1
+        self._threads = settings.threads if on_cpu and vision.family == "vit" else 1
         self._at_a_time = images_at_a_time(vision, 1)
         # Elsewhere than on a CPU, large batches are what is fast; whoever asks for that chooses their size.
         self._images = images_at_a_time(vision, settings.threads) if on_cpu else None

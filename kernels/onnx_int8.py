@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipref.backends import Traits
-from clipref.config import ClipConfig, PreprocessConfig, ResNetConfig, TextConfig
+from clipref.config import ClipConfig, PreprocessConfig, TextConfig
 from clipref.engine import checked_pixels
 from clipref.errors import InputError
 from clipref.lazy import available_threads, once
@@ -206,7 +206,7 @@ def calibration_pixels(side: int, n: int) -> Array:
 def calibration_ids(config: TextConfig, n: int) -> Array:
     """Token ids [n, T] for calibration: random words, from a few to as many as there is room for."""
     generator = np.random.Generator(np.random.PCG64(7))
-    end = config.end_of_text
+    end = config.end_of_text or config.vocab_size - 1  # any word will do where texts have no end
     ids = generator.integers(0, end - 1, (n, config.context_length))
     ids[:, 0] = end - 1
     for row, stop in zip(ids, np.linspace(2, config.context_length - 1, n).astype(int), strict=True):
@@ -217,7 +217,7 @@ def calibration_ids(config: TextConfig, n: int) -> Array:
 
 def record_int8_image(config: ClipConfig, params: Any, ranges: Ranges) -> Record:
     """Records the image tower in 8-bit integers, for what has been `observe_ranges` of it."""
-    resnet = isinstance(config.vision, ResNetConfig)
+    resnet = config.vision.family == "resnet"
     ops = Int8Ops(ranges, weight_steps())
     changed = fold_norms(params) if resnet else balance_channels(params, ranges, "visual.transformer")
     record = record_image(config, changed, ops)
@@ -271,7 +271,7 @@ def engine(
 
     @once
     def image_ranges() -> Ranges:
-        resnet, side = isinstance(config.vision, ResNetConfig), config.vision.resolution
+        resnet, side = config.vision.family == "resnet", config.vision.resolution
         pixels = calibration_pixels(side, RESNET_IMAGES if resnet else IMAGES) if calibration is None else calibration
         given = [{"pixels": pixels[i : i + 1]} for i in range(len(pixels))]
         return observe_ranges(record_image(config, image_params(), OnnxRuntimeOps()), given, settings)

@@ -15,11 +15,10 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from clipref import text_transformer
 from clipref.config import ClipConfig
-from clipref.engine import image_tower
 from clipref.errors import BackendError
 from clipref.lazy import no_fork
+from clipref.towers import encoder
 from clipref.transformer import Tap, no_tap
 from clipref.weights import SafetensorsFile
 
@@ -217,7 +216,7 @@ def record_image(config: ClipConfig, params: Mapping[str, Any], ops: RecordingOp
 
     def record(graph: Graph, tap: Tap) -> Symbol:
         pixels = graph.input("pixels", "float32", ("batch", 3, vision.resolution, vision.resolution))
-        return cast(Symbol, image_tower(vision)(ops, pixels, vision, tap, **params))
+        return cast(Symbol, encoder(vision)(ops, pixels, vision, tap, **params))
 
     return record
 
@@ -232,8 +231,8 @@ def record_text(config: ClipConfig, params: Mapping[str, Any], dtype: str = "int
         ids = graph.input("ids", dtype, ("batch", "columns"))
         if dtype != "int64":  # in which the operations count
             ids = graph.emit("Cast", [ids], ids.shape, to=7)  # TensorProto.INT64
-        trees = record_single_texts(ids, config.text.eos_token_id)
-        return cast(Symbol, text_transformer.encode_tree(STANDARD, *trees, config.text, tap, **params))[:, 0]
+        rows = record_single_texts(ids, config.text.eos_token_id)
+        return cast(Symbol, encoder(config.text)(STANDARD, *rows, config.text, tap, **params))[:, 0]
 
     return record
 
@@ -267,7 +266,7 @@ def record_tree(config: ClipConfig, params: Mapping[str, Any], ops: RecordingOps
         ids, positions = (graph.input(name, "int64", tokens) for name in ("ids", "positions"))
         visible = graph.input("visible", "bool", (*tokens, "length"))
         ends = graph.input("ends", "int64", ("batch", "texts"))
-        encode = text_transformer.encode_tree
+        encode = encoder(config.text)
         return cast(Symbol, encode(ops, ids, positions, visible, ends, config.text, tap, **params))
 
     return record

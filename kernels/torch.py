@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from clipref.architecture import TowerConfig
 from clipref.backends import Traits
-from clipref.config import ResNetConfig, TextConfig, ViTConfig
 from clipref.engine import check_threads
 from clipref.errors import BackendError
 from clipref.lazy import no_fork, once, once_a_process
@@ -152,10 +152,10 @@ class PlacedTorchOps(TorchOps):
         found: Array = wide.detach().cpu().numpy()
         return found
 
-    def batch_size(self, tower: ViTConfig | ResNetConfig | TextConfig) -> int:
+    def batch_size(self, tower: TowerConfig) -> int:
         """As many items as the device has room for."""
         limit = WIDEST_ON_CPU if self.device.type == "cpu" else WIDEST
-        return max(1, limit // widest(tower))
+        return max(1, limit // tower.widest)
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -190,14 +190,6 @@ class PlacedTorchOps(TorchOps):
     def compile(self, tower: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """By torch.compile where that was asked for; lengths that change don't compile anew."""
         return self.torch.compile(tower) if self.compiled else tower
-
-
-def widest(tower: ViTConfig | ResNetConfig | TextConfig) -> int:
-    """How many numbers the widest activation of an item has."""
-    if isinstance(tower, ResNetConfig):
-        return tower.width * 4 * (tower.resolution // 4) ** 2
-    length = tower.context_length if isinstance(tower, TextConfig) else 1 + tower.grid**2
-    return length * tower.mlp_width
 
 
 def available() -> None:

@@ -16,11 +16,12 @@ from clipref.config import PUBLISHED, text_shapes, visual_shapes
 from clipref.conformance import questions as levels
 from clipref.conformance import suite
 from clipref.conformance.engines.python import Backend, BackendModel, PythonEngine
-from clipref.engine import TowerEngine, image_tower
+from clipref.engine import TowerEngine
 from clipref.kernels import torch as kernels
 from clipref.kernels.check import BUDGET, check, check_operations, errors
 from clipref.model import CLIP
 from clipref.text_transformer import encode_tree, single_texts
+from clipref.towers import encoder
 from clipref.trees import plant
 from clipref.weights import Checkpoint, nest
 from clipref.weights_tools import synthetic
@@ -153,7 +154,7 @@ def test_shapes_of_the_nine_models_without_their_numbers(name: str) -> None:
         text: Any = nest(params)
         visual = text.pop("visual")
         side = config.vision.resolution
-        image = image_tower(config.vision)(ops, torch.empty(3, 3, side, side), config.vision, **visual)
+        image = encoder(config.vision)(ops, torch.empty(3, 3, side, side), config.vision, **visual)
         ids = np.array([[5, 6, 7, 49407, 0], [5, 6, 49407, 0, 0]])
         trees = [torch.from_numpy(np.ascontiguousarray(x)).to("meta") for x in single_texts(ids)]
         embedded = encode_tree(ops, *trees, config.text, **text)

@@ -25,6 +25,7 @@ from clipref.digests import checked_digest
 from clipref.errors import ClipError, InputError, ModelNotFound, WeightsError
 from clipref.files import remove_abandoned
 from clipref.hub import HUB_PREFIX, REPOSITORIES, check_weights, find, folder_of, home, is_of_hub, unknown
+from clipref.published import MODELS
 from clipref.weights import read_config
 
 from .convert import add_source_arguments, convert, options_of
@@ -34,12 +35,8 @@ from .sources import OPENAI_FILES, Doubt, Options, Source, choose, find_files, o
 
 # Repositories of OpenAI's own weights: those that ids stand for, and OpenAI's four in transformers' layout.
 OPENAI_REPOSITORIES = {repository: name for name, repository in REPOSITORIES.items()} | {
-    "openai/clip-vit-base-patch32": "clip/ViT-B-32",
-    "openai/clip-vit-base-patch16": "clip/ViT-B-16",
-    "openai/clip-vit-large-patch14": "clip/ViT-L-14",
-    "openai/clip-vit-large-patch14-336": "clip/ViT-L-14-336px",
+    model.transformers: name for name, model in MODELS.items() if model.transformers
 }
-
 
 # Of one file.
 MAX_ATTEMPTS = 3

@@ -64,10 +64,10 @@ def export_onnx(
 
 def _tokens(text: TextConfig, ids: str) -> Array:
     """Two texts, as short and as long as they can be."""
-    tokens = np.zeros((2, text.context_length), ids)
-    tokens[:, 0] = text.end_of_text - 1
-    tokens[0, 1], tokens[1, 1:] = text.end_of_text, text.vocab_size - 1 if text.eos_token_id else 7
-    tokens[1, -1] = text.end_of_text
+    tokens, end = np.zeros((2, text.context_length), ids), text.end_of_text or text.vocab_size - 1
+    tokens[:, 0] = end - 1
+    tokens[0, 1], tokens[1, 1:] = end, text.vocab_size - 1 if text.eos_token_id else 7
+    tokens[1, -1] = end
     return tokens
 
 

@@ -17,12 +17,14 @@ from typing import Any
 
 import numpy as np
 
+from clipref.backends import kind_of
 from clipref.cli.common import add_json_argument, print_json, print_table
 from clipref.cli.models import parameters
-from clipref.config import PUBLISHED, ClipConfig, ResNetConfig, ViTConfig, tensor_shapes, text_shapes, visual_shapes
+from clipref.config import PUBLISHED, ClipConfig, tensor_shapes, text_shapes, visual_shapes
 from clipref.digests import model_digest, tensor_digest
 from clipref.errors import WeightsError
 from clipref.hub import present
+from clipref.towers import IMAGE_KINDS
 from clipref.weights import check_tensors, ignored
 
 from .convert import add_source_arguments, cast, not_finite, options_of, part_bytes
@@ -134,10 +136,9 @@ def _statistics(found: Mapping[str, _Found]) -> dict[str, Any]:
 
 def _deviations(config: ClipConfig, unknown: list[tuple[str, str]]) -> tuple[str, list[str]]:
     """The published model that is most like it, and each setting that differs, of those that are known."""
-    kind = ResNetConfig if isinstance(config.vision, ResNetConfig) else ViTConfig
     candidates = {}
     for name, published in PUBLISHED.items():
-        if isinstance(published.vision, kind):
+        if kind_of(published) == kind_of(config):
             ours, theirs = _flat(config.to_dict()), _flat(published.to_dict())
             for tower, setting in unknown:
                 ours.pop(f"{tower}.{setting}", None)
@@ -204,7 +205,8 @@ def _bytes(count: int) -> str:
 def _described(tower: Mapping[str, Any] | None) -> str:
     if tower is None:
         return "none"
-    kind = {"vit": "ViT", "resnet": "ModifiedResNet"}.get(tower.get("kind", ""), "transformer")
+    image = IMAGE_KINDS.get(tower.get("kind", ""))
+    kind = "transformer" if image is None else image.title
     return ", ".join(
         [kind, *(f"{key} {'?' if value is None else value}" for key, value in tower.items() if key != "kind")]
     )

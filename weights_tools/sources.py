@@ -24,6 +24,7 @@ from typing import Any
 from clipref.config import NO_IMAGE_TOWER, NO_TEXT_TOWER, PUBLISHED, ClipConfig, NoTower, PreprocessConfig
 from clipref.errors import ConfigError, InputError, ModelNotFound, WeightsError
 from clipref.files import open_regular, parse_json, read_bytes, stand_in
+from clipref.published import MODELS
 from clipref.tokenizer import Tokenizer
 from clipref.weights import MERGES_NAMES, no_weights
 
@@ -35,18 +36,8 @@ from .torch_files import read_torch_file
 from .wrappers import Doubt as Doubt
 from .wrappers import unwrap
 
-# sha256 of OpenAI's files (https://github.com/openai/CLIP, clip/clip.py, where each is part of the address).
-OPENAI_FILES = {
-    "clip/RN50": "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762",
-    "clip/RN101": "8fa8567bab74a42d41c5915025a8e4538c3bdbe8804a470a72f30b0d94fab599",
-    "clip/RN50x4": "7e526bd135e493cef0776de27d5f42653e6b4c8bf9e0f653bb11773263205fdd",
-    "clip/RN50x16": "52378b407f34354e150460fe41077663dd5b39c54cd0bfd2b27167a4a06ec9aa",
-    "clip/RN50x64": "be1cfb55d75a9666199fb2206c106743da0f6468c9d327f3e0d0a543a9919d9c",
-    "clip/ViT-B-32": "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
-    "clip/ViT-B-16": "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f",
-    "clip/ViT-L-14": "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
-    "clip/ViT-L-14-336px": "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02",
-}
+# sha256 of OpenAI's files.
+OPENAI_FILES = {name: model.sha256 for name, model in MODELS.items()}
 
 # In the order of preference: what needs no unpickling first.
 _SAFETENSORS = ("model.safetensors.index.json", "open_clip_model.safetensors", "model.safetensors")

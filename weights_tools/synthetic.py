@@ -26,7 +26,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from clipref.config import PUBLISHED, ClipConfig, ResNetConfig, Shape, ViTConfig, tensor_shapes
+from clipref.config import PUBLISHED, ClipConfig, Shape, tensor_shapes
 from clipref.errors import InputError
 
 from .folder import new_folder, write_config, write_tensors
@@ -123,9 +123,9 @@ def _value(config: ClipConfig, name: str, shape: Shape, style: Style, salt: str)
             value *= 2.0
         return value * _outliers(name, shape[-1]) if style == "trained" and "attnpool" not in name else value
     value = normal(key, n).reshape(shape) * _gain(config, name, style) / math.sqrt(_fan_in(name, shape))
-    if style == "trained" and isinstance(config.vision, ViTConfig) and len(shape) == 4:
+    if style == "trained" and config.vision.family == "vit" and len(shape) == 4:
         value *= _outliers(name, shape[0])[:, None, None, None]
-    if isinstance(config.vision, ResNetConfig) and len(shape) == 4:
+    if config.vision.family == "resnet" and len(shape) == 4:
         # As in a trained network, a convolution's channels vary as much as its BatchNorm has seen them vary.
         norm = re.sub(r"conv(\d)\.weight", r"bn\1", name).replace("downsample.0.weight", "downsample.1")
         value *= np.sqrt(_variance(f"{salt} {norm}.running_var", shape[0], style))[:, None, None, None]
@@ -144,7 +144,7 @@ def _gain(config: ClipConfig, name: str, style: Style) -> float:
         return 0.5
     if name.endswith(("q_proj.weight", "k_proj.weight", "in_proj_weight")):
         return 1.2
-    return 1.4 if isinstance(config.vision, ResNetConfig) and ".conv" in name else 1.0
+    return 1.4 if config.vision.family == "resnet" and ".conv" in name else 1.0
 
 
 def _variance(key: str, n: int, style: Style) -> NDArray[np.float64]:
@@ -159,7 +159,7 @@ def _norm(config: ClipConfig, name: str, n: int, style: Style, key: str) -> Arra
     last = re.fullmatch(r"visual\.layer\d\.\d+\.bn3\.weight", name) is not None
     if style == "plain":
         gain = uniform(key, n) * 0.5 + 0.75
-    elif name.startswith("visual") and isinstance(config.vision, ResNetConfig):
+    elif name.startswith("visual") and config.vision.family == "resnet":
         gain = _spread(key, n, 2) * 0.6  # whose mean square is about 1: no later norm takes growth back
     elif name == "visual.ln_pre.weight":
         gain = uniform(key, n) * 0.5 + 0.75  # it feeds the residual stream, whose outliers are few

@@ -1,7 +1,6 @@
 """The models there are: what each is, and whether it is on this machine.
 
-Zero-shot ImageNet accuracy is open_clip's measurement (docs/openclip_results.csv). Parameters are counted from the
-configuration, in millions, image and text tower.
+Parameters are counted from the configuration, in millions, image and text tower.
 """
 
 from __future__ import annotations
@@ -10,23 +9,11 @@ import argparse
 import math
 from typing import Any
 
-from ..config import PUBLISHED, ClipConfig, Shape, ViTConfig, text_shapes, visual_shapes
-from ..hub import EMBEDDED, REPOSITORIES, find, home, models
+from ..config import PUBLISHED, ClipConfig, Shape, text_shapes, visual_shapes
+from ..hub import EMBEDDED, find, home, models
+from ..published import MODELS
 from ..weights import read_config
 from .common import add_json_argument, print_json, print_table
-
-# https://github.com/mlfoundations/open_clip, docs/openclip_results.csv, the rows of OpenAI's weights.
-IMAGENET_TOP1 = {
-    "clip/RN50": 0.5982,
-    "clip/RN101": 0.6228,
-    "clip/RN50x4": 0.6627,
-    "clip/RN50x16": 0.7072,
-    "clip/RN50x64": 0.7391,
-    "clip/ViT-B-32": 0.6332,
-    "clip/ViT-B-16": 0.6834,
-    "clip/ViT-L-14": 0.7554,
-    "clip/ViT-L-14-336px": 0.7656,
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,17 +50,17 @@ def run(args: argparse.Namespace) -> None:
 
 def described(name: str) -> dict[str, Any]:
     """What there is to say of one model."""
-    config, path = config_of(name), find(name)
+    config, path, published = config_of(name), find(name), MODELS.get(name)
     return {
         "id": name,
         "description": EMBEDDED.get(name, "OpenAI's weights"),
-        "tower": "ViT" if isinstance(config.vision, ViTConfig) else "ModifiedResNet",
+        "tower": config.vision.title,
         "resolution": config.vision.resolution,
         "embed_dim": config.embed_dim,
         "image_parameters": parameters(visual_shapes(config)),
         "text_parameters": parameters(text_shapes(config)),
-        "imagenet_top1": IMAGENET_TOP1.get(name),
-        "repository": REPOSITORIES.get(name),
+        "imagenet_top1": published and published.imagenet_top1,
+        "repository": published and published.repository,
         "path": None if path is None else str(path),
     }
 

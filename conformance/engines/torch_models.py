@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from clipref.config import ClipConfig, ResNetConfig, ViTConfig
+from clipref.config import ClipConfig
 from clipref.weights import Checkpoint
 from clipref.weights_tools.synthetic import dtype_of
 
@@ -142,16 +142,17 @@ class OpenAI(TorchModel):
 
     def __init__(self, checkpoint: Checkpoint, dtype: Any) -> None:
         config, code = checkpoint.config, openai_code("model")
-        vision, text = config.vision, config.text
+        vision: Any = config.vision
+        text = config.text
         _refuse_unknown(config)
-        resnet = isinstance(vision, ResNetConfig)
+        resnet = vision.kind == "resnet"
         model = code.CLIP(
             config.embed_dim, vision.resolution, vision.layers if resnet else 1, vision.width if resnet else 64,
             None if resnet else vision.resolution, text.context_length, text.vocab_size, text.width, text.heads,
             text.layers,
         )  # fmt: skip
         # The class derives the heads from the width, which only the published sizes follow.
-        if isinstance(vision, ResNetConfig):
+        if resnet:
             model.visual.attnpool.num_heads = vision.heads
         else:
             model.visual = code.VisionTransformer(
@@ -181,7 +182,7 @@ class OpenAI(TorchModel):
             return module if last.isdigit() or last in inner else None
         if module.startswith("visual.layer"):
             return module if module.count(".") == 2 else None
-        resnet = isinstance(config.vision, ResNetConfig)
+        resnet = config.vision.family == "resnet"
         named = ("relu1", "relu2", "relu3", "avgpool") if resnet else ("conv1", "ln_pre", "ln_post")
         return module if module in (*(f"visual.{n}" for n in named), "token_embedding", "ln_final") else None
 
@@ -202,7 +203,9 @@ class OpenAI(TorchModel):
 
 
 def _refuse_unknown(config: ClipConfig) -> None:
-    parts = [part for part in (config.vision, config.text) if not isinstance(part, ResNetConfig)]
+    if config.vision.kind not in ("vit", "resnet") or config.text.kind != "causal":
+        raise Unsupported(f"OpenAI's code has no towers of the kind {config.vision.kind!r} and {config.text.kind!r}")
+    parts: list[Any] = [config.text, *([config.vision] if config.vision.kind == "vit" else [])]
     if any(part.mlp_width != 4 * part.width or part.activation != "quick_gelu" for part in parts):
         raise Unsupported("OpenAI's code has MLPs of four times the width, and QuickGELU, only")
 
@@ -216,9 +219,10 @@ class Transformers(TorchModel):
         from transformers import CLIPConfig, CLIPModel
 
         config = checkpoint.config
-        vision, text = config.vision, config.text
-        if not isinstance(vision, ViTConfig):
-            raise Unsupported("transformers has no ModifiedResNet")
+        vision: Any = config.vision
+        text = config.text
+        if (vision.kind, text.kind) != ("vit", "causal"):
+            raise Unsupported(f"transformers' CLIPModel has no {vision.title} of the kind {vision.kind!r}")
 
         def common(part: Any) -> dict[str, Any]:
             return {

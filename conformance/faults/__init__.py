@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from clipref.config import ResNetConfig
 from clipref.weights import Checkpoint
 
 from ..protocol import Array, Case, Outputs, Unsupported
@@ -31,7 +30,7 @@ def place(case: Case) -> Place | Literal["operation"] | None:
     """Where the faults are that a case can show; None if there are none."""
     if case.verb in ("encode_image", "trace_image"):
         assert case.checkpoint is not None
-        return "resnet" if isinstance(Checkpoint(case.checkpoint).config.vision, ResNetConfig) else "vit"
+        return Checkpoint(case.checkpoint).config.vision.family
     places: dict[str, Place | Literal["operation"]] = {
         "encode_text": "text", "trace_text": "text", "preprocess": "preprocess", "tokenize": "tokenize",
         "similarity": "similarity", "operation": "operation",

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from clipref import ops
-from clipref.config import ResNetConfig, TextConfig
+from clipref.architecture import ImageConfig
 from clipref.text_transformer import causal
 
 from ..protocol import Array
@@ -51,9 +51,10 @@ def blocks(change: Callable[[dict[str, Any], int], dict[str, Any]]) -> Change:
     """A change of every residual attention block: of its parameters, given how many heads it has."""
 
     def changed(tower: Tower) -> Tower:
-        if isinstance(tower.config, ResNetConfig):
+        if "transformer" not in tower.params:
             return tower
-        blocks = [change(dict(block), tower.config.heads) for block in tower.params["transformer"]["resblocks"]]
+        config: Any = tower.config
+        blocks = [change(dict(block), config.heads) for block in tower.params["transformer"]["resblocks"]]
         return tower.with_params(transformer={**tower.params["transformer"], "resblocks": blocks})
 
     return changed
@@ -107,13 +108,14 @@ def without_bias(owner: str, name: str) -> Change:
 
 def single_head(tower: Tower) -> Tower:
     """As many channels a head as the tower is wide."""
-    if isinstance(tower.config, ResNetConfig):
+    if "transformer" not in tower.params:
         return tower
-    return dataclasses.replace(tower, config=dataclasses.replace(tower.config, heads=1))
+    config: Any = tower.config
+    return dataclasses.replace(tower, config=dataclasses.replace(config, heads=1))
 
 
 def kind_of(tower: Tower) -> str:
-    return "text" if isinstance(tower.config, TextConfig) else "image"
+    return "image" if isinstance(tower.config, ImageConfig) else "text"
 
 
 def without_norm(kind: str, name: str) -> Change:
@@ -183,9 +185,8 @@ def strided_second_convolution(tower: Tower) -> Tower:
 
 def strided_shortcut(tower: Tower) -> Tower:
     """The shortcut's stride in its convolution instead of the pool before it: every other position is taken."""
-    assert isinstance(tower.config, ResNetConfig)
     inputs = {block["downsample"][0]["weight"].shape[1] for block in strided_blocks(tower)}
-    stem = tower.config.width
+    stem = len(tower.params["bn3"]["weight"])
 
     def avg_pool(x: Array, size: int) -> Array:
         shortcut = x.shape[1] in inputs and x.shape[1] != stem

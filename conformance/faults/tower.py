@@ -12,10 +12,12 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from clipref import resnet, text_transformer, vision_transformer
+from clipref.architecture import ImageConfig
 from clipref.backends import overlay
-from clipref.config import ResNetConfig, TextConfig, ViTConfig
+from clipref.config import TextConfig
 from clipref.numerics import unit_rows
+from clipref.text_transformer import causal
+from clipref.towers import encoder
 from clipref.transformer import Params, Tap
 from clipref.weights import Checkpoint
 
@@ -31,7 +33,7 @@ _SMALL = 2**24
 class Tower:
     """A tower's configuration, its parameters as the tower's function takes them, and operations not CLIP's."""
 
-    config: ResNetConfig | ViTConfig | TextConfig
+    config: ImageConfig | TextConfig
     params: Params
     operations: Mapping[str, Operation] = field(default_factory=dict)
     normalised: bool = False  # its embeddings have length 1
@@ -49,22 +51,22 @@ class Tower:
     def encode(self, x: Array, tap: Tap) -> Array:
         """Pixels [N, 3, R, R] in the parameters' dtype, or ids [N, T] -> embeddings [N, E]."""
         ops, config = overlay(SimpleNamespace(**self.operations)), self.config
-        if isinstance(config, ResNetConfig):
-            y = resnet.encode_image(ops, x, config, tap, **self.params)
-        elif isinstance(config, ViTConfig):
-            y = vision_transformer.encode_image(ops, x, config, tap, **self.params)
+        if isinstance(config, ImageConfig):
+            y = encoder(config)(ops, x, config, tap, **self.params)
         else:
-            y = text_transformer.encode_tree(ops, *self._single_texts(x, config), config, tap, **self.params)[:, 0]
+            y = encoder(config)(ops, *self._single_texts(x, config), config, tap, **self.params)[:, 0]
         embeddings: Array = np.asarray(y)
         return unit_rows(embeddings) if self.normalised else embeddings
 
     def _single_texts(self, ids: Array, config: TextConfig) -> tuple[Array, Array, Array, Array]:
-        """As text_transformer.single_texts, with what a fault may do otherwise: find the end, hide tokens."""
+        """As the configuration's, with what a fault may do otherwise: find the end, hide tokens."""
         if find_end := self.operations.get("find_end_of_text"):
             ids, ends = find_end(ids)
+            visible = causal(ids)
         else:
-            ids, _, _, ends = text_transformer.single_texts(ids, config.eos_token_id)
-        visible = self.operations.get("causal", text_transformer.causal)(ids)
+            ids, _, visible, ends = config.single_texts(ids)
+        if hide := self.operations.get("causal"):
+            visible = hide(ids)
         positions = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
         return ids, positions, visible, ends
 

@@ -7,7 +7,7 @@ from functools import cache, partial
 
 import numpy as np
 
-from clipref.config import ClipConfig, ResNetConfig
+from clipref.config import ClipConfig
 from clipref.weights import Checkpoint
 from clipref.weights_tools import synthetic
 
@@ -49,7 +49,7 @@ def towers(level: str, models: Mapping[str, ClipConfig]) -> Iterator[Question]:
 
 
 def _image_claims(config: ClipConfig) -> tuple[str, ...]:
-    return _RESNET if isinstance(config.vision, ResNetConfig) else _VIT
+    return {"resnet": _RESNET, "vit": _VIT}[config.vision.family]
 
 
 def inputs(name: str, tower: str) -> dict[str, Array]:

@@ -24,12 +24,13 @@ import torch
 import torch.nn.functional as F
 from safetensors.numpy import save_file
 
-from clipref import AutoModel, text_transformer
+from clipref import AutoModel
+from clipref.architecture import ImageConfig
 from clipref.config import ClipConfig, ResNetConfig, TextConfig, ViTConfig, tensor_shapes
-from clipref.engine import image_tower
 from clipref.kernels.torch import TorchOps
 from clipref.preprocessing import preprocess
 from clipref.tokenizer import Tokenizer
+from clipref.towers import encoder
 from clipref.weights import nest
 
 from . import captions, world
@@ -44,7 +45,7 @@ EMBED_DIM = 96
 class Recipe:
     """One model's shape and how long it is trained."""
 
-    vision: ViTConfig | ResNetConfig
+    vision: ImageConfig
     steps: int
     learning_rate: float
     batch: int = 128
@@ -82,14 +83,15 @@ class Trainee:
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """[N, 3, R, R] -> unit vectors [N, E]"""
-        y = image_tower(self.config.vision)(self.ops, pixels, self.config.vision, **self.visual)
+        y = encoder(self.config.vision)(self.ops, pixels, self.config.vision, **self.visual)
         return F.normalize(y.float(), dim=-1)
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """N texts -> unit vectors [N, E]"""
         ids = self.tokenizer(texts, self.config.text.context_length).astype(np.int64)
-        ids, positions, visible, ends = (torch.from_numpy(np.array(x)) for x in text_transformer.single_texts(ids))
-        y = text_transformer.encode_tree(self.ops, ids, positions, visible, ends, self.config.text, **self.text)[:, 0]
+        config = self.config.text
+        rows = (torch.from_numpy(np.array(x)) for x in config.single_texts(ids))
+        y = encoder(config)(self.ops, *rows, config, **self.text)[:, 0]
         return F.normalize(y.float(), dim=-1)
 
     def save(self, folder: Path, merges: Sequence[tuple[str, str]]) -> None:
