@@ -145,9 +145,17 @@ class CLIP:
             return self.engine.encode_image(pixels)
 
     def tokenize(self, texts: str | Iterable[str], truncate: bool = False) -> NDArray[np.int32]:
-        """Texts -> token ids [N, T] int32 in this model's vocabulary. Raises TextError."""
-        tokenizer: Tokenizer = self._tokenizer()
+        """Texts -> token ids [N, T] int32 in this model's vocabulary.
+
+        Raises TextError, or InputError for a model whose tokenizer isn't CLIP's.
+        """
         text = self.config.text
+        if text.tokenizer is not None:
+            raise InputError(
+                f"This model's texts are made to ids by the tokenizer {text.tokenizer!r}, which clipref doesn't have; "
+                f"make them by that one, and give encode_text the ids [N, {text.context_length}]."
+            )
+        tokenizer: Tokenizer = self._tokenizer()
         if tokenizer.end_id != text.end_of_text or tokenizer.vocab_size > text.vocab_size:
             raise InputError(
                 f"The merges give {tokenizer.vocab_size} tokens, but the model has {text.vocab_size} (end of text: "

@@ -36,6 +36,7 @@ from .architecture import (
     heads_of,
     norm_shapes,
 )
+from .arguments import shown
 from .errors import ConfigError, InputError
 from .transformer import Array, Ops, Params, Tap, no_tap, resblock_shapes, residual_blocks
 
@@ -88,6 +89,8 @@ class TextConfig(TowerConfig):
     def check(self, where: str) -> None:
         check_activation(where, self.activation)
         check_layers(where, self.layers, (self.layers,))
+        if self.tokenizer is not None and not (isinstance(self.tokenizer, str) and self.tokenizer):
+            raise ConfigError(f"{where}.tokenizer is {shown(self.tokenizer)}; expected a name, or null for CLIP's own.")
         names = ("context_length", "vocab_size", "width", "heads", "mlp_width")
         check_counts(where, {name: getattr(self, name) for name in names})
         if self.eos_token_id is not None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from . import resnet, text_transformer, vision_transformer
+from . import clipa, resnet, text_transformer, vision_transformer
 from .architecture import ImageConfig, TowerConfig
 from .text_transformer import TextConfig
 
 # Where tensors are of several kinds, the first counts.
-FILES: tuple[Any, ...] = (resnet, vision_transformer, text_transformer)
+FILES: tuple[Any, ...] = (resnet, clipa, vision_transformer, text_transformer)
 
 ENCODERS: Mapping[type[TowerConfig], Callable[..., Any]] = {
     config: encode for file in FILES for config, encode in file.TOWERS.items()

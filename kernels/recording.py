@@ -15,7 +15,7 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from clipref.config import ClipConfig
+from clipref.config import ClipConfig, TextConfig
 from clipref.errors import BackendError
 from clipref.lazy import no_fork
 from clipref.towers import encoder
@@ -224,15 +224,17 @@ def record_image(config: ClipConfig, params: Mapping[str, Any], ops: RecordingOp
 def record_text(config: ClipConfig, params: Mapping[str, Any], dtype: str = "int64") -> Record:
     """Records the text tower: `ids` [batch, columns] of a dtype -> [batch, E].
 
-    For who has nothing but ids: text_transformer.single_texts is part of this graph.
+    For who has nothing but ids: the configuration's `single_texts` is part of this graph.
     """
+    text = config.text
+    always_whole = text.end_of_text is None
 
     def record(graph: Graph, tap: Tap) -> Symbol:
-        ids = graph.input("ids", dtype, ("batch", "columns"))
+        ids = graph.input("ids", dtype, ("batch", text.context_length if always_whole else "columns"))
         if dtype != "int64":  # in which the operations count
             ids = graph.emit("Cast", [ids], ids.shape, to=7)  # TensorProto.INT64
-        rows = record_single_texts(ids, config.text.eos_token_id)
-        return cast(Symbol, encoder(config.text)(STANDARD, *rows, config.text, tap, **params))[:, 0]
+        rows = record_whole_texts(ids, text) if always_whole else record_single_texts(ids, text.eos_token_id)
+        return cast(Symbol, encoder(text)(STANDARD, *rows, text, tap, **params))[:, 0]
 
     return record
 
@@ -256,6 +258,20 @@ def record_single_texts(ids: Symbol, eos_token_id: int | None) -> tuple[Symbol, 
     seen = emit("LessOrEqual", [columns, rows], ("length", "length"))
     visible = emit("Expand", [seen, square], (n, "length", "length"))
     return ids, emit("Expand", [columns, size], (n, "length")), visible, ends
+
+
+def record_whole_texts(ids: Symbol, text: TextConfig) -> tuple[Symbol, Symbol, Symbol, Symbol]:
+    """As `single_texts` of a tower whose texts have no end: all but the ids [N, T] is the same for every text."""
+    emit, (n, length) = ids.graph.emit, ids.shape
+    assert isinstance(length, int)
+    size = emit("Shape", [ids], (1,), start=0, end=1)
+
+    def each(x: Array) -> Symbol:
+        shape = emit("Concat", [size, np.array(x.shape[1:], np.int64)], (x.ndim,), axis=0)
+        return emit("Expand", [x, shape], (n, *x.shape[1:]))
+
+    positions, visible, ends = map(each, text.single_texts(np.zeros((1, length), np.int64))[1:])
+    return ids, positions, visible, ends
 
 
 def record_tree(config: ClipConfig, params: Mapping[str, Any], ops: RecordingOps = STANDARD) -> Record:

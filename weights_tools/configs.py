@@ -1,8 +1,9 @@
 """Configurations as other projects write them, put into ours: transformers' config.json, open_clip's
 open_clip_config.json.
 
-What changes the forward pass and isn't CLIP's is refused by name: another pooling, another mask, a layer scale. A key
-that this file doesn't know may be there if it is switched off (false, null, 0 or empty).
+What changes the forward pass and is that of no kind of tower (clipref/towers.py) is refused by name: another pooling,
+another mask, a layer scale. A key that this file doesn't know may be there if it is switched off (false, null, 0 or
+empty).
 
 Defaults are those of the classes that read the files: transformers' CLIPTextConfig, CLIPVisionConfig and
 CLIPImageProcessor; open_clip's CLIPVisionCfg and CLIPTextCfg (src/open_clip/model.py) and PreprocessCfg (transform.py).
@@ -13,9 +14,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from clipref.architecture import TowerConfig
 from clipref.arguments import shown
-from clipref.config import ClipConfig, PreprocessConfig
+from clipref.config import ClipConfig, PreprocessConfig, TextConfig, ViTConfig
 from clipref.errors import ConfigError
+from clipref.towers import IMAGE_KINDS, TEXT_KINDS
 
 Json = Mapping[str, Any]
 Unsaid = Callable[[int], int | None]
@@ -82,11 +85,15 @@ def from_transformers(config: Json, processor: Json | None, unsaid: Unsaid = not
 MAX_ADDED = 1000
 
 
-def _eos_token_id(where: str, end: Any, vocab_size: Any) -> int | None:
-    """The end-of-text id where it isn't the largest. Raises ConfigError if so many tokens can't have been added."""
+def _eos_token_id(where: str, end: Any, vocab_size: Any, own_tokenizer: bool = True) -> int | None:
+    """The end-of-text id where it isn't the largest.
+
+    Raises ConfigError if so many tokens can't have been added, in the vocabulary of a tokenizer like CLIP's own.
+    """
     if end == vocab_size - 1:
         return None
-    if not isinstance(end, int) or not 0 < vocab_size - 1 - end <= MAX_ADDED:
+    most = MAX_ADDED if own_tokenizer else vocab_size
+    if not isinstance(end, int) or not 0 < vocab_size - 1 - end <= most:
         raise ConfigError(
             f"{where}: the end-of-text id is {shown(end)} of {shown(vocab_size)} tokens; expected the largest, at "
             f"which CLIP pools, or one with no more than {MAX_ADDED} behind it, which were added."
@@ -155,13 +162,20 @@ def from_open_clip(config: Json, unsaid: Unsaid = nothing) -> ClipConfig:
     vision, text = _object(model.get("vision_cfg")), _object(model.get("text_cfg"))
     top = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text", "init_logit_scale", "output_dict"}
     _nothing_else("model_cfg", model, top, {})
+    image_kind, text_kind = _kind(vision, IMAGE_KINDS, ViTConfig), _kind(text, TEXT_KINDS, TextConfig)
+    tokenizer = text.get("hf_tokenizer_name") or None
     sizes = {"image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio"} | _NO_EFFECT
-    _nothing_else("vision_cfg", vision, sizes, _VISION_AS_CLIP)
+    _nothing_else("vision_cfg", vision, sizes | image_kind.open_clip.keys(), _VISION_AS_CLIP)
     sizes = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"} | _NO_EFFECT
     pools_at_eos, vocab_size = text.get("pool_type") == "eos", text.get("vocab_size", 49408)
-    _nothing_else("text_cfg", text, sizes | {"pool_type"} if pools_at_eos else sizes, _TEXT_AS_CLIP)
-    where = "open_clip_config.json"
-    end = _eos_token_id(where, text.get("eos_id"), vocab_size) if pools_at_eos else unsaid(vocab_size)
+    sizes |= text_kind.open_clip.keys() | ({"pool_type"} if pools_at_eos else set())
+    sizes |= {"hf_tokenizer_name", "tokenizer_kwargs"} if tokenizer else set()
+    _nothing_else("text_cfg", text, sizes, _TEXT_AS_CLIP)
+    end = None
+    if pools_at_eos:
+        end = _eos_token_id("open_clip_config.json", text.get("eos_id"), vocab_size, tokenizer is None)
+    elif tokenizer is None:
+        end = unsaid(vocab_size)
     activation = "quick_gelu" if model.get("quick_gelu", False) else "gelu"
     width, layers, head_width = vision.get("width", 768), vision.get("layers", 12), vision.get("head_width", 64)
     resolution = vision.get("image_size", 224)
@@ -170,8 +184,8 @@ def from_open_clip(config: Json, unsaid: Unsaid = nothing) -> ClipConfig:
         tower = {"kind": "resnet", "resolution": resolution, "layers": layers, "width": width}
         tower["heads"] = width * 32 // head_width
     else:
-        tower = {"kind": "vit", "resolution": resolution, "patch_size": vision.get("patch_size", 16), "width": width}
-        tower |= {"layers": layers, "heads": width // head_width, "activation": activation}
+        tower = {"kind": image_kind.kind, "resolution": resolution, "patch_size": vision.get("patch_size", 16)}
+        tower |= {"width": width, "layers": layers, "heads": width // head_width, "activation": activation}
         tower["mlp_width"] = int(width * vision.get("mlp_ratio", 4.0))
     width = text.get("width", 512)
     if pixels.get("size", resolution) not in (resolution, [resolution, resolution]):
@@ -191,6 +205,8 @@ def from_open_clip(config: Json, unsaid: Unsaid = nothing) -> ClipConfig:
             "mlp_width": int(width * text.get("mlp_ratio", 4.0)),
             "activation": activation,
             "eos_token_id": end,
+            "kind": text_kind.kind,
+            "tokenizer": tokenizer,
         },
         preprocess={
             **_mean_and_std(pixels, "mean", "std"),
@@ -200,12 +216,32 @@ def from_open_clip(config: Json, unsaid: Unsaid = nothing) -> ClipConfig:
     )
 
 
+def _kind(given: Json, kinds: Mapping[str, type[TowerConfig]], plain: type[TowerConfig]) -> type[TowerConfig]:
+    """The kind of tower that settings are of: the one that says all and only what they say; else `plain`."""
+    telling = {key for kind in kinds.values() for key in kind.open_clip}
+    said = {key: given[key] for key in telling if given.get(key)}
+    return next((kind for kind in kinds.values() if kind.open_clip and kind.open_clip == said), plain)
+
+
+# What a model is that has such a key (src/open_clip/factory.py, model.py).
+_OTHERS = {
+    "init_logit_bias": "it is a SigLIP",
+    "multimodal_cfg": "it is a CoCa",
+    "audio_cfg": "it is a CLAP, which embeds sound",
+    "genlip_cfg": "it is a GenLIP, which generates texts",
+    "genlap_cfg": "it is a GenLAP, which generates texts",
+    "timm_model_name": "its image tower is one of timm's",
+    "hf_model_name": "its text tower is one of transformers'",
+}
+
+
 def _nothing_else(where: str, given: Json, known: set[str], as_clip: Json) -> None:
     for key, value in given.items():
         if key not in known and value and as_clip.get(key) != value:
+            what = _OTHERS.get(key, "a tower without it would give another result")
             raise ConfigError(
-                f"open_clip_config.json: {where}.{key[:80]} is {shown(value)}; CLIP has no such thing, "
-                "its result would differ."
+                f"open_clip_config.json: {where}.{key[:80]} is {shown(value)}: {what}. clipref has no such tower; open "
+                f"it with open_clip."
             )
 
 

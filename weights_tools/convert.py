@@ -124,7 +124,7 @@ def not_finite(stored: Array, dtype: str) -> int:
 
 def _write_merges(folder: Path, source: Source) -> None:
     """The checkpoint's own merges if it has some, else OpenAI's if they give its vocabulary, else none."""
-    if isinstance(source.config.text, NoTower):
+    if isinstance(source.config.text, NoTower) or source.config.text.tokenizer is not None:
         return
     text = source.config.text
     merges = source.merges or DEFAULT_MERGES

@@ -142,7 +142,11 @@ def _deviations(config: ClipConfig, unknown: list[tuple[str, str]]) -> tuple[str
             ours, theirs = _flat(config.to_dict()), _flat(published.to_dict())
             for tower, setting in unknown:
                 ours.pop(f"{tower}.{setting}", None)
-            candidates[name] = [f"{k} is {ours[k]}, not {theirs[k]}" for k in ours if ours[k] != theirs.get(k)]
+            candidates[name] = [
+                f"{k} is {value}{f', not {theirs[k]}' if k in theirs else ''}"
+                for k, value in ours.items()
+                if value != theirs.get(k)
+            ]
     nearest = min(candidates, key=lambda name: len(candidates[name]))
     return nearest, candidates[nearest]
 
