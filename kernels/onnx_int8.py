@@ -217,9 +217,9 @@ def calibration_ids(config: TextConfig, n: int) -> Array:
 
 def record_int8_image(config: ClipConfig, params: Any, ranges: Ranges) -> Record:
     """Records the image tower in 8-bit integers, for what has been `observe_ranges` of it."""
-    resnet = config.vision.family == "resnet"
     ops = Int8Ops(ranges, weight_steps())
-    changed = fold_norms(params) if resnet else balance_channels(params, ranges, "visual.transformer")
+    balanced = "transformer" in params
+    changed = balance_channels(params, ranges, "visual.transformer") if balanced else fold_norms(params)
     record = record_image(config, changed, ops)
     return lambda graph, tap: record(graph, lambda name, x: ops.quantise(name, tap(name, x)))
 
