@@ -162,7 +162,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a width that is true": (number("width", "true"), "vision: width is True"),
     "a width of a megabyte": (number("width", f'"{"x" * 900_000}"'), "vision: width is 'xxx"),
     "a width that is said twice": (number("width", '5, "width": 6'), "has the key 'width' twice"),
-    "layers of text": (number("layers", '["3"]'), "vision.layers is ('3',)"),
+    "layers of text": (number("layers", '["3"]'), "vision: layers is ['3']; expected a value of type int"),
     "a config of 3 GB": (sparse("config.json", 3 * 10**9), "it has over"),
     "an index of 3 GB": (sparse("model.safetensors.index.json", 3 * 10**9), "it has over"),
     "an index that is a named pipe": (pipe("model.safetensors.index.json"), "it is a named pipe, not a file"),
