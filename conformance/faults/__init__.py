@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from clipref.weights import Checkpoint
+from clipref.weights import read_config
 
 from ..protocol import Array, Case, Outputs, Unsupported
 from ..restated import preprocessing, similarity, tokenizer
@@ -30,7 +30,7 @@ def place(case: Case) -> Place | Literal["operation"] | None:
     """Where the faults are that a case can show; None if there are none."""
     if case.verb in ("encode_image", "trace_image"):
         assert case.checkpoint is not None
-        return Checkpoint(case.checkpoint).config.vision.family
+        return read_config(case.checkpoint / "config.json").vision.family
     places: dict[str, Place | Literal["operation"]] = {
         "encode_text": "text", "trace_text": "text", "preprocess": "preprocess", "tokenize": "tokenize",
         "similarity": "similarity", "operation": "operation",
