@@ -1,0 +1,281 @@
+"""What an embedding is a sum of: layer, head and position, each with its own vector.
+
+A transformer adds to a residual stream: what it began with, and what every head takes from every position, and every
+MLP. Of the pooled token, the last LayerNorm and the projection are linear but for one number, the deviation sigma, so
+the embedding is a sum too ("direct effects", https://arxiv.org/abs/2310.05916, section 3):
+
+    e = b P + sum over c of (C c / sigma * g) P        C = I - 1 1^T / W, the mean taken out
+
+with gain g and bias b of ln_post (or ln_final), P the projection, and c what was added: the stream's beginning, each
+out_proj's bias, each MLP, and a[h, t] W_O[h] v[h, t] of each layer, head and position. That paper's code gives each part
+an equal share of the mean; here each part loses its own, which is what C says. A ResNet has no such stream up to its
+attention pool, whose output is one: e = b_c + sum over h, t of a[h, t] W_c[h] v[h, t].
+
+The sum is exact. What a part would be worth alone is not said by it: sigma and the attention weights depend on all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import ops
+from ..arguments import are_embeddings, as_array
+from ..clip import CLIP
+from ..errors import InputError, WeightsError
+from ..similarity import cosines, have_direction, unit_vectors
+from ..tracing import Trace, given_ids, given_pixels, last_block, traced
+
+Array: TypeAlias = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Cosines [T] of an item with T texts or images, and the parts that they are sums of.
+
+    `parts` has the names and axes of `Decomposition.parts`, with T in the place of E; everything in it sums to the
+    cosines. `grid` is (rows, columns) of an image's positions but the first, None of a text.
+    """
+
+    cosines: Array
+    parts: dict[str, Array]
+    grid: tuple[int, int] | None
+
+    @property
+    def positions(self) -> Array:
+        """What each position gives through all heads of all layers: [positions, T]."""
+        summed: Array = self.parts["attention"].sum(axis=(0, 1))
+        return summed
+
+    @property
+    def maps(self) -> Array:
+        """What each patch of an image gives: [T, rows, columns]. Raises InputError for a text."""
+        if self.grid is None:
+            raise InputError("A text has no map; its positions are its tokens: `positions`.")
+        return self.positions[1:].T.reshape(-1, *self.grid)
+
+
+@dataclass(frozen=True)
+class Decomposition:
+    """An embedding [E], and the `parts` that it is the sum of, by name, arrays [..., E].
+
+    - `attention` [layers, heads, positions, E]: what a head took from a position. Position 0 of an image is the class
+      token, or a ResNet's mean; the others are its patches, row by row. Those of a text are its tokens. A ResNet has one
+      layer, its attention pool.
+    - `attention_bias` [layers, E], `mlp` [layers, E]: the biases of attention's output, and the MLPs.
+    - `input` [E]: what the pooled token began with. `bias` [E]: the last LayerNorm's, or the pool's.
+
+    `positions`, `layers` and `heads` are counted from 0. `grid` is as in `Scores`; `ids` [positions] are a text's tokens.
+    """
+
+    embedding: Array
+    parts: dict[str, Array]
+    grid: tuple[int, int] | None
+    ids: Array | None
+
+    def total(self) -> Array:
+        """The sum over everything [E], which is the embedding but for rounding."""
+        summed: Array = sum(part.reshape(-1, part.shape[-1]).sum(axis=0) for part in self.parts.values())  # type: ignore[assignment]
+        return summed
+
+    def scores(self, text_embeddings: Any) -> Scores:
+        """The same of the cosines with embeddings [T, E] of any length: each part's share of each cosine."""
+        directions = _directions(text_embeddings, len(self.embedding))
+        length = np.linalg.norm(self.embedding)
+        parts = {name: part @ directions.T / length for name, part in self.parts.items()}
+        return Scores(cosines(unit_vectors(self.embedding), directions), parts, self.grid)
+
+
+class Run(NamedTuple):
+    """One item's forward pass, as much of it as its embedding is the sum of. For each layer: attention of the pooled
+    token [H, L], values [H, L, D], out_proj's weight [W, W] and bias [W], the MLP's result [W]; and what comes of it.
+    """
+
+    embedding: Array  # [E]
+    attention: list[Array]
+    values: list[Array]
+    out_weights: list[Array]
+    out_biases: list[Array]
+    mlps: list[Array]
+    beginning: Array | None  # [W]
+    readout: Array  # [W, E]: what the embedding is of what was added to the stream; of a ResNet nothing is to be done
+    bias: Array  # [E]
+    grid: tuple[int, int] | None
+    ids: Array | None
+
+
+def decompose(
+    model: CLIP,
+    *,
+    image: Any = None,
+    pixels: Any = None,
+    text: str | None = None,
+    ids: Any = None,
+    input_color_format: str | None = None,
+) -> Decomposition:
+    """The parts of the embedding of one image (or pixels [1, 3, R, R]) or one text (or ids [1, T]).
+
+    Computed by the reference in the model's dtype; `from_pretrained(..., backend="reference", dtype="float64")` for the
+    last digits. Its memory is that of the parts: 15 MB for ViT-B-32, 0.7 GB for ViT-L-14-336px; `direct_effect` needs
+    E times less. Raises InputError, ImageError, TextError or WeightsError.
+    """
+    run = forward(model, image, pixels, text, ids, input_color_format)
+    return Decomposition(run.embedding, parts(run, None), run.grid, run.ids)
+
+
+def direct_effect(
+    model: CLIP,
+    toward: Any,
+    *,
+    image: Any = None,
+    pixels: Any = None,
+    text: str | None = None,
+    ids: Any = None,
+    input_color_format: str | None = None,
+) -> Scores:
+    """`decompose(...).scores(toward)` without its vectors: little more than one forward pass.
+
+    `toward` is texts, or embeddings [T, E] of texts or images.
+    """
+    run = forward(model, image, pixels, text, ids, input_color_format)
+    directions = toward_directions(model, toward)
+    length = np.linalg.norm(run.embedding)
+    shares = {name: part / length for name, part in parts(run, directions).items()}
+    return Scores(cosines(unit_vectors(run.embedding), directions), shares, run.grid)
+
+
+def parts(run: Run, directions: Array | None) -> dict[str, Array]:
+    """A run's parts as vectors [..., E], or as their products [..., T] with directions [T, E]."""
+    readout, bias = (x if directions is None else x @ directions.T for x in (run.readout, run.bias))
+    heads = [
+        head_parts(*layer, readout) for layer in zip(run.attention, run.values, run.out_weights, strict=True)
+    ]  # [H, L, K] each
+    found = {"attention": np.stack(heads), "bias": bias}
+    if run.beginning is not None:
+        found["attention_bias"] = np.stack(run.out_biases) @ readout
+        found["mlp"] = np.stack(run.mlps) @ readout
+        found["input"] = run.beginning @ readout
+    return found
+
+
+def head_parts(attention: Array, values: Array, out_weight: Array, readout: Array) -> Array:
+    """What each head took from each position, read out: attention [H, L], values [H, L, D], out_weight [W, H*D],
+    readout [W, K] -> [H, L, K].
+    """
+    heads, length, channels = values.shape
+    weight = out_weight.T.reshape(heads, channels, -1)  # [H, D, W]
+    taken = attention[:, :, None] * values  # [H, L, D]
+    width, outputs = readout.shape
+    # Three matrices in a row, in the order that has fewer products.
+    if heads * channels * width * outputs + heads * length * channels * outputs < heads * length * width * (
+        channels + outputs
+    ):
+        return taken @ (weight @ readout)
+    return (taken @ weight) @ readout
+
+
+def end_readout(x: Array, gain: Array, projection: Array) -> Array:
+    """What a LayerNorm and the projection [W, E] make of a summand of x [W], as a matrix [W, E]: C g P / sigma."""
+    sigma = np.sqrt(((x - x.mean()) ** 2).mean() + 1e-5)
+    scaled = gain[:, None] * projection
+    centred: Array = (scaled - scaled.mean(axis=0)) / sigma
+    return centred
+
+
+def forward(model: CLIP, image: Any, pixels: Any, text: Any, ids: Any, input_color_format: str | None) -> Run:
+    """The forward pass of one item by the reference. Raises InputError for none, or several."""
+    given = [x for x in (image, pixels, text, ids) if x is not None]
+    if len(given) != 1:
+        raise InputError(f"{len(given)} things are given; expected one of image, pixels, text and ids.")
+    found_pixels = given_pixels(model, image, pixels, input_color_format)
+    found_ids = given_ids(model, text, ids)
+    items = found_ids if found_pixels is None else found_pixels
+    assert items is not None
+    if len(items) != 1:
+        raise InputError(f"{len(items)} items are given; expected one. Call it for each.")
+    with model.weights_in_use():
+        run = _image_run(model, found_pixels) if found_ids is None else _text_run(model, found_ids)
+    if not np.isfinite(run.embedding).all() or not have_direction(run.embedding):
+        raise WeightsError("The embedding is zero or not finite, because of the checkpoint's weights; is it damaged?")
+    return run
+
+
+# What is kept of a transformer, beside the result of its last block.
+_KEPT = ("*.attn.[qkv]", "*.mlp")
+
+
+def _image_run(model: CLIP, pixels: Array | None) -> Run:
+    engine, grid = model.reference, model.config.vision.grid
+    params, last = engine.visual(), last_block(engine, "visual")
+    if last is None:
+        seen = traced(engine, pixels, None, {}, ["visual.attnpool.[qkv]", "visual"])
+        pool = params["attnpool"]
+        a, v = pooled_attention(seen, "visual.attnpool", 0)
+        weight, bias = pool["c_proj"]["weight"], pool["c_proj"]["bias"]
+        same = np.eye(len(weight), dtype=weight.dtype)
+        return Run(seen["visual"][0], [a], [v], [weight], [], [], None, same, bias, (grid, grid), None)
+    seen = traced(engine, pixels, None, {}, [*_KEPT, last[0], "visual.ln_pre", "visual"])
+    end = params["ln_post"], params["proj"]
+    return _transformer_run(seen, "visual.", params, "visual.ln_pre", 0, end, seen["visual"][0], (grid, grid), None)
+
+
+def _text_run(model: CLIP, ids: Array) -> Run:
+    engine = model.reference
+    params, last = engine.text(), last_block(engine, "text")
+    assert last is not None
+    seen = traced(engine, None, ids, {}, [*_KEPT, last[0], "positional_embedding", "text_projection", "ids"])
+    end, embedding = (params["ln_final"], params["text_projection"]), seen["text_projection"][0, 0]
+    cut = seen["ids"][0]  # the last of them ends the text
+    return _transformer_run(seen, "", params, "positional_embedding", len(cut) - 1, end, embedding, None, cut)
+
+
+def _transformer_run(
+    seen: Trace, tower: str, params: Any, beginning: str, pooled: int, end: tuple[Any, Array], embedding: Array,
+    grid: tuple[int, int] | None, ids: Array | None,
+) -> Run:  # fmt: skip
+    blocks = params["transformer"]["resblocks"]
+    names = [f"{tower}transformer.resblocks.{i}" for i in range(len(blocks))]
+    rows = [pooled] * (len(blocks) - 1) + [0]  # the last block has the pooled token only
+    pairs = [pooled_attention(seen, f"{name}.attn", row) for name, row in zip(names, rows, strict=True)]
+    norm, projection = end
+    return Run(
+        embedding,
+        [a for a, _ in pairs],
+        [v for _, v in pairs],
+        [block["attn"]["out_proj"]["weight"] for block in blocks],
+        [block["attn"]["out_proj"]["bias"] for block in blocks],
+        [seen[f"{name}.mlp"][0, row] for name, row in zip(names, rows, strict=True)],
+        seen[beginning][0, pooled],
+        end_readout(seen[names[-1]][0, 0], norm["weight"], projection),
+        norm["bias"] @ projection,
+        grid,
+        ids,
+    )
+
+
+def pooled_attention(seen: Trace, name: str, row: int) -> tuple[Array, Array]:
+    """Attention of the query in a row to all positions, which the pooled token sees: [H, L], and values [H, L, D]."""
+    q, k, v = (seen[f"{name}.{part}"] for part in "qkv")
+    identity = np.eye(k.shape[2], dtype=k.dtype)
+    return ops.attention(q[:, :, row : row + 1], k, identity)[0, :, 0], v[0]
+
+
+def toward_directions(model: CLIP, toward: Any) -> Array:
+    """Unit vectors [T, E] of texts or of embeddings [E] or [T, E], in the model's dtype."""
+    if are_embeddings(toward, model.config.embed_dim):
+        return _directions(toward, model.config.embed_dim).astype(model.dtype)
+    return model.embed_text(toward, normalize=True)
+
+
+def _directions(embeddings: Any, embed_dim: int) -> Array:
+    expected = f"expected finite floats [T, {embed_dim}], none of them zero"
+    found = np.atleast_2d(as_array(embeddings, "text_embeddings", expected))
+    if found.ndim != 2 or found.shape[1] != embed_dim or found.dtype.kind != "f" or not len(found):
+        raise InputError(f"text_embeddings are {found.dtype} of shape {found.shape}; {expected}.")
+    found = found.astype(np.result_type(found, np.float32))
+    if not have_direction(found).all():
+        raise InputError(f"text_embeddings have a row that is zero or not finite; {expected}.")
+    return unit_vectors(found)
