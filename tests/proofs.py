@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from clipref import CLIP
 from clipref.look import Decomposition, decompose
 from clipref.numerics import rms, rms_error
+from clipref.tracing import Trace
 
 # Of the embedding's RMS.
 SUM, KNOCKOUT = 1e-13, 1e-10
@@ -37,41 +39,49 @@ def sum_error(found: Decomposition, given: Given) -> float:
     return rms_error(found.total(), given.embedding)
 
 
-def knockout_error(model: CLIP, found: Decomposition, given: Given, positions: int = 2) -> float:
+def knockout_error(model: CLIP, found: Decomposition, given: Given, positions: int = 1) -> float:
     """The largest difference between a term and what is lost where a pass is made without it, of the embedding's RMS.
 
-    For every layer and head, and some positions of each: its value is made zero, and what the attention's result loses
-    goes through the last LayerNorm and projection as they are defined, with the deviation of the whole pass. MLPs and
-    what the stream began with likewise.
+    For every layer and head, and some positions of each: its value is made zero, and what attention's result loses goes
+    through the last LayerNorm and projection as they are defined, with the deviation of the whole pass. So do a layer's
+    whole attention, whose bias goes too, and its MLP.
     """
-    readout = end_of_tower(model, given)
+    whole = model.trace(**given.argument)
+    readout = end_of_tower(model, given, whole)
+    terms, mlps = found.parts["attention"], found.parts.get("mlp", np.empty((0, 0)))
     generator = np.random.default_rng(0)
-    terms = found.parts["attention"]
-    worst = 0.0
+    errors = []
+
+    def compare(seen: str, edited: str, edit: Any, term: np.ndarray) -> None:
+        lost = whole[seen] - model.trace(**given.argument, only=seen, edit={edited: edit})[seen]
+        errors.append(np.abs(readout(pooled(lost, given)) - term).max())
+
     for layer, head in np.ndindex(terms.shape[:2]):
+        attention = "visual.attnpool" if is_pool(model, given) else f"{block(given, layer)}.attn"
         for position in generator.permutation(terms.shape[2])[:positions]:
 
-            def without(v: np.ndarray, at: tuple[int, int] = (head, int(position))) -> np.ndarray:
-                v[0, at[0], at[1]] = 0
+            def without(v: np.ndarray, head: int = head, position: int = position) -> np.ndarray:
+                v[0, head, position] = 0
                 return v
 
-            lost = difference(model, given, layer, "v", "attn", without)
-            worst = max(worst, float(np.abs(readout(lost) - terms[layer, head, position]).max()))
-    for layer in range(len(found.parts.get("mlp", ()))):
-        for part in ("mlp", "attn"):
-            lost = difference(model, given, layer, part, "", lambda x: x * 0)
-            term = found.parts["mlp"][layer]
-            if part == "attn":
-                # The whole attention: all heads and positions, and the bias. Its block's MLP then changes as well.
-                lost = difference(model, given, layer, part, part, lambda x: x * 0)
-                term = terms[layer].sum(axis=(0, 1)) + found.parts["attention_bias"][layer]
-            worst = max(worst, float(np.abs(readout(lost) - term).max()))
-    return worst / rms(given.embedding)
+            seen = "visual" if is_pool(model, given) else attention
+            compare(seen, f"{attention}.v", without, terms[layer, head, position])
+    for layer in range(len(mlps)):
+        name = block(given, layer)
+        compare(name, f"{name}.mlp", 0, mlps[layer])
+        bias = found.parts["attention_bias"][layer]
+        compare(f"{name}.attn", f"{name}.attn", 0, terms[layer].sum(axis=(0, 1)) + bias)
+    return float(max(errors)) / rms(given.embedding)
 
 
-def module(given: Given, layer: int) -> str:
+def block(given: Given, layer: int) -> str:
     """A block's name."""
     return f"{'visual.' if given.name == 'pixels' else ''}transformer.resblocks.{layer}"
+
+
+def pooled(x: np.ndarray, given: Given) -> np.ndarray:
+    """The pooled token [W] of an activation [1, L, W]: the class token, or the end of a text."""
+    return x[0] if x.ndim == 2 else x[0, 0 if given.name == "pixels" else -1]
 
 
 def is_pool(model: CLIP, given: Given) -> bool:
@@ -79,33 +89,14 @@ def is_pool(model: CLIP, given: Given) -> bool:
     return given.name == "pixels" and "attnpool" in model.reference.visual()
 
 
-def difference(
-    model: CLIP, given: Given, layer: int, edited: str, seen: str, edit: Callable[[np.ndarray], np.ndarray]
-) -> np.ndarray:
-    """What an activation of the pooled token loses by an edit: [W]; of a ResNet, what the embedding does: [E]."""
-    if is_pool(model, given):
-        name, edited = "visual", f"visual.attnpool.{edited}"
-    else:
-        block = module(given, layer)
-        name = f"{block}.{seen}".rstrip(".")
-        edited = f"{block}.attn.v" if edited == "v" else f"{block}.{edited}"
-    before = model.trace(**given.argument, only=name)[name]
-    after = model.trace(**given.argument, only=name, edit={edited: edit})[name]
-    lost = (before - after)[0]
-    if lost.ndim == 1:
-        return lost
-    return lost[0 if given.name == "pixels" else -1]
-
-
-def end_of_tower(model: CLIP, given: Given) -> Callable[[np.ndarray], np.ndarray]:
+def end_of_tower(model: CLIP, given: Given, whole: Trace) -> Callable[[np.ndarray], np.ndarray]:
     """What the embedding has of a summand of the pooled token's stream, by the definition of LayerNorm."""
     if is_pool(model, given):
         return lambda x: x
     image = given.name == "pixels"
     params = model.reference.visual() if image else model.reference.text()
     norm, projection = (params[n] for n in (("ln_post", "proj") if image else ("ln_final", "text_projection")))
-    name = module(given, len(params["transformer"]["resblocks"]) - 1)
-    stream = model.trace(**given.argument, only=name)[name][0, 0]
+    stream = pooled(whole[block(given, len(params["transformer"]["resblocks"]) - 1)], given)
     sigma = np.sqrt(stream.var() + 1e-5)
 
     def readout(x: np.ndarray) -> np.ndarray:
@@ -115,7 +106,7 @@ def end_of_tower(model: CLIP, given: Given) -> Callable[[np.ndarray], np.ndarray
     return readout
 
 
-def proof(model: CLIP, given: Given) -> tuple[float, float]:
+def proof(model: CLIP, given: Given, positions: int = 1) -> tuple[float, float]:
     """Both errors."""
     found = decompose(model, **given.argument)
-    return sum_error(found, given), knockout_error(model, found, given)
+    return sum_error(found, given), knockout_error(model, found, given, positions)

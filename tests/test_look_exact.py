@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clipref import CLIP, AutoModel
+from clipref import CLIP, AutoModel, InputError
 from clipref.look import decompose, decomposition, direct_effect
 from clipref.numerics import rms_error
 from clipref.tracing import Watch
@@ -15,7 +15,7 @@ from clipref.weights_tools import synthetic
 from clipref.weights_tools.shapes import world
 
 from . import cases
-from .proofs import KNOCKOUT, SUM, Given, items, proof, sum_error
+from .proofs import KNOCKOUT, SUM, items, proof, sum_error
 
 EMBEDDED = ["clipref/shapes-vit", "clipref/shapes-rn"]
 
@@ -190,14 +190,12 @@ def test_mutants_are_caught(mutant: str, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(where, name, wrong)
     for m, item in given:
         if concerns in ("both", item.name):
-            total, knocked = proof(m, item)
+            total, knocked = proof(m, item, 3)
             assert total > SUM or knocked > KNOCKOUT, f"{item.name}: not caught"
 
 
 def test_what_is_given_is_checked() -> None:
     model, pixels, ids = embedded("clipref/shapes-vit", "float32")
-    from clipref import InputError
-
     for wrong in ({}, {"pixels": pixels[:1], "ids": ids[:1]}, {"pixels": pixels}, {"ids": ids}, {"text": ["a", "b"]}):
         with pytest.raises(InputError, match="expected one"):
             decompose(model, **wrong)

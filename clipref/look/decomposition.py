@@ -23,11 +23,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import ops
-from ..arguments import are_embeddings, as_array
 from ..clip import CLIP
 from ..errors import InputError, WeightsError
 from ..similarity import cosines, have_direction, unit_vectors
-from ..tracing import Trace, given_ids, given_pixels, last_block, traced
+from ..tracing import Trace
+from .items import (
+    Item,
+    directions_of,
+    one_item,
+    pooled_position,
+    pooled_token,
+    seen_by_reference,
+    toward_directions,
+    transformer_of,
+)
 
 Array: TypeAlias = NDArray[Any]
 
@@ -83,7 +92,7 @@ class Decomposition:
 
     def scores(self, text_embeddings: Any) -> Scores:
         """The same of the cosines with embeddings [T, E] of any length: each part's share of each cosine."""
-        directions = _directions(text_embeddings, len(self.embedding))
+        directions = directions_of(text_embeddings, len(self.embedding))
         length = np.linalg.norm(self.embedding)
         parts = {name: part @ directions.T / length for name, part in self.parts.items()}
         return Scores(cosines(unit_vectors(self.embedding), directions), parts, self.grid)
@@ -122,7 +131,7 @@ def decompose(
     last digits. Its memory is that of the parts: 15 MB for ViT-B-32, 0.7 GB for ViT-L-14-336px; `direct_effect` needs
     E times less. Raises InputError, ImageError, TextError or WeightsError.
     """
-    run = forward(model, image, pixels, text, ids, input_color_format)
+    run = forward(model, one_item(model, image, pixels, text, ids, input_color_format))
     return Decomposition(run.embedding, parts(run, None), run.grid, run.ids)
 
 
@@ -140,7 +149,7 @@ def direct_effect(
 
     `toward` is texts, or embeddings [T, E] of texts or images.
     """
-    run = forward(model, image, pixels, text, ids, input_color_format)
+    run = forward(model, one_item(model, image, pixels, text, ids, input_color_format))
     directions = toward_directions(model, toward)
     length = np.linalg.norm(run.embedding)
     shares = {name: part / length for name, part in parts(run, directions).items()}
@@ -185,97 +194,53 @@ def end_readout(x: Array, gain: Array, projection: Array) -> Array:
     return centred
 
 
-def forward(model: CLIP, image: Any, pixels: Any, text: Any, ids: Any, input_color_format: str | None) -> Run:
-    """The forward pass of one item by the reference. Raises InputError for none, or several."""
-    given = [x for x in (image, pixels, text, ids) if x is not None]
-    if len(given) != 1:
-        raise InputError(f"{len(given)} things are given; expected one of image, pixels, text and ids.")
-    found_pixels = given_pixels(model, image, pixels, input_color_format)
-    found_ids = given_ids(model, text, ids)
-    items = found_ids if found_pixels is None else found_pixels
-    assert items is not None
-    if len(items) != 1:
-        raise InputError(f"{len(items)} items are given; expected one. Call it for each.")
-    with model.weights_in_use():
-        run = _image_run(model, found_pixels) if found_ids is None else _text_run(model, found_ids)
-    if not np.isfinite(run.embedding).all() or not have_direction(run.embedding):
-        raise WeightsError("The embedding is zero or not finite, because of the checkpoint's weights; is it damaged?")
+def forward(model: CLIP, item: Item) -> Run:
+    """The forward pass of one item by the reference. Raises WeightsError where its embedding has no direction."""
+    run = _pool_run(model, item) if transformer_of(model, item.tower) is None else _transformer_run(model, item)
+    if not have_direction(run.embedding):
+        raise WeightsError("The embedding is zero or not finite, because of the checkpoint's weights; are they damaged?")
     return run
 
 
-# What is kept of a transformer, beside the result of its last block.
-_KEPT = ("*.attn.[qkv]", "*.mlp")
+def _pool_run(model: CLIP, item: Item) -> Run:
+    seen = seen_by_reference(model, item, ["visual.attnpool.[qkv]", "visual"])
+    grid, pool = model.config.vision.grid, model.reference.visual()["attnpool"]
+    attention, values = pooled_attention(seen, "visual.attnpool", 0)
+    weight, bias = pool["c_proj"]["weight"], pool["c_proj"]["bias"]
+    same = np.eye(len(weight), dtype=weight.dtype)
+    return Run(seen["visual"][0], [attention], [values], [weight], [], [], None, same, bias, (grid, grid), None)
 
 
-def _image_run(model: CLIP, pixels: Array | None) -> Run:
-    engine, grid = model.reference, model.config.vision.grid
-    params, last = engine.visual(), last_block(engine, "visual")
-    if last is None:
-        seen = traced(engine, pixels, None, {}, ["visual.attnpool.[qkv]", "visual"])
-        pool = params["attnpool"]
-        a, v = pooled_attention(seen, "visual.attnpool", 0)
-        weight, bias = pool["c_proj"]["weight"], pool["c_proj"]["bias"]
-        same = np.eye(len(weight), dtype=weight.dtype)
-        return Run(seen["visual"][0], [a], [v], [weight], [], [], None, same, bias, (grid, grid), None)
-    seen = traced(engine, pixels, None, {}, [*_KEPT, last[0], "visual.ln_pre", "visual"])
-    end = params["ln_post"], params["proj"]
-    return _transformer_run(seen, "visual.", params, "visual.ln_pre", 0, end, seen["visual"][0], (grid, grid), None)
-
-
-def _text_run(model: CLIP, ids: Array) -> Run:
-    engine = model.reference
-    params, last = engine.text(), last_block(engine, "text")
-    assert last is not None
-    seen = traced(engine, None, ids, {}, [*_KEPT, last[0], "positional_embedding", "text_projection", "ids"])
-    end, embedding = (params["ln_final"], params["text_projection"]), seen["text_projection"][0, 0]
-    cut = seen["ids"][0]  # the last of them ends the text
-    return _transformer_run(seen, "", params, "positional_embedding", len(cut) - 1, end, embedding, None, cut)
-
-
-def _transformer_run(
-    seen: Trace, tower: str, params: Any, beginning: str, pooled: int, end: tuple[Any, Array], embedding: Array,
-    grid: tuple[int, int] | None, ids: Array | None,
-) -> Run:  # fmt: skip
-    blocks = params["transformer"]["resblocks"]
-    names = [f"{tower}transformer.resblocks.{i}" for i in range(len(blocks))]
-    rows = [pooled] * (len(blocks) - 1) + [0]  # the last block has the pooled token only
-    pairs = [pooled_attention(seen, f"{name}.attn", row) for name, row in zip(names, rows, strict=True)]
-    norm, projection = end
+def _transformer_run(model: CLIP, item: Item) -> Run:
+    transformer = transformer_of(model, item.tower)
+    assert transformer is not None
+    image = item.tower == "visual"
+    kept = [f"{name}.{part}" for name in transformer.names for part in ("attn.[qkv]", "mlp")]
+    ends = ["visual"] if image else ["text_projection", "ids"]
+    seen = seen_by_reference(model, item, [*kept, transformer.names[-1], transformer.beginning, *ends])
+    pooled = pooled_position(item, seen)
+    pairs = [pooled_attention(seen, f"{name}.attn", pooled) for name in transformer.names]
+    out = [block["attn"]["out_proj"] for block in transformer.blocks]
     return Run(
-        embedding,
-        [a for a, _ in pairs],
-        [v for _, v in pairs],
-        [block["attn"]["out_proj"]["weight"] for block in blocks],
-        [block["attn"]["out_proj"]["bias"] for block in blocks],
-        [seen[f"{name}.mlp"][0, row] for name, row in zip(names, rows, strict=True)],
-        seen[beginning][0, pooled],
-        end_readout(seen[names[-1]][0, 0], norm["weight"], projection),
-        norm["bias"] @ projection,
-        grid,
-        ids,
+        seen[ends[0]].reshape(-1),
+        [attention for attention, _ in pairs],
+        [values for _, values in pairs],
+        [linear["weight"] for linear in out],
+        [linear["bias"] for linear in out],
+        [pooled_token(seen[f"{name}.mlp"], pooled) for name in transformer.names],
+        pooled_token(seen[transformer.beginning], pooled),
+        end_readout(
+            pooled_token(seen[transformer.names[-1]], pooled), transformer.end["weight"], transformer.projection
+        ),
+        transformer.end["bias"] @ transformer.projection,
+        (model.config.vision.grid,) * 2 if image else None,
+        None if image else seen["ids"][0],
     )
 
 
-def pooled_attention(seen: Trace, name: str, row: int) -> tuple[Array, Array]:
-    """Attention of the query in a row to all positions, which the pooled token sees: [H, L], and values [H, L, D]."""
+def pooled_attention(seen: Trace, name: str, position: int) -> tuple[Array, Array]:
+    """Attention of the pooled token to all positions, each of which it may see: [H, L]; and the values [H, L, D]."""
     q, k, v = (seen[f"{name}.{part}"] for part in "qkv")
-    identity = np.eye(k.shape[2], dtype=k.dtype)
+    row = min(position, q.shape[2] - 1)  # the last block has no other query
+    identity = np.eye(k.shape[2], dtype=k.dtype)  # what attention makes of it is attention itself
     return ops.attention(q[:, :, row : row + 1], k, identity)[0, :, 0], v[0]
-
-
-def toward_directions(model: CLIP, toward: Any) -> Array:
-    """Unit vectors [T, E] of texts or of embeddings [E] or [T, E], in the model's dtype."""
-    if are_embeddings(toward, model.config.embed_dim):
-        return _directions(toward, model.config.embed_dim).astype(model.dtype)
-    return model.embed_text(toward, normalize=True)
-
-
-def _directions(embeddings: Any, embed_dim: int) -> Array:
-    expected = f"expected finite floats [T, {embed_dim}], none of them zero"
-    found = np.atleast_2d(as_array(embeddings, "text_embeddings", expected))
-    if found.ndim != 2 or found.shape[1] != embed_dim or found.dtype.kind != "f" or not len(found):
-        raise InputError(f"text_embeddings are {found.dtype} of shape {found.shape}; {expected}.")
-    found = found.astype(np.result_type(found, np.float32))
-    if not have_direction(found).all():
-        raise InputError(f"text_embeddings have a row that is zero or not finite; {expected}.")
-    return unit_vectors(found)
