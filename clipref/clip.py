@@ -145,8 +145,9 @@ class CLIP:
         with self.weights_in_use():
             return self.engine.encode_image(pixels)
 
-    def tokenize(self, texts: str | Iterable[str], truncate: bool = False) -> NDArray[np.int32]:
-        """Texts -> token ids [N, T] int32 in this model's vocabulary. Raises TextError."""
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Of this model's vocabulary. Raises InputError where that isn't the one that the model was trained with."""
         tokenizer: Tokenizer = self._tokenizer()
         text = self.config.text
         if tokenizer.end_id != text.end_of_text or tokenizer.vocab_size > text.vocab_size:
@@ -154,7 +155,11 @@ class CLIP:
                 f"The merges give {tokenizer.vocab_size} tokens, but the model has {text.vocab_size} (end of text: "
                 f"{tokenizer.end_id}, {text.end_of_text}): put the model's own merges.txt beside its weights."
             )
-        return tokenizer(texts, self.config.text.context_length, truncate)
+        return tokenizer
+
+    def tokenize(self, texts: str | Iterable[str], truncate: bool = False) -> NDArray[np.int32]:
+        """Texts -> token ids [N, T] int32 in this model's vocabulary. Raises TextError."""
+        return self.tokenizer(texts, self.config.text.context_length, truncate)
 
     def embed_image(
         self,
@@ -379,21 +384,17 @@ class CLIP:
         only: str | Iterable[str] | None = None,
         input_color_format: str | None = None,
     ) -> Trace:
-        """Every named activation of images (or their pixels [N, 3, R, R]), of texts (or their ids [N, T]), or of both.
+        """Named activations, as clipref/tracing.py has them, of images (or pixels [N, 3, R, R]) and texts (or ids [N, T]).
 
-        Names are in clipref/tracing.py; `only`, one or several of them with * for any part, says which are kept. `edit`
-        puts something in the place of an activation: by its name a number or an array, or a function that is given the
-        activation of one item, [1, ...], and returns it changed. Of the last block only the pooled position is there,
-        because nothing else is computed. Computed by the model's backend if it runs the towers, else by the reference.
-
-        Raises InputError, which names what is near a misspelt name, ImageError, TextError, and BackendError for an edit
-        where the backend has no place for it.
+        `only`, names with * for any part of them, says which are kept. `edit` puts something in the place of an
+        activation: a number, an array, or a function that is given what one item has there, [1, ...], and returns it
+        changed. Computed by the model's backend if it runs the towers, else by the reference; then BackendError for an
+        edit. Raises InputError, which names what is near a misspelt name, ImageError and TextError.
         """
         edits, patterns = checked_edits(edit), checked_patterns(only)
-        found_pixels = given_pixels(self, image, pixels, input_color_format)
-        found_ids = given_ids(self, text, ids)
-        if found_pixels is None and found_ids is None:
+        given = given_pixels(self, image, pixels, input_color_format), given_ids(self, text, ids)
+        if given == (None, None):
             raise InputError("Nothing to trace; give an image, a text or both.")
         engine = editing_engine(self) if edits or isinstance(self.engine, TowerEngine) else self.reference
         with self.weights_in_use():
-            return traced(engine, found_pixels, found_ids, edits, patterns)
+            return traced(engine, *given, edits, patterns)

@@ -86,8 +86,9 @@ class Decomposition:
     ids: Array | None
 
     def total(self) -> Array:
-        """The sum over everything [E], which is the embedding but for rounding."""
-        summed: Array = sum(part.reshape(-1, part.shape[-1]).sum(axis=0) for part in self.parts.values())  # type: ignore[assignment]
+        """The sum over everything [E], added up in float64, which is the embedding but for rounding."""
+        sums = [part.reshape(-1, part.shape[-1]).sum(axis=0, dtype=np.float64) for part in self.parts.values()]
+        summed: Array = np.sum(sums, axis=0).astype(self.embedding.dtype)
         return summed
 
     def scores(self, text_embeddings: Any) -> Scores:
@@ -168,6 +169,12 @@ def parts(run: Run, directions: Array | None) -> dict[str, Array]:
         found["mlp"] = np.stack(run.mlps) @ readout
         found["input"] = run.beginning @ readout
     return found
+
+
+def head_totals(run: Run) -> Array:
+    """What each head adds to the embedding from all positions together: [layers, heads, E]."""
+    layers = zip(run.attention, run.values, run.out_weights, strict=True)
+    return np.stack([head_parts(a, v, weight, run.readout).sum(axis=1) for a, v, weight in layers])
 
 
 def head_parts(attention: Array, values: Array, out_weight: Array, readout: Array) -> Array:

@@ -150,7 +150,7 @@ def patching(
 ) -> Patching:
     """The cosines of the image `target` where one activation at a time is that of the image `source`.
 
-    `names` are those of `CLIP.trace`: each block's attention and MLP unless given, or a ResNet's blocks. One pass each.
+    `names` are those of `CLIP.trace`; unless given, those of `patched_by_default`. One pass each.
     Raises InputError for an unknown name.
     """
     theirs_pixels, own_pixels = (
@@ -172,9 +172,10 @@ def patching(
 
 
 def patched_by_default(model: CLIP) -> list[str]:
-    """Each block's attention and MLP; of a ResNet, each of its blocks."""
+    """Each block's attention and MLP; of a ResNet, what each block adds to its shortcut, and the pool's attention."""
     transformer = transformer_of(model, "visual")
     if transformer is not None:
         return [f"{name}.{part}" for name in transformer.names for part in ("attn", "mlp")]
     params = model.reference.visual()
-    return [f"visual.layer{i}.{j}" for i in (1, 2, 3, 4) for j in range(len(params[f"layer{i}"]))]
+    blocks = [f"visual.layer{i}.{j}.bn3" for i in (1, 2, 3, 4) for j in range(len(params[f"layer{i}"]))]
+    return [*blocks, "visual.attnpool.weights"]

@@ -97,7 +97,8 @@ def rise(
     progress: bool = False,
     input_color_format: str | None = None,
 ) -> Maps:
-    """The mean of random soft masks, each weighted by the cosine of the image seen through it: [T, R, R].
+    """The mean of random soft masks, each weighted by the cosine of the image seen through it, less all masks' mean:
+    [T, R, R].
 
     A mask is a grid of `cells` x `cells` coins, stretched over the image at a random offset. An estimate: another `seed`
     gives another, nearer to it the more `masks`, each of which is a pass. Raises InputError or ImageError.
