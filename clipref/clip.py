@@ -393,7 +393,7 @@ class CLIP:
         """
         edits, patterns = checked_edits(edit), checked_patterns(only)
         given = given_pixels(self, image, pixels, input_color_format), given_ids(self, text, ids)
-        if given == (None, None):
+        if all(x is None for x in given):
             raise InputError("Nothing to trace; give an image, a text or both.")
         engine = editing_engine(self) if edits or isinstance(self.engine, TowerEngine) else self.reference
         with self.weights_in_use():

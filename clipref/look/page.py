@@ -111,7 +111,12 @@ def _head(report: ImageReport, name: str, model: str) -> str:
 def _where(report: ImageReport) -> str:
     maps, texts = report.scores.maps, report.texts
     what = "direct effect of each patch on the cosine"
-    figures = [map_figure(m, text, what) for m, text in zip(maps, texts, strict=True)]
+    side = len(report.picture)
+    figures = [
+        f'<figure><img src="{data_address(report.picture)}" alt="the picture as the model sees it, {side} by {side} pixels">'
+        "<figcaption><b>what the model sees</b></figcaption></figure>",
+        *(map_figure(m, text, what) for m, text in zip(maps, texts, strict=True)),
+    ]
     if len(texts) == 2:
         figures.append(map_figure(maps[0] - maps[1], f"{texts[0]}, less {texts[1]}", "difference of direct effects"))
     elsewhere = report.scores.cosines - maps.sum(axis=(1, 2))
@@ -138,15 +143,16 @@ def _methods(report: ImageReport) -> str:
         figures = "".join(map_figure(m, text, method) for m, text in zip(maps, report.texts, strict=True))
         body += _method(method, passes.get(method, 1), figures)
     figure = map_figure(report.rollout.map, "any text", "attention rollout")
-    return body + _method("attention rollout", 1, figure)
+    body += _method("attention rollout", 1, figure)
+    return f'<p>{_KEY}; each map has its own scale.</p><div class="methods">{body}</div>'
 
 
 def _method(name: str, passes: int, figures: str) -> str:
     says, lacks = METHODS[name]
     effort = "one forward pass" if passes == 1 else f"{passes} forward passes"
     return (
-        f"<h3>{said(name)}</h3><p>Says: {said(says)}. <b>Can't tell:</b> {said(lacks)}. "
-        f'<span class=soft>({effort})</span></p><div class="maps">{figures}</div>'
+        f"<div><h3>{said(name)}</h3><p>Says: {said(says)}. <b>Can't tell:</b> {said(lacks)}. "
+        f'<span class=soft>({effort})</span></p><div class="maps">{figures}</div></div>'
     )
 
 
