@@ -93,10 +93,8 @@ class CLIP:
         )
         self._texts: Memory[tuple[int, ...], Array] = Memory(REMEMBERED_TEXTS)
         self._label_sets: Memory[Any, Array] = Memory(REMEMBERED_LABEL_SETS)
-        # The numpy towers, for what looks inside; shares no memory with another engine, but takes none until it is used.
-        self.reference = (
-            self.engine if isinstance(self.engine, ReferenceEngine) else ReferenceEngine(checkpoint, dtype)
-        )
+        # The numpy towers, for what looks inside: they share no memory with another engine, and take none until used.
+        self.reference = self.engine if isinstance(self.engine, ReferenceEngine) else ReferenceEngine(checkpoint, dtype)
         self._checkpoint = checkpoint
         # Where the checkpoint came from: an id, of some revision, or a path.
         self.source = str(checkpoint.file.path)
@@ -384,7 +382,7 @@ class CLIP:
         only: str | Iterable[str] | None = None,
         input_color_format: str | None = None,
     ) -> Trace:
-        """Named activations, as clipref/tracing.py has them, of images (or pixels [N, 3, R, R]) and texts (or ids [N, T]).
+        """Activations by name (clipref/tracing.py) of images (or pixels [N, 3, R, R]) and of texts (or ids [N, T]).
 
         `only`, names with * for any part of them, says which are kept. `edit` puts something in the place of an
         activation: a number, an array, or a function that is given what one item has there, [1, ...], and returns it

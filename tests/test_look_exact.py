@@ -153,7 +153,9 @@ def reversed_positions(*arguments: np.ndarray) -> np.ndarray:
 
 def reversed_layers(*arguments: Any) -> dict[str, np.ndarray]:
     found = RIGHT_PARTS(*arguments)
-    return {name: part[::-1] if name in ("attention", "mlp", "attention_bias") else part for name, part in found.items()}
+    return {
+        name: part[::-1] if name in ("attention", "mlp", "attention_bias") else part for name, part in found.items()
+    }
 
 
 def seeing_all(self: Watch, q: Any, k: Any, v: Any, visible: Any = None) -> Any:
@@ -200,6 +202,13 @@ def test_what_is_given_is_checked() -> None:
         with pytest.raises(InputError, match="expected one"):
             decompose(model, **wrong)
     found = decompose(model, pixels=pixels[:1])
-    for wrong_embeddings in (np.zeros(96), np.ones((2, 95)), np.ones((2, 96), int), np.full(96, np.nan), "a", [[1.0], []]):
+    for wrong_embeddings in (
+        np.zeros(96),
+        np.ones((2, 95)),
+        np.ones((2, 96), int),
+        np.full(96, np.nan),
+        "a",
+        [[1.0], []],
+    ):
         with pytest.raises(InputError, match="text_embeddings"):
             found.scores(wrong_embeddings)

@@ -180,7 +180,9 @@ def test_names_that_nothing_has(vit: Path) -> None:
         lambda name: model.trace(image, only=["visual", name]),
     ]
     for call in calls:
-        with pytest.raises(InputError, match=r"No activation 'visual.transformer.resblock.0.mlp'; did you mean") as found:
+        with pytest.raises(
+            InputError, match=r"No activation 'visual.transformer.resblock.0.mlp'; did you mean"
+        ) as found:
             call("visual.transformer.resblock.0.mlp")
         assert f"'{BLOCK}.mlp'" in str(found.value)
     with pytest.raises(InputError, match="No activation 'zzz'; there are: "):
@@ -211,7 +213,10 @@ def test_refusals(vit: Path) -> None:
         ({"image": image, "edit": "visual"}, "expected a dict"),
         ({"image": image, "edit": {"visual": "x"}}, "The edit of 'visual'"),
         ({"image": image, "edit": {"visual": lambda x: None}}, "The edit of 'visual'"),
-        ({"image": image, "edit": {"visual": np.zeros((1, 3))}}, r"has shape \(1, 3\); expected numbers of shape \(1, 22\)"),
+        (
+            {"image": image, "edit": {"visual": np.zeros((1, 3))}},
+            r"has shape \(1, 3\); expected numbers of shape \(1, 22\)",
+        ),
         ({"image": image, "only": []}, "only"),
         ({"image": image, "only": 3}, "only"),
     ]

@@ -11,6 +11,7 @@ import argparse
 import os
 import sys
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,7 @@ def run(args: argparse.Namespace) -> None:
         model = open_model(args)
         if args.image is None:
             report: Any = text_report(model, args.text)
-            page, found, tables = text_page, text_numbers(report), text_tables(report)
-            arguments: tuple[Any, ...] = (model_name,)
+            found, tables, page = text_numbers(report), text_tables(report), partial(text_page, report, model_name)
         else:
             masks = args.masks if write else 0  # nothing else shows them
             try:
@@ -54,10 +54,14 @@ def run(args: argparse.Namespace) -> None:
             except ImageError as error:
                 hint = "" if os.path.exists(args.image) else " If it is a text, put --text before it."
                 raise ImageError(f"{error}{hint}") from error
-            page, found, tables = image_page, image_numbers(report), image_tables(report)
-            arguments = (name_of(os.path.basename(args.image)), model_name)
+            name = name_of(os.path.basename(args.image))
+            found, tables, page = (
+                image_numbers(report),
+                image_tables(report),
+                partial(image_page, report, name, model_name),
+            )
         if write is not None:
-            write(page(report, *arguments))
+            write(page())
     if args.json:
         print_json({**found, **({} if args.html is None else {"page": name_of(args.html)})})
         return

@@ -7,9 +7,9 @@ the embedding is a sum too ("direct effects", https://arxiv.org/abs/2310.05916, 
     e = b P + sum over c of (C c / sigma * g) P        C = I - 1 1^T / W, the mean taken out
 
 with gain g and bias b of ln_post (or ln_final), P the projection, and c what was added: the stream's beginning, each
-out_proj's bias, each MLP, and a[h, t] W_O[h] v[h, t] of each layer, head and position. That paper's code gives each part
-an equal share of the mean; here each part loses its own, which is what C says. A ResNet has no such stream up to its
-attention pool, whose output is one: e = b_c + sum over h, t of a[h, t] W_c[h] v[h, t].
+out_proj's bias, each MLP, and a[h, t] W_O[h] v[h, t] of each layer, head and position. That paper's code gives each
+part an equal share of the mean; here each part loses its own, which is what C says. A ResNet has no such stream up to
+its attention pool, whose output is such a sum: e = b_c + sum over h, t of a[h, t] W_c[h] v[h, t].
 
 The sum is exact. What a part would be worth alone is not said by it: sigma and the attention weights depend on all.
 """
@@ -64,7 +64,8 @@ class Scores:
         """What each patch of an image gives: [T, rows, columns]. Raises InputError for a text."""
         if self.grid is None:
             raise InputError("A text has no map; its positions are its tokens: `positions`.")
-        return self.positions[1:].T.reshape(-1, *self.grid)
+        maps: Array = self.positions[1:].T.reshape(-1, *self.grid)
+        return maps
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,12 @@ class Decomposition:
     """An embedding [E], and the `parts` that it is the sum of, by name, arrays [..., E].
 
     - `attention` [layers, heads, positions, E]: what a head took from a position. Position 0 of an image is the class
-      token, or a ResNet's mean; the others are its patches, row by row. Those of a text are its tokens. A ResNet has one
-      layer, its attention pool.
+      token, or a ResNet's mean; the others are its patches, row by row. Those of a text are its tokens. A ResNet has
+      one layer, its attention pool.
     - `attention_bias` [layers, E], `mlp` [layers, E]: the biases of attention's output, and the MLPs.
     - `input` [E]: what the pooled token began with. `bias` [E]: the last LayerNorm's, or the pool's.
 
-    `positions`, `layers` and `heads` are counted from 0. `grid` is as in `Scores`; `ids` [positions] are a text's tokens.
+    `positions`, `layers` and `heads` are counted from 0. `grid` is as in `Scores`; `ids` [positions] are those of a text.
     """
 
     embedding: Array
@@ -185,12 +186,11 @@ def head_parts(attention: Array, values: Array, out_weight: Array, readout: Arra
     weight = out_weight.T.reshape(heads, channels, -1)  # [H, D, W]
     taken = attention[:, :, None] * values  # [H, L, D]
     width, outputs = readout.shape
-    # Three matrices in a row, in the order that has fewer products.
-    if heads * channels * width * outputs + heads * length * channels * outputs < heads * length * width * (
-        channels + outputs
-    ):
-        return taken @ (weight @ readout)
-    return (taken @ weight) @ readout
+    # Three matrices in a row, in the order that takes fewer products.
+    weight_first = width * outputs * (heads * channels + length * channels * heads // width)
+    taken_first = heads * length * width * (channels + outputs)
+    found: Array = taken @ (weight @ readout) if weight_first < taken_first else (taken @ weight) @ readout
+    return found
 
 
 def end_readout(x: Array, gain: Array, projection: Array) -> Array:
@@ -205,7 +205,9 @@ def forward(model: CLIP, item: Item) -> Run:
     """The forward pass of one item by the reference. Raises WeightsError where its embedding has no direction."""
     run = _pool_run(model, item) if transformer_of(model, item.tower) is None else _transformer_run(model, item)
     if not have_direction(run.embedding):
-        raise WeightsError("The embedding is zero or not finite, because of the checkpoint's weights; are they damaged?")
+        raise WeightsError(
+            "The embedding is zero or not finite, because of the checkpoint's weights; are they damaged?"
+        )
     return run
 
 

@@ -40,7 +40,7 @@ def data_address(picture: Array) -> str:
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
-def map_figure(values: Array, title: str, what: str, *, unit: str = "") -> str:
+def map_figure(values: Array, title: str, what: str) -> str:
     """A map [rows, columns] over the picture: where values are high warm, where they are below 0 cold.
 
     What is between is left to the darkened picture. `what` says what the values are.
@@ -52,22 +52,22 @@ def map_figure(values: Array, title: str, what: str, *, unit: str = "") -> str:
         for column in range(columns):
             value = float(values[row, column])
             opacity = abs(value) / largest * 0.85
-            tip = f"<title>row {row + 1}, column {column + 1}: {signed(value, 4)}{unit}</title>"
+            tip = f"<title>row {row + 1}, column {column + 1}: {signed(value, 4)}</title>"
             kind = "more" if value > 0 else "less"
             cells.append(
                 f'<rect class="{kind}" x="{column}" y="{row}" width="1" height="1" opacity="{opacity:.2f}">{tip}</rect>'
             )
     high, low = (np.unravel_index(pick(values), values.shape) for pick in (np.argmax, np.argmin))
     words = (
-        f"{what} for {title}: highest {signed(float(values[high]), 4)}{unit} at row {high[0] + 1}, column {high[1] + 1}; "
-        f"lowest {signed(float(values[low]), 4)}{unit} at row {low[0] + 1}, column {low[1] + 1}; "
+        f"{what} for {title}: highest {signed(float(values[high]), 4)} at row {high[0] + 1}, column {high[1] + 1}; "
+        f"lowest {signed(float(values[low]), 4)} at row {low[0] + 1}, column {low[1] + 1}; "
         f"{rows} by {columns} cells"
     )
     return (
         f'<figure><svg class="map" role="img" viewBox="0 0 {columns} {rows}" preserveAspectRatio="none" '
         f'aria-label="{said(words)}"><rect class="shade" width="{columns}" height="{rows}"/>{"".join(cells)}</svg>'
         f'<figcaption><b>{said(title)}</b><span class="soft">from {signed(float(values[low]), 3)} to '
-        f"{signed(float(values[high]), 3)}{unit}</span></figcaption></figure>"
+        f"{signed(float(values[high]), 3)}</span></figcaption></figure>"
     )
 
 
@@ -83,7 +83,7 @@ def bar(value: float, largest: float) -> str:
     )
 
 
-def bars_table(caption: str, head: Sequence[str], rows: Sequence[tuple[str, Sequence[float]]]) -> str:
+def bars_table(caption: str, head: Sequence[str], rows: Sequence[tuple[str, Sequence[float] | Array]]) -> str:
     """Names and numbers, each number with its bar, all of one scale."""
     largest = max((abs(float(v)) for _, values in rows for v in values), default=1.0)
     heads = "".join(f'<th scope="col" colspan="2">{said(name)}</th>' for name in head[1:])
@@ -128,9 +128,8 @@ def numbers_table(caption: str, values: Array) -> str:
         f'<tr><th scope="row">{i + 1}</th>' + "".join(f'<td class="n">{signed(float(v))}</td>' for v in row) + "</tr>"
         for i, row in enumerate(values)
     )
-    return wide(
-        caption, f"<table><caption>{said(caption)}</caption><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table>"
-    )
+    table = f"<thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody>"
+    return wide(caption, f"<table><caption>{said(caption)}</caption>{table}</table>")
 
 
 def wide(label: str, content: str) -> str:

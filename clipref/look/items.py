@@ -1,4 +1,4 @@
-"""What is looked at and what it is compared with, as arguments of every function here; and the parts of a transformer."""
+"""What is looked at and what it is compared with, as every function here takes them; and a transformer's parts."""
 
 from __future__ import annotations
 
@@ -37,9 +37,7 @@ class Transformer(NamedTuple):
     projection: Array  # [W, E]
 
 
-def one_item(
-    model: CLIP, image: Any, pixels: Any, text: Any, ids: Any, input_color_format: str | None = None
-) -> Item:
+def one_item(model: CLIP, image: Any, pixels: Any, text: Any, ids: Any, input_color_format: str | None = None) -> Item:
     """The one thing that is given. Raises InputError for none, or several; ImageError, TextError."""
     given = [x for x in (image, pixels, text, ids) if x is not None]
     if len(given) != 1:
@@ -91,7 +89,7 @@ def pooled_token(x: Array, position: int) -> Array:
 
 
 def toward_directions(model: CLIP, toward: Any) -> Array:
-    """Unit vectors [T, E] of texts or of embeddings [E] or [T, E], in the model's dtype. Raises InputError, TextError."""
+    """Unit vectors [T, E] of texts or of embeddings [E] or [T, E], in the model's dtype. Raises ClipError."""
     if are_embeddings(toward, model.config.embed_dim):
         return directions_of(toward, model.config.embed_dim).astype(model.dtype)
     return model.embed_text(toward, normalize=True)

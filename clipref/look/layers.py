@@ -114,7 +114,7 @@ def rollout(
     ids: Any = None,
     input_color_format: str | None = None,
 ) -> Rollout:
-    """How much of each position the pooled token has, if attention were all that moves anything and each layer kept half.
+    """How much of each position the pooled token has, if only attention moved anything and each layer kept half.
 
     The row of the pooled token of the product over layers of (A + I) / 2, A being the mean over heads ("Quantifying
     Attention Flow in Transformers", https://arxiv.org/abs/2005.00928, section 3). A heuristic that has no place for a

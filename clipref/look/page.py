@@ -61,7 +61,7 @@ def text_page(report: TextReport, model: str) -> str:
     head = f"<h1>{said(title)}</h1><p class=soft>{said(model)}</p>"
     if count > 1:
         head += bars_table("Cosines of the texts with each other", ["text", *report.texts], pairs)
-    head += f"<p>{_exactness(error)} A text's own row compares it with itself: the cosine is 1, and its parts are shares.</p>"
+    head += f"<p>{_exactness(error)} Toward itself a text has the cosine 1, and its parts are shares.</p>"
     sections = []
     for text, scores, words, lens in zip(report.texts, report.scores, report.words, report.lens, strict=True):
         body = _words(words, [f"toward “{other}”" for other in report.texts])
@@ -99,7 +99,7 @@ def _head(report: ImageReport, name: str, model: str) -> str:
     if len(report.texts) > 1:
         shares = softmax(report.logit_scale * cosines)
         told = "; ".join(f"{said(text)} {share:.1%}" for text, share in zip(report.texts, shares, strict=True))
-        words = f"<p>As a choice among these texts alone, with the model's own scale of {report.logit_scale:.0f}: {told}.</p>"
+        words = f"<p>As a choice among these alone, by the model's own scale of {report.logit_scale:.0f}: {told}.</p>"
     return (
         f"<h1>{said(name)}</h1><p class=soft>{said(model)}, which sees the picture as {len(report.picture)} by "
         f"{len(report.picture)} pixels</p>{table}{words}"
