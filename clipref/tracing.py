@@ -186,8 +186,8 @@ def traced(
 ) -> Trace:
     """Activations of checked pixels [N, 3, R, R] and token ids [N, T], item by item, so that none has another's bits.
 
-    Texts of several lengths are put together with NaN where the shorter have no position (0 in `ids`). Raises InputError
-    for an edit or a pattern that no name has.
+    Texts of several lengths are put together with NaN where the shorter have no position (0 in `ids`). Raises
+    InputError for an edit or a pattern that no name has.
     """
     names: dict[str, None] = {}
 

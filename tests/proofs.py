@@ -17,7 +17,7 @@ SUM, KNOCKOUT = 1e-13, 1e-10
 
 @dataclass(frozen=True)
 class Given:
-    """One item: pixels [1, 3, R, R] or ids [1, T], the argument's name, and its embedding without any looking inside."""
+    """One item: pixels [1, 3, R, R] or ids [1, T], the argument's name, and its embedding by a plain pass."""
 
     name: str
     value: np.ndarray

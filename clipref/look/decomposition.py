@@ -78,7 +78,7 @@ class Decomposition:
     - `attention_bias` [layers, E], `mlp` [layers, E]: the biases of attention's output, and the MLPs.
     - `input` [E]: what the pooled token began with. `bias` [E]: the last LayerNorm's, or the pool's.
 
-    `positions`, `layers` and `heads` are counted from 0. `grid` is as in `Scores`; `ids` [positions] are those of a text.
+    All are counted from 0. `grid` is as in `Scores`; `ids` [positions] are the tokens of a text.
     """
 
     embedding: Array

@@ -113,7 +113,7 @@ def _where(report: ImageReport) -> str:
     what = "direct effect of each patch on the cosine"
     side = len(report.picture)
     figures = [
-        f'<figure><img src="{data_address(report.picture)}" alt="the picture as the model sees it, {side} by {side} pixels">'
+        f'<figure><img src="{data_address(report.picture)}" alt="what the model sees, {side} by {side} pixels">'
         "<figcaption><b>what the model sees</b></figcaption></figure>",
         *(map_figure(m, text, what) for m, text in zip(maps, texts, strict=True)),
     ]
@@ -194,7 +194,7 @@ def _words(effects: WordEffects, toward: Sequence[str]) -> str:
             f"{signed(float(effects.end[i]))}, MLPs and biases {signed(float(effects.rest[i]))}.</p>"
         )
     return body + (
-        "<p class=soft>The two columns disagree because they ask different things. The first counts what the end of the "
-        "text took straight from a word; what a word told its neighbours first is counted at theirs. The second takes the "
-        "word away, with all that, and moves the words behind it.</p>"
+        "<p class=soft>The two columns disagree because they ask different things. The first counts what the end of "
+        "the text took straight from a word; what a word told its neighbours first is counted at theirs. The second "
+        "takes the word away, with all that, and moves the words behind it.</p>"
     )

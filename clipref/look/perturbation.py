@@ -100,8 +100,8 @@ def rise(
     """The mean of random soft masks, each weighted by the cosine of the image seen through it, less all masks' mean:
     [T, R, R].
 
-    A mask is a grid of `cells` x `cells` coins, stretched over the image at a random offset. An estimate: another `seed`
-    gives another, nearer to it the more `masks`, each of which is a pass. Raises InputError or ImageError.
+    A mask is a grid of `cells` x `cells` coins, stretched over the image at a random offset. An estimate:
+    another `seed` gives another, nearer to it the more `masks`, each of them a pass. Raises InputError, ImageError.
     """
     original = one_image(model, image, pixels, input_color_format)
     for name, value in (("masks", masks), ("cells", cells)):

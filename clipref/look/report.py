@@ -93,7 +93,7 @@ def picture_of(model: CLIP, pixels: Array) -> Array:
 
 
 def layer_rows(scores: Scores) -> list[tuple[str, Array]]:
-    """What each layer's attention and MLP give the cosines, from the first layer to the last, and the rest: (name, [T])."""
+    """What each layer's attention and MLP give the cosines, in their order, and the rest: names and [T]."""
     attention = scores.parts["attention"].sum(axis=(1, 2))  # [layers, T]
     if "mlp" not in scores.parts:  # of a ResNet
         return [("attention pool", attention[0]), ("bias", scores.parts["bias"])]

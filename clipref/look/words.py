@@ -36,9 +36,9 @@ class Token:
 class WordEffects:
     """Effects of the words of one text on its cosines [T].
 
-    `direct` [words, T] sums a word's positions in the exact split of each cosine; `start` and `end` [T] are those of the
-    two tokens around the text, and `rest` [T] what has no position (MLPs, biases, the beginning), so that all of them
-    sum to the cosines. `left_out` [words, T] is what a cosine loses without the word.
+    `direct` [words, T] sums a word's positions in the exact split of each cosine; `start` and `end` [T] are those of
+    the two tokens around the text, and `rest` [T] what has no position (MLPs, biases, the beginning), so that all of
+    them sum to the cosines. `left_out` [words, T] is what a cosine loses without the word.
     """
 
     words: list[str]
