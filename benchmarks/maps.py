@@ -181,7 +181,9 @@ def main() -> None:
         areas: dict[str, list[float]] = {"direct effect": [], "occlusion": []}
         for seed in range(args.shuffles):
             with tempfile.TemporaryDirectory() as folder:
-                control = AutoModel.from_pretrained(shuffled(name, Path(folder) / "shuffled", seed))
+                control = AutoModel.from_pretrained(
+                    shuffled(name, Path(folder) / "shuffled", seed), backend="reference"
+                )
                 for method, area in localisation(control, items, tuple(areas)).items():
                     areas[method].append(area)
         for method, values in areas.items():

@@ -30,7 +30,7 @@ def cosines(model: CLIP, pixels: np.ndarray) -> np.ndarray:
 
 
 def test_occlusion_is_the_loss_where_a_cell_is_hidden(model: CLIP) -> None:
-    found = look.occlusion(model, TEXTS, image=IMAGE, stride=12, batch_size=5)
+    found = look.occlusion(model, TEXTS, image=IMAGE, stride=12, window=12, batch_size=5)
     pixels = model.trace(IMAGE, only="pixels")["pixels"]
     cells = pixels.shape[-1] // 12
     assert found.maps.shape == (2, cells, cells) and found.passes == 1 + cells**2
@@ -43,6 +43,10 @@ def test_occlusion_is_the_loss_where_a_cell_is_hidden(model: CLIP) -> None:
     hidden[0, :, 20:40, 8:28] = pixels[0].mean(axis=(1, 2))[:, None, None]
     assert np.abs(wider.maps[:, 2, 1] - (found.cosines - cosines(model, hidden)[0])).max() < 1e-14
     assert np.isfinite(wider.maps).all()
+    default = look.occlusion(model, TEXTS, pixels=pixels)
+    cell, window = (12, 12) if "transformer" in model.reference.visual() else (8, 24)
+    same = look.occlusion(model, TEXTS, pixels=pixels, stride=cell, window=window)
+    assert default.maps.tobytes() == same.maps.tobytes()
 
 
 def test_rise_weighs_masks_by_what_is_seen_through_them(model: CLIP) -> None:

@@ -225,3 +225,16 @@ def test_refusals(vit: Path) -> None:
             model.trace(**arguments)
     with pytest.raises(TextError, match="text 1"):
         model.trace(text=["a", b"cat"])
+
+
+@pytest.mark.oracle
+def test_torch_traces_and_edits_as_the_reference_does(tiny: Path) -> None:
+    given: dict[str, Any] = {"image": pictures(1)[0], "text": "a cat"}
+    exact, found = (AutoModel.from_pretrained(tiny, backend=b, dtype="float64") for b in ("reference", "torch"))
+    whole, traced = exact.trace(**given), found.trace(**given)
+    assert list(whole) == list(traced)
+    assert all(rms_error(traced[name], x) < 1e-12 for name, x in whole.items())
+    for name in [name for name in whole if ".attn" in name]:
+        end = "visual" if name.startswith("visual") else "text_projection"
+        one, other = (m.trace(**given, edit={name: lambda x: x / 2}, only=end)[end] for m in (exact, found))
+        assert rms_error(other, one) < 1e-12, name

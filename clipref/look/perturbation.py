@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from ..arguments import check_count, is_true
 from ..clip import CLIP
-from ..config import ViTConfig
 from ..errors import InputError
 from ..loading import in_batches, progress_bar
 from ..similarity import unit_vectors
@@ -55,16 +54,17 @@ def occlusion(
 ) -> Maps:
     """What each cosine loses when a square of the image gets its mean colour: [T, R / stride, R / stride].
 
-    `stride` is a cell's side in pixels (the model's patch; of a ResNet an eighth of the image), `window` that of the
-    square around it which is hidden (the cell). One pass a cell. Raises InputError or ImageError.
+    `stride` is a cell's side in pixels, `window` that of the square around it which is hidden: both are the patch of a
+    ViT; of a ResNet, which looks past small squares, an eighth of the image, and three times that. One pass a cell.
+    Raises InputError or ImageError.
     """
     original = one_image(model, image, pixels, input_color_format)
     side = original.shape[-1]
-    vision = model.config.vision
-    stride = (vision.patch_size if isinstance(vision, ViTConfig) else max(1, side // 8)) if stride is None else stride
-    window = stride if window is None else window
-    for name, value in (("stride", stride), ("window", window)):
-        check_count(name, value)
+    patch = getattr(model.config.vision, "patch_size", None)
+    stride = (patch or max(1, side // 8)) if stride is None else stride
+    check_count("stride", stride)
+    window = (stride if patch else min(3 * stride, side)) if window is None else window
+    check_count("window", window)
     cells = side // stride
     if not cells or window > side:
         raise InputError(f"stride is {stride}, window {window}; expected at most the image's {side} pixels.")
