@@ -3,6 +3,7 @@
 import json
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def check_page(page: str) -> Outline:
     assert not any(name.startswith("on") for _, attributes in outline.tags for name in attributes)
     assert outline.of("html") == [{"lang": "en"}] and len(outline.of("h1")) == len(outline.of("main")) == 1
     levels = [int(tag[1]) for tag, _ in outline.tags if re.fullmatch("h[1-6]", tag)]
-    assert levels[0] == 1 and all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert levels[0] == 1 and all(after <= before + 1 for before, after in pairwise(levels))
     for svg in outline.of("svg"):
         assert svg.get("aria-hidden") == "true" or (svg["role"] == "img" and svg["aria-label"])
     assert len(outline.of("caption")) == len(outline.of("table")) > 0
