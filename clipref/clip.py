@@ -38,7 +38,7 @@ from .arguments import (
 from .backends import make_engine
 from .classifier import TEMPLATES, Classifier, label_embeddings, labels_and_templates
 from .config import NoTower
-from .engine import Engine, ReferenceEngine, checked_pixels
+from .engine import Engine, ReferenceEngine, TowerEngine, checked_pixels
 from .errors import ImageError, InputError, TextError
 from .lazy import available_threads, once
 from .loading import in_batches, preprocessed, preprocessor, progress_bar, sound, with_gaps
@@ -46,6 +46,7 @@ from .memory import Memory
 from .similarity import cosines, finished, have_direction, nearest, unit_vectors
 from .texts import checked_ids, embeddings_of, rows_of
 from .tokenizer import Tokenizer
+from .tracing import Trace, checked_edits, checked_patterns, editing_engine, given_ids, given_pixels, traced
 from .weights import Checkpoint, DType
 
 Array: TypeAlias = NDArray[Any]
@@ -92,10 +93,8 @@ class CLIP:
         )
         self._texts: Memory[tuple[int, ...], Array] = Memory(REMEMBERED_TEXTS)
         self._label_sets: Memory[Any, Array] = Memory(REMEMBERED_LABEL_SETS)
-        # For trace; shares no memory with another engine, but takes none until it is used.
-        self._reference = (
-            self.engine if isinstance(self.engine, ReferenceEngine) else ReferenceEngine(checkpoint, dtype)
-        )
+        # The numpy towers, for what looks inside: they share no memory with another engine, and take none until used.
+        self.reference = self.engine if isinstance(self.engine, ReferenceEngine) else ReferenceEngine(checkpoint, dtype)
         self._checkpoint = checkpoint
         # Where the checkpoint came from: an id, of some revision, or a path.
         self.source = str(checkpoint.file.path)
@@ -129,26 +128,24 @@ class CLIP:
     def encode_text(self, ids: Array) -> Array:
         """Token ids [N, T] int, T at most the context length -> embeddings [N, E]. Raises InputError, WeightsError."""
         ids = checked_ids(ids, self.config.text)
-        with self._weights_in_use():
+        with self.weights_in_use():
             embeddings = self.engine.encode_text(ids)
         return finished(embeddings, "item", range(len(ids)))
 
     @contextmanager
-    def _weights_in_use(self) -> Iterator[None]:
+    def weights_in_use(self) -> Iterator[None]:
         """For whatever computes with the weights. What overflows is silent here, and refused by `finished`."""
         with self._checkpoint.file.guard(), np.errstate(over="ignore", invalid="ignore"):
             yield
 
     def _image_embeddings(self, pixels: Array) -> Array:
         """What the engine makes of checked pixels."""
-        with self._weights_in_use():
+        with self.weights_in_use():
             return self.engine.encode_image(pixels)
 
-    def tokenize(self, texts: str | Iterable[str], truncate: bool = False) -> NDArray[np.int32]:
-        """Texts -> token ids [N, T] int32 in this model's vocabulary.
-
-        Raises TextError, or InputError for a model whose tokenizer isn't CLIP's.
-        """
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Of this model's vocabulary. Raises InputError where that isn't the one that the model was trained with."""
         text = self.config.text
         if text.tokenizer is not None:
             raise InputError(
@@ -161,7 +158,13 @@ class CLIP:
                 f"The merges give {tokenizer.vocab_size} tokens, but the model has {text.vocab_size} (end of text: "
                 f"{tokenizer.end_id}, {text.end_of_text}): put the model's own merges.txt beside its weights."
             )
-        return tokenizer(texts, self.config.text.context_length, truncate)
+        return tokenizer
+
+    def tokenize(self, texts: str | Iterable[str], truncate: bool = False) -> NDArray[np.int32]:
+        """Texts -> token ids [N, T] int32 in this model's vocabulary. Raises TextError, or InputError for a model
+        whose tokenizer isn't this one.
+        """
+        return self.tokenizer(texts, self.config.text.context_length, truncate)
 
     def embed_image(
         self,
@@ -251,7 +254,7 @@ class CLIP:
             raise InputError(f"The texts are {found}; expected a text, or a list of texts, given once.")
         listed = listed_texts(given[0])
         rows = rows_of(self.tokenize(listed, truncate), listed)
-        with self._weights_in_use():
+        with self.weights_in_use():
             embeddings = embeddings_of(rows, self.engine, self._texts)
         return finished(embeddings, "text", range(len(rows)), is_true("normalize", normalize))
 
@@ -376,27 +379,27 @@ class CLIP:
         return nearest(queries[0], rows, int(top_k))
 
     def trace(
-        self, image: Any = None, text: str | None = None, *, input_color_format: str | None = None
-    ) -> dict[str, Array]:
-        """Every named activation of one image or one text or both, computed by the reference.
+        self,
+        image: Any = None,
+        text: Any = None,
+        *,
+        pixels: Any = None,
+        ids: Any = None,
+        edit: Mapping[str, Any] | None = None,
+        only: str | Iterable[str] | None = None,
+        input_color_format: str | None = None,
+    ) -> Trace:
+        """Activations by name (clipref/tracing.py) of images (or pixels [N, 3, R, R]) and of texts (or ids [N, T]).
 
-        Names are the checkpoint's module paths, such as `visual.transformer.resblocks.3.mlp`. Of the last block only
-        the pooled position is there, because nothing else is computed.
+        `only`, names with * for any part of them, says which are kept. `edit` puts something in the place of an
+        activation: a number, an array, or a function that is given what one item has there, [1, ...], and returns it
+        changed. Computed by the model's backend if it runs the towers, else by the reference; then BackendError for an
+        edit. Raises InputError, which names what is near a misspelt name, ImageError and TextError.
         """
-        if image is None and text is None:
+        edits, patterns = checked_edits(edit), checked_patterns(only)
+        given = given_pixels(self, image, pixels, input_color_format), given_ids(self, text, ids)
+        if all(x is None for x in given):
             raise InputError("Nothing to trace; give an image, a text or both.")
-        seen: dict[str, Array] = {}
-
-        def tap(name: str, x: Array) -> Array:
-            seen[name] = np.array(x)
-            return x
-
-        if image is not None:
-            pixels = preprocessor(self.config, input_color_format, self.max_pixels)(image)[None]
-            with self._weights_in_use():
-                self._reference.encode_image(tap("pixels", pixels.astype(self.dtype)), tap)
-        if text is not None:
-            ids = self.tokenize([text])
-            with self._weights_in_use():
-                self._reference.encode_text(tap("ids", ids), tap)
-        return seen
+        engine = editing_engine(self) if edits or isinstance(self.engine, TowerEngine) else self.reference
+        with self.weights_in_use():
+            return traced(engine, *given, edits, patterns)

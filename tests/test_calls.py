@@ -310,7 +310,7 @@ CALLS: dict[str, tuple[Callable[..., Any], str, str]] = {
     ),
     "label_embeddings": (lambda **a: model().label_embeddings(**a), "labels", "templates"),
     "search": (lambda **a: model().search(**a), "query embeddings", "top_k query_type input_color_format"),
-    "trace": (lambda **a: model().trace(**a), "", "image text input_color_format"),
+    "trace": (lambda **a: model().trace(**a), "", "image text pixels ids edit only input_color_format"),
     "from_pretrained": (
         lambda **a: AutoModel.from_pretrained(**a),
         "name",

@@ -39,7 +39,7 @@ def test_published_values_are_computed_with_the_engines_towers(
     right = tuple(model.embed_text("a red circle")[0, :3].tolist())
     pixels = np.full((1, 3, 48, 48), 0.5, np.float32)
     traced: dict[str, Any] = {}
-    model._reference.encode_image(pixels, traced.setdefault)
+    model.reference.encode_image(pixels, traced.setdefault)
     grey = tuple(traced["visual.ln_post"][0, 1:4].tolist())
 
     def compute(model: Any, image: Any) -> Any:
