@@ -1,7 +1,7 @@
 """Serve embeddings over HTTP, to the clients that already exist: roboflow's, OpenAI's, immich's, Weaviate's.
 
-Listens on this machine only, reads no file of it and no other address, and asks for no key, unless told. Needs the extra
-`server`. /docs lists the routes, / is a page to try it, /info tells the limits.
+Listens on this machine only, reads no file of it and no other address, and asks for no key, unless told. Needs the
+extra `server`. /docs lists the routes, / is a page to try it, /info tells the limits.
 """
 
 from __future__ import annotations

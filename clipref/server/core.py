@@ -1,8 +1,8 @@
 """The core: image files and texts of one request in, embeddings out.
 
 Headers of images are read first, so that pixels are counted before any is decoded. Images are decoded, and texts turned
-to tokens, in threads; nothing of it happens in the event loop. A request is computed only if all of its items are sound:
-the first that isn't is named in the refusal.
+to tokens, in threads; nothing of it happens in the event loop. A request is computed only if all of its items are
+sound: the first that isn't is named in the refusal.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import ipaddress
 import logging
+from contextlib import suppress
 from typing import Any
 
 import uvicorn
@@ -79,10 +80,8 @@ def listen(server: Server, args: argparse.Namespace) -> int:
         raise InputError(f"Nothing can listen on {args.host}:{args.port}; is the port taken?") from None
     host, port = listening.getsockname()[:2]
     server.log.event("listening", address=f"http://{f'[{host}]' if ':' in host else host}:{port}")
-    try:
+    with suppress(KeyboardInterrupt):  # uvicorn stops in good order, and raises the signal again when it is done
         asyncio.run(running.serve([listening]))
-    except KeyboardInterrupt:  # uvicorn stops in good order, and raises the signal again when it is done
-        pass
     server.log.event("stopped")
     return 0
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -25,6 +26,10 @@ FAMILIES: dict[str, tuple[str, str, tuple[str, ...], Sequence[float]]] = {
 }
 
 
+# The values of a gauge's labels, and its value.
+Read: TypeAlias = Callable[[], Iterable[tuple[tuple[str, ...], float]]]
+
+
 class Metrics:
     """What is counted, of one server."""
 
@@ -32,7 +37,7 @@ class Metrics:
         self._lock = threading.Lock()
         self._counters: dict[str, dict[tuple[str, ...], float]] = {}
         self._buckets: dict[str, dict[tuple[str, ...], list[int]]] = {}
-        self._gauges: dict[str, tuple[str, tuple[str, ...], Callable[[], Iterable[tuple[tuple[str, ...], float]]]]] = {}
+        self._gauges: dict[str, tuple[str, tuple[str, ...], Read]] = {}
 
     def count(self, name: str, *labels: str, amount: float = 1) -> None:
         """Add to a counter."""
@@ -54,7 +59,7 @@ class Metrics:
         name: str,
         about: str,
         labels: tuple[str, ...],
-        read: Callable[[], Iterable[tuple[tuple[str, ...], float]]],
+        read: Read,
     ) -> None:
         """Something that is looked at when it is asked for."""
         self._gauges[name] = about, labels, read

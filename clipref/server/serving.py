@@ -193,7 +193,6 @@ class Server:
             call = Call(self.core, share, fields, files, self.fetcher)
         else:
             call = Call(self.core, share, await self.core.small(lambda: json_object(body)), {}, self.fetcher)
-        del body
         calls.append(call)
         key = request.query_params.get("api_key")
         self.keys.check(key, call.body.get("api_key"), bearer(request.headers.get("authorization")))

@@ -1,7 +1,7 @@
 """Wire formats, a module each: which routes there are, how requests and answers look, what an error looks like.
 
-A dialect has `refusal(error)`, which is the JSON body of an error, `POSTS` and `FORMS`, handlers of requests in JSON and
-in multipart forms by their path, and `GETS`, which are told the server. A handler returns what becomes JSON.
+A dialect has `refusal(error)`, which is the JSON body of an error, `POSTS` and `FORMS`, handlers of requests in JSON
+and in multipart forms by their path, and `GETS`, which are told the server. A handler returns what becomes JSON.
 """
 
 from __future__ import annotations

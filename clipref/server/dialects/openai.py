@@ -1,7 +1,8 @@
 """OpenAI's embeddings route, and the ways in which others put images into it.
 
-Truth: https://platform.openai.com/docs/api-reference/embeddings; images as Infinity (`modality`), Jina (`{"image": ...}`),
-and vLLM (`messages`) have them, or as data URIs among the texts. Embeddings are unit vectors, as their users expect.
+Truth: https://platform.openai.com/docs/api-reference/embeddings; images as Infinity (`modality`), Jina (`{"image":
+...}`) and vLLM (`messages`) have them, or as data URIs among the texts. Embeddings are unit vectors, as their users
+expect.
 """
 
 from __future__ import annotations
