@@ -171,6 +171,10 @@ class Batcher(Generic[T, R]):
         start = time.monotonic()
         try:
             results = await self.call(lambda: self._compute([job.item for job in batch]))
+        except asyncio.CancelledError:  # the end
+            for job in batch:
+                job.result.cancel()
+            raise
         except Exception as error:
             if len(batch) > 1:
                 for job in batch:

@@ -78,7 +78,7 @@ class Call:
                     "names hosts); send the image in base64.",
                     fetched[0][1].where,
                 )
-            calls = [loop.run_in_executor(_fetchers, self.fetcher.fetch, s.value, s.where) for _, s in fetched]
+            calls = [loop.run_in_executor(_fetchers, self.fetcher.fetch, str(s.value), s.where) for _, s in fetched]
             for (i, source), data in zip(fetched, await asyncio.gather(*calls), strict=True):
                 self.share.take("bytes", len(data))
                 found[i] = Picture(source.where, data)
