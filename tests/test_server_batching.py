@@ -1,4 +1,4 @@
-"""Batching across requests: what is gathered, what is dropped, and what a bad item spoils. With an engine of numbers."""
+"""Batching across requests: what is gathered, what is dropped, what a bad item spoils. With an engine of numbers."""
 
 import asyncio
 import threading

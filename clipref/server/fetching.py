@@ -131,16 +131,15 @@ class Fetcher:
         timer.daemon = True
         timer.start()
         try:
-            return self._answer(
-                connection, host, f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}", where
-            )
+            target = f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
+            return self._answer(connection, host, target, where)
         except (OSError, ValueError, http.client.HTTPException):
-            if late.is_set():
-                raise Refusal(504, f"{where}: its URL took longer than {self.seconds:g} s.", param=where) from None
             _refuse(where, "its host broke off, or spoke no HTTP")
         finally:
             timer.cancel()
             connection.close()
+            if late.is_set():  # what was cut short may look whole, or like anything
+                raise Refusal(504, f"{where}: its URL took longer than {self.seconds:g} s.", param=where)
 
     def _end(self, connection: socket.socket, late: threading.Event) -> None:
         late.set()
