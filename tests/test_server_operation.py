@@ -1,6 +1,7 @@
 """Life and safety of the server: readiness, limits, keys, origins, what slow and rude clients can do, its end."""
 
 import base64
+import http.client
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -298,9 +300,13 @@ def start(*arguments: str) -> tuple[subprocess.Popen[str], int]:
 def test_a_stop_under_load_loses_nothing_that_was_accepted(number: int) -> None:
     process, port = start("--model", "clipref/shapes-vit")
     server, replies = Live(None, port, []), list[Any]()
-    threads = [
-        in_thread(lambda: server.post("/clip/embed_image", {"image": [IMAGE["image"]] * 64}), replies) for _ in range(8)
-    ]
+    body = {"image": [IMAGE["image"]] * 64}
+
+    def ask() -> None:
+        with suppress(ConnectionError, http.client.HTTPException):  # came too late
+            replies.append(server.post("/clip/embed_image", body))
+
+    threads = [in_thread(ask, []) for _ in range(8)]
     time.sleep(0.1)  # whatever was accepted by now
     os.kill(process.pid, number)
     for thread in threads:
@@ -309,4 +315,4 @@ def test_a_stop_under_load_loses_nothing_that_was_accepted(number: int) -> None:
     answered = [line for line in said.splitlines() if '"route": "/clip/embed_image"' in line]
     assert process.returncode == 0 and '"stopped"' in said
     assert all(reply.status == 200 and np.isfinite(reply.json["embeddings"]).all() for reply in replies)
-    assert len(answered) == len(replies)
+    assert len(answered) == len(replies) > 0
