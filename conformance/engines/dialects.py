@@ -1,11 +1,11 @@
 """A server's other dialects: whether they say the same as the one that is graded.
 
-A server may speak several formats, from one model. What roboflow's routes answer is graded (server.py); here the same
-items are asked for in every other dialect that carries embeddings, and the vectors must have the same direction:
+A server may speak several formats, from one model. What roboflow's routes answer is graded (server.py); here the
+same items are asked for in every other dialect that carries embeddings, and the vectors must have the same directions:
 
 - OpenAI's /v1/embeddings, with images as data URIs, https://platform.openai.com/docs/api-reference/embeddings;
 - immich's /predict, https://github.com/immich-app/immich, machine-learning;
-- Weaviate's /vectorize, https://github.com/weaviate/multi2vec-clip-inference, which answers from the default model only.
+- Weaviate's /vectorize, https://github.com/weaviate/multi2vec-clip-inference, which has the default model only.
 
 A dialect that isn't there (404, 405, 501) says nothing. Besides, a server whose /info states whether it turns
 photographs upright is held to it: it is asked for the same picture, stored turned with an orientation that turns it

@@ -5,8 +5,8 @@
 - POST /clip/compare {"subject": IMAGE, "subject_type": "image", "prompt": [...], "prompt_type": "text"}
   -> {"similarity": [...]}
 
-What it says of one image, or of texts, in its other dialects has to be the same (dialects.py). The name of the checkpoint
-is sent as `clip_version_id` with each. From https://github.com/roboflow/inference,
+What it says of one image, or of texts, in its other dialects has to be the same (dialects.py). The name of the
+checkpoint is sent as `clip_version_id` with each. From https://github.com/roboflow/inference,
 inference/core/entities/requests/clip.py and responses/clip.py. What a server doesn't know (404, 405, 501) is skipped.
 """
 
