@@ -92,8 +92,8 @@ def check_for_roboflow(checkpoint: Checkpoint, ids: str) -> None:
     if own or (text.vocab_size, text.context_length) != (VOCABULARY, CONTEXT):
         raise InputError(
             f"roboflow's AutoModel always uses CLIP's published vocabulary, of {VOCABULARY} tokens, {CONTEXT} of them "
-            f"in a text; this model has its own, of {text.vocab_size} and {text.context_length}, and its texts would come "
-            "out wrong. Export without --roboflow."
+            f"in a text; this model has its own, of {text.vocab_size} and {text.context_length}, and its texts would "
+            "come out wrong. Export without --roboflow."
         )
     if ids != "int32":
         raise InputError("roboflow's AutoModel gives token ids as int32; leave out --ids.")
