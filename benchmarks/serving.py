@@ -233,7 +233,7 @@ def measure(folder: str, backend: str, rounds: int, count: int) -> dict[str, Any
 
     with serving("--model", folder, "--backend", backend) as (port, ready, _):
         before = resource.getrusage(resource.RUSAGE_SELF)
-        rate, _ = closed_loop(port, images)
+        closed_loop(port, images)
         after = resource.getrusage(resource.RUSAGE_SELF)
         client_seconds = (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / count
         model._texts.clear()
