@@ -12,8 +12,10 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from ..cli.streams import say
 from ..errors import InputError
 from .app import LOOPBACK_NAMES, application
+from .models import give_memory_back_early
 from .serving import Server
 
 HEAD_SECONDS = 10.0
@@ -72,6 +74,7 @@ def config(server: Server, args: argparse.Namespace) -> uvicorn.Config:
 
 def listen(server: Server, args: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM; what was accepted is answered first. Raises InputError if it can't listen."""
+    give_memory_back_early()
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     running = uvicorn.Server(config(server, args))
     try:
@@ -79,6 +82,8 @@ def listen(server: Server, args: argparse.Namespace) -> int:
     except SystemExit:
         raise InputError(f"Nothing can listen on {args.host}:{args.port}; is the port taken?") from None
     host, port = listening.getsockname()[:2]
+    if not _is_loopback(args.host) and not server.keys:
+        say(f"listens on {args.host}, to whoever reaches it, and asks for no key; --api-key-file names some")
     server.log.event("listening", address=f"http://{f'[{host}]' if ':' in host else host}:{port}")
     with suppress(KeyboardInterrupt):  # uvicorn stops in good order, and raises the signal again when it is done
         asyncio.run(running.serve([listening]))
