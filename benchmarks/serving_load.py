@@ -3,7 +3,7 @@
     python benchmarks/serving_load.py [--model clipref/shapes-vit] [--count 10000] [--clients 16]
 
 Loopback only, bounded in number and time. It ends with 1 unless every answer is well-formed and of the kind that it
-should be, no request hangs, memory after the last is within 5 % and 20 MB of what it was after the first tenth (a thousand), and
+should be, no request hangs, memory after the last is within 5 % and 20 MB of what it was after the first tenth, and
 everything that was accepted before SIGTERM is answered. Needs clipref[server].
 """
 

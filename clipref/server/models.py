@@ -199,8 +199,8 @@ def give_memory_back_early() -> None:
         with suppress(OSError, AttributeError):
             library = ctypes.CDLL(None)
             library.mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
-            library.mallopt(M_ARENA_MAX, 2)
+            library.mallopt(M_ARENA_MAX, 1)
 
 
 M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # of glibc's malloc.h
-LARGE_BLOCK = 2**22
+LARGE_BLOCK = 2**20
