@@ -231,6 +231,25 @@ def test_metrics_and_logs_count_what_happened(server: Live) -> None:
     assert line["route"] == "/vectorize" and line["status"] == 200 and line["items"] == 2 and line["seconds"] > 0
 
 
+def test_connections_that_ask_nothing_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clipref.server.listening.HEAD_SECONDS", 0.3)
+    with live() as server:
+        whole = post(b'{"text": "a"}')
+        for sent in (b"", whole[:20]):
+            assert raw(server, sent) == b""
+        # What comes in time is answered, once and again; then a half head is waited for no longer.
+        found = raw(server, whole + whole + whole[:20])
+        assert found.count(b"HTTP/1.1 200 OK") == 2
+
+
+def test_strangers_share_no_batch_in_8_bits_unless_told() -> None:
+    for arguments, mixes in (((), False), (("--mix-requests",), True)):
+        with live("--precision", "int8", *arguments) as server:
+            (model,) = server.get("/info").json["models"]
+            assert model["precision"] == "int8" and model["mixes_requests_in_a_batch"] is mixes
+            assert [b._mixes for b in server.server._models.served[0].batchers.values()] == [mixes] * 2
+
+
 def test_it_lives_before_it_is_ready() -> None:
     free = threading.Event()
 
