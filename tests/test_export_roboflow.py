@@ -12,7 +12,7 @@ import pytest
 from clipref import AutoModel, InputError
 from clipref.cli import main
 from clipref.kernels.runtime import onnxruntime
-from clipref.tokenizer import DEFAULT_MERGES
+from clipref.vocabulary import DEFAULT_MERGES
 from clipref.weights_tools import synthetic
 from clipref.weights_tools.export_onnx import export_onnx
 

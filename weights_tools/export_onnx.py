@@ -27,8 +27,7 @@ from clipref.hub import locate
 from clipref.kernels.onnx import is_utf8
 from clipref.kernels.recording import complete, record_image, record_text
 from clipref.kernels.runtime import onnxruntime
-from clipref.tokenizer import DEFAULT_MERGES
-from clipref.vocabulary import read_vocabulary
+from clipref.vocabulary import DEFAULT_MERGES, read_vocabulary
 from clipref.weights import Checkpoint
 
 from .convert import add_activation_argument

@@ -6,7 +6,7 @@ A body is counted while it streams in, whatever its head says of its length.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any, TypeAlias
 
 from ..files import parse_json
@@ -74,7 +74,7 @@ async def form_fields(headers: Any, body: bytes, limits: Limits) -> tuple[dict[s
     """Fields and files of a multipart form, the first of each name. Nothing is written to disk. Raises Refusal."""
     from starlette.formparsers import MultiPartException, MultiPartParser
 
-    async def stream() -> AsyncIterator[bytes]:
+    async def stream() -> AsyncGenerator[bytes, None]:
         yield body
 
     if not headers.get("content-type", "").lower().startswith("multipart/form-data"):
