@@ -48,10 +48,19 @@ class Classifier:
         return rows[0] if is_one_image(image) else rows
 
     def _most_probable(self, image: Array, top_k: int) -> list[tuple[str, float]]:
-        logits = self.model.logit_scale * cosines(self.embeddings, image).astype(np.float64)  # [N]
-        probabilities = softmax(logits)
-        best = np.argsort(-probabilities, kind="stable")[:top_k]
-        return [(self.labels[i], float(probabilities[i])) for i in best]
+        found = most_probable(self.embeddings, image, self.model.logit_scale, top_k)
+        return [(self.labels[i], probability) for i, probability, _ in found]
+
+
+def most_probable(directions: Array, image: Array, logit_scale: float, top_k: int) -> list[tuple[int, float, float]]:
+    """Labels' unit vectors [N, E] and an image's [E] -> (label, probability, cosine) of the most probable, best first.
+
+    Probabilities are among all N labels.
+    """
+    similarities = cosines(directions, image)  # [N]
+    probabilities = softmax(logit_scale * similarities.astype(np.float64))
+    best = np.argsort(-probabilities, kind="stable")[:top_k]
+    return [(int(i), float(probabilities[i]), float(similarities[i])) for i in best]
 
 
 def labels_and_templates(labels: Any, templates: Any) -> tuple[Texts, Texts]:
@@ -64,17 +73,26 @@ def labels_and_templates(labels: Any, templates: Any) -> tuple[Texts, Texts]:
     return tuple(listed_labels("labels", labels)), tuple(listed)
 
 
+def prompts_of(labels: Texts, templates: Texts) -> list[str]:
+    """Every label in every template, those of a label together."""
+    return [template.replace("{}", label) for label in labels for template in templates]
+
+
 def label_embeddings(model: CLIP, labels: Texts, templates: Texts) -> Array:
     """Unit vectors [N, E]: each the mean of a label's unit vectors in all templates (the CLIP paper, section 3.1.4)."""
-    prompts = [template.replace("{}", label) for label in labels for template in templates]
     try:
-        embeddings = model.embed_text(prompts, normalize=True)  # [N * templates, E]
+        embeddings = model.embed_text(prompts_of(labels, templates), normalize=True)  # [N * templates, E]
     except TextError as error:
         if error.index is None:
             raise
         label, template = divmod(error.index, len(templates))
         message = f"label {label} ({shown(labels[label])}) in template {shown(templates[template])}: {error}"
         raise TextError(message, index=label, source=labels[label]) from error
+    return label_directions(labels, templates, embeddings)
+
+
+def label_directions(labels: Texts, templates: Texts, embeddings: Array) -> Array:
+    """Unit vectors [N * templates, E] of `prompts_of` -> [N, E], the mean of each label's. Raises WeightsError."""
     means = embeddings.reshape(len(labels), len(templates), -1).mean(axis=1)  # [N, E]
     without = np.flatnonzero(~have_direction(means))
     if without.size:

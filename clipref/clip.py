@@ -162,7 +162,7 @@ class CLIP:
 
     def tokenize(self, texts: str | Iterable[str], truncate: bool = False) -> NDArray[np.int32]:
         """Texts -> token ids [N, T] int32 in this model's vocabulary. Raises TextError, or InputError for a model
-        whose tokenizer isn't this one.
+        with another tokenizer than CLIP's.
         """
         return self.tokenizer(texts, self.config.text.context_length, truncate)
 

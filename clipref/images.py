@@ -136,9 +136,29 @@ def decoded_path(path: str | os.PathLike[str], max_pixels: int, upright: bool) -
         yield image
 
 
+def size_of(file: IO[bytes], name: str = "the bytes given", max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Width and height of the picture in a binary file that nobody else reads, as its header promises them.
+
+    Nothing is decoded. Raises ImageError where `decoded_file` would before it decodes.
+    """
+    image, _ = _identified(file, name, max_pixels)
+    check_size(image.size, name, max_pixels // _weight(image, name))
+    return image.size
+
+
 @contextmanager
 def decoded_file(file: IO[bytes], name: str, max_pixels: int, upright: bool) -> Iterator[Image]:
     """The first picture of a binary file that nobody else reads, decoded, and room for it in memory meanwhile."""
+    image, meter = _identified(file, name, max_pixels)
+    # A decoder in Python reads a pixel, or a part of one, at a time; a PNG comes in pieces of some kilobytes.
+    pixels = image.width * image.height
+    meter.allow_decoding(4 * pixels if _in_python(image) else pixels // 64)
+    with decoded_image(image, name, max_pixels, upright) as picture:
+        yield picture
+
+
+def _identified(file: IO[bytes], name: str, max_pixels: int) -> tuple[Image, Meter]:
+    """The first picture of a binary file, not decoded yet, and what counts what is read of the file."""
     image_module = image_locks.pillow()
     try:
         check_before_decoding(file)
@@ -158,11 +178,7 @@ def decoded_file(file: IO[bytes], name: str, max_pixels: int, upright: bool) -> 
         raise ImageError(
             f"{name}: not a sound image file ({type(error).__name__}: {error}); try to save it anew."
         ) from error
-    # A decoder in Python reads a pixel, or a part of one, at a time; a PNG comes in pieces of some kilobytes.
-    pixels = image.width * image.height
-    meter.allow_decoding(4 * pixels if _in_python(image) else pixels // 64)
-    with decoded_image(image, name, max_pixels, upright) as picture:
-        yield picture
+    return image, meter
 
 
 @contextmanager

@@ -31,8 +31,9 @@ def served(reply: Any) -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            status, body = reply(self.path, request)
+            content = self.rfile.read(int(self.headers["Content-Length"]))
+            spoken = self.path.startswith("/clip/")  # and no other dialect
+            status, body = reply(self.path, json.loads(content)) if spoken else (404, {})
             data = body if isinstance(body, bytes) else json.dumps(body).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))

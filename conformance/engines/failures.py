@@ -31,6 +31,12 @@ class Garbage(Failure):
     told = "answered garbage"
 
 
+class Contradiction(Failure):
+    """A server says one thing in one of its dialects, and another in another."""
+
+    told = "contradicted itself"
+
+
 class Raised(Failure):
     """The engine, in a process of its own, raised an exception, of which there is only the name and the words here."""
 

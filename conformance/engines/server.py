@@ -5,7 +5,8 @@
 - POST /clip/compare {"subject": IMAGE, "subject_type": "image", "prompt": [...], "prompt_type": "text"}
   -> {"similarity": [...]}
 
-The name of the checkpoint is sent as `clip_version_id` with each. From https://github.com/roboflow/inference,
+What it says of one image, or of texts, in its other dialects has to be the same (dialects.py). The name of the
+checkpoint is sent as `clip_version_id` with each. From https://github.com/roboflow/inference,
 inference/core/entities/requests/clip.py and responses/clip.py. What a server doesn't know (404, 405, 501) is skipped.
 """
 
@@ -27,6 +28,7 @@ from clipref.errors import InputError
 from clipref.files import parse_json
 
 from ..protocol import Array, Case, Outputs, Unsupported
+from .dialects import check_dialects, check_orientation
 from .failures import Crashed, Garbage, Hung
 
 # roboflow's limit on texts in a request is 8 as it comes (CLIP_MAX_BATCH_SIZE).
@@ -54,19 +56,32 @@ class Server:
         self._time_limit = time_limit
 
     def answer(self, case: Case) -> Outputs:
-        """What the server says. Raises Unsupported, Crashed, Hung or Garbage."""
+        """What the server says. Raises Unsupported, Crashed, Hung, Garbage or Contradiction."""
         if case.checkpoint is None or case.verb not in ("embed_image", "embed_text", "compare"):
             raise Unsupported(f"a server has no {case.verb}")
         version = {"clip_version_id": case.checkpoint.name}
         texts = json.loads(case.inputs["texts"].tobytes()) if "texts" in case.inputs else []
         batches = [texts[start : start + _BATCH] for start in range(0, len(texts), _BATCH)]
         if case.verb == "embed_image":
-            body = {"image": _image(case.inputs["image"]), **version}
-            return {"embeddings": self._ask("embed_image", body, "embeddings", 2)}
+
+            def ask(file: bytes) -> Array:
+                return self._ask("embed_image", {"image": _image(file), **version}, "embeddings", 2)
+
+            embeddings = ask(case.inputs["image"].tobytes())
+            check_dialects(self._post, case, embeddings)
+            check_orientation(self._post, ask, case, embeddings)
+            return {"embeddings": embeddings}
         if case.verb == "embed_text":
             answers = [self._ask("embed_text", {"text": part, **version}, "embeddings", 2) for part in batches]
-            return {"embeddings": np.concatenate(answers)}
-        subject = {"subject": _image(case.inputs["image"]), "subject_type": "image", "prompt_type": "text", **version}
+            embeddings = np.concatenate(answers)
+            check_dialects(self._post, case, embeddings)
+            return {"embeddings": embeddings}
+        subject = {
+            "subject": _image(case.inputs["image"].tobytes()),
+            "subject_type": "image",
+            "prompt_type": "text",
+            **version,
+        }
         answers = [self._ask("compare", {"prompt": part, **subject}, "similarity", 1) for part in batches]
         return {"similarity": np.concatenate(answers)}
 
@@ -89,6 +104,10 @@ class Server:
         if numbers.ndim != axes:
             raise Garbage(f"/clip/{route} replied with shape {list(numbers.shape)} under {key!r}; expected {axes} axes")
         return numbers
+
+    def _post(self, route: str, content: bytes | None, kind: str) -> tuple[int, bytes]:
+        """What another route replies; a GET if there is no content."""
+        return self._reply(urllib.request.Request(f"{self._address}{route}", content, {"Content-Type": kind}), route)
 
     def _reply(self, request: urllib.request.Request, route: str) -> tuple[int, bytes]:
         """Status and body, in a thread of its own: urllib's time limit is for each part of a reply, not for all."""
@@ -137,5 +156,5 @@ def _array(value: Any) -> Array:
     return np.array(value, np.float32)
 
 
-def _image(file: Array) -> dict[str, str]:
-    return {"type": "base64", "value": base64.b64encode(file.tobytes()).decode()}
+def _image(file: bytes) -> dict[str, str]:
+    return {"type": "base64", "value": base64.b64encode(file).decode()}
