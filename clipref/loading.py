@@ -34,14 +34,14 @@ def preprocessor(config: ClipConfig, input_color_format: str | None, max_pixels:
 
 
 def preprocessed(
-    images: Iterable[Any], pixels_of: Callable[[Any], Array], workers: int, ahead: int
-) -> Generator[Array | ImageError, None, None]:
-    """The pixels of each image, or its error, in order; at most `ahead` are done before they are taken.
+    images: Iterable[Any], pixels_of: Callable[[Any], T], workers: int, ahead: int
+) -> Generator[T | ImageError, None, None]:
+    """What `pixels_of` makes of each image, or its error, in order; at most `ahead` are done before they are taken.
 
     Paths and bytes are preprocessed by `workers` threads, which end when the generator is closed.
     """
 
-    def pixels(i: int, image: Any) -> Array | ImageError:
+    def pixels(i: int, image: Any) -> T | ImageError:
         try:
             return pixels_of(image)
         except ImageError as error:
@@ -49,7 +49,7 @@ def preprocessed(
             named.__cause__ = error
             return named
 
-    pending: deque[Future[Array | ImageError]] = deque()
+    pending: deque[Future[T | ImageError]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="clipref") as pool:
         try:
             for i, image in enumerate(images):
