@@ -15,6 +15,7 @@ import random
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -38,22 +39,27 @@ class Rounds:
         self.folder, self.random = folder, random.Random(seed)
         self.model = AutoModel.from_pretrained("clipref/shapes-vit", backend="blas")
         self.fresh: dict[bytes, np.ndarray] = {}
+        self.new: dict[bytes, bytes] = {}
         self.made = 0
 
     def draw(self, path: Path) -> None:
-        """Write a picture that was never there, and remember its vector."""
+        """Write a picture that was never there, and remember its content."""
         from clipref.weights_tools.shapes import world
 
         self.made += 1
         world.scene(self.made).draw(64).save(path)
         data = path.read_bytes()
-        sha256 = hashlib.sha256(data).digest()
-        if sha256 not in self.fresh:
-            self.fresh[sha256] = self.model.embed_image(data, normalize=True)[0]
+        self.new[hashlib.sha256(data).digest()] = data
+
+    def embed(self) -> None:
+        """Fresh embeddings of what was drawn since."""
+        if self.new:
+            self.fresh |= zip(self.new, self.model.embed_images(list(self.new.values()), normalize=True), strict=True)
+            self.new = {}
 
     def change(self) -> None:
         """What happens to a folder between two runs."""
-        for _ in range(24):
+        for _ in range(16):
             self.draw(self.folder / f"{self.made}.png")
         pictures = self.random.sample(sorted(self.folder.glob("*.png")), 20)
         for path in pictures[:6]:
@@ -76,9 +82,7 @@ class Rounds:
         children = [os.fork() for _ in range(2) if os.getpid() == self.parent]
         if 0 in children or os.getpid() != self.parent:
             self.write()
-        import time
-
-        time.sleep(self.random.uniform(0.02, 0.5))
+        time.sleep(self.random.uniform(0.02, 0.8))
         for child in children:
             os.kill(child, 9)
             os.waitpid(child, 0)
@@ -104,6 +108,7 @@ class Rounds:
         from clipref.search.store import DATABASE
 
         assert not (self.folder / "failed").exists(), "a writer failed"
+        self.embed()
         with Index(self.folder, self.model) as index, index.store.reading() as db:
             rows, (generation, slots) = index.store.rows(db), index.store.extent(db)
             stored = db.execute("SELECT path, size, mtime_ns, sha256, slot FROM image JOIN content USING (slot)")
@@ -132,10 +137,13 @@ class Rounds:
 
         self.parent = os.getpid()
         said: dict[bytes, bytes] = {}
+        survived = 0
         for _ in range(count):
             self.change_first()
             self.write_and_die()
             said = self.check(said)
+            survived += bool(said)
+        assert survived, "no writer came to a commit"
         with Index(self.folder, self.model) as index:
             index.update()
             index.store.compact()
@@ -146,12 +154,14 @@ class Rounds:
         apart = np.abs(differing[:, None] - differing).max(axis=-1) + np.eye(len(differing))
         assert apart.min() > 2 * TOLERANCE, "these pictures are too alike to tell whose a vector is"
         assert [path.name for path in index.place.glob("vectors.*")] == [f"vectors.{index_generation(index.place)}.f16"]
-        print(f"{count} rounds, {len(said)} pictures at the end, {len(self.fresh)} in all: every row is right")
+        print(
+            f"{count} rounds, {survived} with rows, {len(said)} pictures at the end, {len(self.fresh)} in all: every row is right"
+        )
 
     def change_first(self) -> None:
-        """Many pictures at the first round, few later."""
+        """More pictures at the first round."""
         if not self.made:
-            for _ in range(100):
+            for _ in range(40):
                 self.draw(self.folder / f"{self.made}.png")
         self.change()
 

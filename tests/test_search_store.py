@@ -290,7 +290,7 @@ def test_what_was_committed_outlives_a_disk_that_reorders(place: Path, disk_of: 
         store.drop([])
         assert numbers(store, 200) == {**found, "after": 150}
         with store.reading() as db:
-            generation, slots = store.extent(db)
+            generation = store.extent(db)[0]
         assert [path.name for path in here.glob("vectors.*")] == [f"vectors.{generation}.f16"]
         total += 1
         if not ended:

@@ -18,8 +18,8 @@ from ..arguments import check_count
 from ..clip import CLIP
 from ..errors import InputError
 from ..similarity import cosines, cosines_with_rows, finished, unit_vectors
-from .reading import pixels_function
 from .query import Hit, Restriction, Term, combined, highest, terms_of
+from .reading import pixels_function
 from .store import FOLDER, Identity, Store
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Index:
         self._model: CLIP | None = None
         if model is None:
             self.store = Store(self.place)
-            self.upright = json.loads(self.store.meta["preprocessing"])["upright"]
+            self.upright = self.store.is_upright
         else:
             self._model = model if isinstance(model, CLIP) else _open(model)
             self.store = Store(self.place, identity_of(self._model, self.upright), about(self._model))
@@ -223,9 +223,7 @@ class Index:
             scores[self.store.holes(db)] = -np.inf
             if not restriction.is_none:
                 allowed = np.zeros(len(rows), bool)
-                found = db.execute(
-                    "SELECT path, taken, slot FROM image JOIN content USING (slot)"
-                )
+                found = db.execute("SELECT path, taken, slot FROM image JOIN content USING (slot)")
                 for path, taken, slot in found:
                     if restriction.allows(path, taken):
                         allowed[slot] = True

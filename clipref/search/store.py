@@ -16,6 +16,7 @@ Paths are bytes, relative to the folder, separated by slashes: a name that is no
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import stat
@@ -79,6 +80,7 @@ class Facts:
 class Entry:
     """A picture as it was looked at: its content, with a vector [E] unless the store has it; or why there is none.
 
+    `phash` is the perceptual hash (hashes.py) as a signed number, which SQLite has.
     `mtime_ns` is None for what is to be looked at again whatever its time is, such as a file that could not be read.
     """
 
@@ -90,6 +92,7 @@ class Entry:
     vector: Array | None = None
     facts: Facts = Facts()
     error: str | None = None
+    phash: int | None = None
 
 
 class Row(NamedTuple):
@@ -116,7 +119,7 @@ class Store:
         self._lock = once_a_process(threading.RLock)
         if identity is not None:
             self._create(identity, about or {})
-        elif not _is_started(place / DATABASE):
+        elif not is_started(place / DATABASE):
             raise StoreError(f"There is no index in {place}; make one with clipref index.")
         self.meta = self._checked_meta()
         self.embed_dim = int(self.meta["embed_dim"])
@@ -142,6 +145,11 @@ class Store:
             )
 
     # What is in it.
+
+    @property
+    def is_upright(self) -> bool:
+        """Whether pictures were turned as their EXIF says."""
+        return bool(json.loads(self.meta["preprocessing"])["upright"])
 
     def count(self) -> int:
         """Pictures that have a vector."""
@@ -221,13 +229,21 @@ class Store:
                         new.append(entry.vector)  # type: ignore[arg-type]
                         facts = entry.facts
                         contents.append(
-                            (slot, entry.sha256, facts.width, facts.height, facts.orientation, facts.taken)
+                            (
+                                slot,
+                                entry.sha256,
+                                facts.width,
+                                facts.height,
+                                facts.orientation,
+                                facts.taken,
+                                entry.phash,
+                            )
                         )
                     slots[entry.sha256] = slot
                 images.append((entry.path, entry.size, entry.mtime_ns, entry.tried_at, slot, entry.error))
             if new:
                 vectors.append(self._vectors_path(generation), first, np.stack(new))
-                db.executemany("INSERT INTO content VALUES (?, ?, ?, ?, ?, ?, NULL)", contents)
+                db.executemany("INSERT INTO content VALUES (?, ?, ?, ?, ?, ?, ?)", contents)
                 db.execute("UPDATE meta SET value = ? WHERE key = 'slots'", (first + len(new),))
             db.executemany(
                 "INSERT INTO image (path, size, mtime_ns, tried_at, slot, error) VALUES (?, ?, ?, ?, ?, ?) "
@@ -240,12 +256,8 @@ class Store:
     def drop(self, rows: Sequence[Row]) -> None:
         """Remove pictures, unless they were looked at again since, and contents that no picture has any more."""
         with self._transaction("BEGIN IMMEDIATE") as db:
-            db.executemany(
-                "DELETE FROM image WHERE id = ? AND tried_at = ?", [(row.id, row.tried_at) for row in rows]
-            )
-            db.execute(
-                "DELETE FROM content WHERE NOT EXISTS (SELECT 1 FROM image WHERE image.slot = content.slot)"
-            )
+            db.executemany("DELETE FROM image WHERE id = ? AND tried_at = ?", [(row.id, row.tried_at) for row in rows])
+            db.execute("DELETE FROM content WHERE NOT EXISTS (SELECT 1 FROM image WHERE image.slot = content.slot)")
             slots, holes = self.extent(db)[1], db.execute("SELECT count(*) FROM hole").fetchone()[0]
             if holes > MANY_HOLES and holes > HOLES_PART * slots:
                 self._compact(db)
@@ -261,9 +273,7 @@ class Store:
         generation, _ = self.extent(db)
         slots = np.array([slot for (slot,) in db.execute("SELECT slot FROM content ORDER BY slot")], np.int64)
         self.rows(db)  # or an error, before anything is written
-        vectors.copy_rows(
-            self._vectors_path(generation), self._vectors_path(generation + 1), slots, self.embed_dim
-        )
+        vectors.copy_rows(self._vectors_path(generation), self._vectors_path(generation + 1), slots, self.embed_dim)
         moved = [(new, old) for new, old in enumerate(slots.tolist()) if new != old]  # never onto one not yet moved
         db.executemany("UPDATE content SET slot = ? WHERE slot = ?", moved)
         db.executemany("UPDATE image SET slot = ? WHERE slot = ?", moved)
@@ -271,11 +281,6 @@ class Store:
         db.executemany(
             "UPDATE meta SET value = ? WHERE key = ?", [(generation + 1, "generation"), (len(slots), "slots")]
         )
-
-    def remember_hashes(self, hashes: dict[bytes, int]) -> None:
-        """Keep perceptual hashes, as signed 64-bit numbers, by their contents' sha256."""
-        with self._transaction("BEGIN IMMEDIATE") as db:
-            db.executemany("UPDATE content SET phash = ? WHERE sha256 = ?", [(h, c) for c, h in hashes.items()])
 
     def forget(self) -> int:
         """Remove the store's files, and its folder if nothing else is in it; returns how many bytes that were.
@@ -297,9 +302,7 @@ class Store:
 
     def _connect(self) -> sqlite3.Connection:
         with self._failures():
-            db = sqlite3.connect(
-                self.place / DATABASE, timeout=PATIENCE, isolation_level=None, check_same_thread=False
-            )
+            db = sqlite3.connect(self.place / DATABASE, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
             db.execute("PRAGMA synchronous = FULL")
             return db
 
@@ -395,7 +398,7 @@ class Store:
                     path.unlink(missing_ok=True)
 
 
-def _is_started(path: Path) -> bool:
+def is_started(path: Path) -> bool:
     """Whether there is a database with something in it."""
     try:
         return path.is_file() and path.stat().st_size > 0

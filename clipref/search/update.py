@@ -24,9 +24,10 @@ import numpy as np
 from ..cli.walk import Found, images_in
 from ..errors import ImageError
 from ..lazy import available_threads
-from ..loading import in_batches, preprocessed, progress_bar
+from ..loading import preprocessed, progress_bar
 from ..similarity import finished
 from . import heic
+from .hashes import perceptual_hashes
 from .reading import Looked, look, pixels_function
 from .store import Entry, Row
 from .vectors import DTYPE
@@ -185,7 +186,9 @@ def _commit(index: Index, waiting: list[Entry]) -> tuple[list[Entry], list[bytes
     return [entry for entry in entries if entry.path not in missing], list(missing)
 
 
-def looked_at(index: Index, names: list[bytes], contents: set[bytes], batch_size: int) -> Generator[list[Entry], None, None]:
+def looked_at(
+    index: Index, names: list[bytes], contents: set[bytes], batch_size: int
+) -> Generator[list[Entry], None, None]:
     """Entries of files, with vectors where their content isn't known, a batch at a time. Vanished files have none."""
     model = index.model
     pixels_of = pixels_function(model, index.upright)
@@ -217,13 +220,15 @@ def looked_at(index: Index, names: list[bytes], contents: set[bytes], batch_size
 
 
 def embed_batch(index: Index, fresh: list[Looked]) -> None:
-    """Give the entries of pixels their vectors, unit vectors [E] float16."""
+    """Give the entries of pixels their vectors, unit vectors [E] float16, and their hashes."""
     if fresh:
         names = [os.fsdecode(looked.entry.path) for looked in fresh]
-        embeddings = index.model.encode_image(np.stack([looked.pixels for looked in fresh]))  # type: ignore[misc]
+        pixels = np.stack([looked.pixels for looked in fresh if looked.pixels is not None])  # [n, 3, R, R]
+        embeddings = index.model.encode_image(pixels)
         units = finished(embeddings, "image", range(len(names)), normalize=True).astype(DTYPE)
-        for looked, vector in zip(fresh, units, strict=True):
-            looked.entry.vector = vector
+        hashes = perceptual_hashes(pixels, index.model.config.preprocess.std).view(np.int64).tolist()
+        for looked, vector, phash in zip(fresh, units, hashes, strict=True):
+            looked.entry.vector, looked.entry.phash = vector, phash
 
 
 def _is_unchanged(path: Path, row: Row) -> bool:
