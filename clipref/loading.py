@@ -103,9 +103,33 @@ def sound(found: Iterable[Array | ImageError], failed: dict[int, ImageError] | N
             failed[i] = pixels
 
 
+class HiddenBar:
+    """A progress bar that isn't shown.
+
+    tqdm's own, hidden or not, takes a lock that a process shares with those forked from it: if one of them is killed
+    while it holds the lock, the others wait for ever.
+    """
+
+    total: int = 0
+
+    def __enter__(self) -> HiddenBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self, count: int = 1) -> None:
+        """Show nothing."""
+
+    def set_postfix(self, **_: object) -> None:
+        """Show nothing."""
+
+
 def progress_bar(total: int | None, shown: bool) -> Any:
     """A progress bar on standard error, or one that isn't shown."""
+    if not shown:
+        return HiddenBar()
     with no_fork:
         from tqdm import tqdm
 
-    return tqdm(total=total, unit="image", disable=not shown)
+    return tqdm(total=total, unit="image")

@@ -154,9 +154,7 @@ class Rounds:
         apart = np.abs(differing[:, None] - differing).max(axis=-1) + np.eye(len(differing))
         assert apart.min() > 2 * TOLERANCE, "these pictures are too alike to tell whose a vector is"
         assert [path.name for path in index.place.glob("vectors.*")] == [f"vectors.{index_generation(index.place)}.f16"]
-        print(
-            f"{count} rounds, {survived} with rows, {len(said)} pictures at the end, {len(self.fresh)} in all: every row is right"
-        )
+        print(f"{count} rounds, {survived} of them with rows: {len(said)} pictures of {len(self.fresh)}, all right")
 
     def change_first(self) -> None:
         """More pictures at the first round."""

@@ -1,4 +1,4 @@
-"""The store: what was committed is there and is right, whatever happens to the process, the disk or the other writers."""
+"""The store: what was committed is there and right, whatever happens to the process, the disk or other writers."""
 
 import errno
 import hashlib

@@ -207,7 +207,7 @@ class Index:
         texts = [term.text for term in terms if term.text is not None]
         embedded = iter(self.model.embed_text(texts, normalize=True) if texts else ())
         pixels_of = pixels_function(self.model, self.upright)
-        rows = []
+        rows: list[Array] = []
         for i, term in enumerate(terms):
             if term.text is not None:
                 rows.append(next(embedded))

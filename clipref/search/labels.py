@@ -29,7 +29,7 @@ NONE = "none"
 
 
 class Labelled(NamedTuple):
-    """A picture, its label ("none" where two are nearly as probable) and the probabilities of all labels, best first."""
+    """A picture, its label ("none" where two are nearly as probable), and the most probable labels, best first."""
 
     path: str
     label: str

@@ -113,8 +113,8 @@ def combined(terms: Sequence[Term], units: Array) -> Array:
 
 def terms_of(query: str | Term | Iterable[str | Term]) -> list[Term]:
     """A text, a term, or several of them, as terms. Raises InputError if there are none."""
-    given = [query] if isinstance(query, str | Term) else list(query)
-    terms = [Term(term) if isinstance(term, str) else term for term in given]
+    given = list(query) if isinstance(query, Iterable) and not isinstance(query, str) else [query]
+    terms: list[Any] = [Term(term) if isinstance(term, str) else term for term in given]
     if not terms or not all(isinstance(term, Term) for term in terms):
         raise InputError(f"The query is {shown(query)}; expected a text, a Term, or a list of them.")
     return terms

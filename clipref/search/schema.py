@@ -1,8 +1,8 @@
 """The tables of a store, its format's number, and the steps from one format to the next.
 
 `image` has a path a row; `content` a sha256 a row, whose number, the slot, is that of its vector. A picture without a
-vector has an error. `hole` has the slots whose content was removed, until the file of vectors is written anew. `phash` is
-missing where vectors were imported.
+vector has an error. `hole` has the slots whose content was removed, until the file of vectors is written anew. `phash`
+is missing where vectors were imported.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def append(path: Path, slot: int, rows: Array) -> None:
     """Write rows [n, E] float16 from row `slot` on, and wait until they are on the disk. Raises OSError."""
     rows = np.ascontiguousarray(rows, DTYPE)
     with open(path, "r+b", buffering=0) as file:
-        write(file, slot * rows.shape[1] * DTYPE.itemsize, memoryview(rows).cast("B"))
+        write(file, slot * rows.shape[1] * DTYPE.itemsize, rows.data.cast("B"))
         sync(file.fileno())
 
 
@@ -80,5 +80,5 @@ def copy_rows(source: Path, target: Path, slots: Array, embed_dim: int) -> None:
     with open(target, "r+b", buffering=0) as file:
         for start in range(0, len(slots), height):
             block = np.ascontiguousarray(rows[slots[start : start + height]])
-            write(file, start * embed_dim * DTYPE.itemsize, memoryview(block).cast("B"))
+            write(file, start * embed_dim * DTYPE.itemsize, block.data.cast("B"))
         sync(file.fileno())

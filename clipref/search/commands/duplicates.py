@@ -1,8 +1,8 @@
 """Find pictures that are the same, or nearly, in a folder.
 
 Equal files are found by their sha256; nearly equal ones by two measures together, the cosine of their vectors
-(--cosine) and how many of the 64 bits of a perceptual hash differ (--distance): resized, recompressed, slightly cropped,
-grey or mirrored copies. A group has the largest picture first, and each other one is near that one itself.
+(--cosine) and how many of the 64 bits of a perceptual hash differ (--distance): resized, recompressed, slightly
+cropped, grey or mirrored copies. A group has the largest picture first, and each other one is near that one itself.
 
 The limits are not calibrated on published weights: look at the result before you act on it. Nothing is deleted.
 """

@@ -1,10 +1,10 @@
 """Label the pictures of a folder with the classes of a file, and sort them into folders.
 
-The file has a class a line. Probabilities are those of clipref classify. A picture whose best class leads the second by
-less than --margin is labelled "none".
+The file has a class a line. Probabilities are those of clipref classify. A picture whose best class leads the second
+by less than --margin has the label "none".
 
---sort-into OUT makes hard links (or copies, on another disk or with --copy) at OUT/class/path; nothing is moved, removed
-or replaced. Look first with --dry-run, which prints what would be made.
+--sort-into OUT makes hard links (or copies, on another disk or with --copy) at OUT/class/path; nothing is moved,
+removed or replaced. Look first with --dry-run, which prints what would be made.
 """
 
 from __future__ import annotations
