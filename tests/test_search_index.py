@@ -302,7 +302,8 @@ def test_the_commands(folder: Path, model: CLIP, capsys: pytest.CaptureFixture[s
     assert page.read_text().count("<img ") == 3 and "data:image/jpeg;base64," in page.read_text()
     with Index(folder, model) as index:
         hits = index.search(["cat", Term("red", 0.5)], minus="dog", top_k=3)
-    assert [(row[0], row[-1]) for row in rows[1:]] == [(f"{hit.score:.4f}", hit.path) for hit in hits]
+    for row, hit in zip(rows[1:], hits, strict=True):
+        assert row[-1] == hit.path and float(row[0]) == pytest.approx(hit.score, abs=1e-4)
     arguments = [
         "search",
         folder,
@@ -320,11 +321,12 @@ def test_the_commands(folder: Path, model: CLIP, capsys: pytest.CaptureFixture[s
     ]
     assert run(*arguments, "--json") == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [(line["path"], line["score"]) for line in lines] == [(hit.path, hit.score) for hit in hits]
+    expected = [(hit.path, pytest.approx(hit.score, abs=1e-6)) for hit in hits]  # texts' bits depend on the batch
+    assert [(line["path"], line["score"]) for line in lines] == expected
     assert list(lines[0])[:2] == ["path", "score"] and lines[0]["cosines"][2]["term"] == "dog"
     assert run(*arguments, "--csv") == 0
     table = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
-    assert [(row["path"], float(row["score"])) for row in table] == [(hit.path, hit.score) for hit in hits]
+    assert [(row["path"], float(row["score"])) for row in table] == expected
     assert run("index", folder, "--forget") == 0 and not (folder / ".clipref").exists()
     assert run("search", folder, "cat", "--no-update") == 1
     assert "There is no index in" in capsys.readouterr().err
