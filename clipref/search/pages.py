@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from ..cli.texts import name_of
 from ..errors import ImageError
 from ..preprocessing import open_image
+from .shards import member_bytes
 
 # Pixels of a thumbnail's longer side, and JPEG's quality: about 8 KB each.
 SIDE, QUALITY = 240, 80
@@ -53,16 +54,16 @@ def page(title: str, sections: Sequence[Section], folder: Path, upright: bool = 
 def figure(folder: Path, path: str, caption: str, upright: bool) -> str:
     """A picture with its path and what is said of it."""
     try:
-        source = f"data:image/jpeg;base64,{base64.b64encode(thumbnail(folder / path, upright)).decode()}"
+        source = f"data:image/jpeg;base64,{base64.b64encode(thumbnail(member_bytes(folder, path) or folder / path, upright)).decode()}"
         picture = f'<img loading="lazy" alt="" src="{source}">'
     except ImageError as error:
         picture = f"<p>{escaped(str(error))}</p>"
     return f"<figure>{picture}<figcaption>{escaped(path)}<br><small>{escaped(caption)}</small></figcaption></figure>"
 
 
-def thumbnail(path: str | os.PathLike[str], upright: bool = True, side: int = SIDE) -> bytes:
+def thumbnail(picture: str | os.PathLike[str] | io.BytesIO, upright: bool = True, side: int = SIDE) -> bytes:
     """A JPEG of at most `side` pixels a side. Raises ImageError."""
-    image: Any = open_image(path, upright=upright)
+    image: Any = open_image(picture, upright=upright)
     image = image.convert("RGB")
     image.thumbnail((side, side))
     file = io.BytesIO()

@@ -65,6 +65,11 @@ def look(
         return Looked(Entry(name, 0, None, tried_at, error=f"can't be read: {reason}"), None)
     still = (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
     entry = Entry(name, after.st_size, after.st_mtime_ns if still else None, tried_at)
+    return look_at(data, entry, pixels_of, contents)
+
+
+def look_at(data: bytes, entry: Entry, pixels_of: Callable[[bytes], Array], contents: Collection[bytes] = ()) -> Looked:
+    """Give the entry of a file its content, or what is wrong with it; and the pixels where they are to be embedded."""
     if len(data) > MAX_READ:
         entry.error = f"it has over {MAX_READ} bytes; expected one picture"
         return Looked(entry, None)

@@ -1,8 +1,8 @@
 """The tables of a store, its format's number, and the steps from one format to the next.
 
 `image` has a path a row; `content` a sha256 a row, whose number, the slot, is that of its vector. A picture without a
-vector has an error. `hole` has the slots whose content was removed, until the file of vectors is written anew. `phash`
-is missing where vectors were imported.
+vector has an error. `hole` has the slots whose content was removed, until the file of vectors is written anew. `shard`
+has the tars whose pictures are in here. `phash` is missing where vectors were imported.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ SCHEMA = (
     "CREATE TABLE image (id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, size INTEGER NOT NULL, mtime_ns INTEGER, "
     "tried_at INTEGER NOT NULL, slot INTEGER, error TEXT, CHECK ((slot IS NULL) = (error IS NOT NULL)))",
     "CREATE INDEX image_slot ON image (slot)",
+    "CREATE TABLE shard (path BLOB PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL) WITHOUT ROWID",
     "CREATE TABLE hole (slot INTEGER PRIMARY KEY)",
     "CREATE TRIGGER content_removed AFTER DELETE ON content BEGIN INSERT INTO hole VALUES (old.slot); END",
 )

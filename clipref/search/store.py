@@ -95,6 +95,14 @@ class Entry:
     phash: int | None = None
 
 
+class Shard(NamedTuple):
+    """A tar file as it was looked at."""
+
+    path: bytes
+    size: int
+    mtime_ns: int
+
+
 class Row(NamedTuple):
     """What the store knows of a path."""
 
@@ -129,6 +137,12 @@ class Store:
     def close(self) -> None:
         """Close the database; the store can't be used afterwards."""
         self._connection().close()
+
+    @property
+    def identity(self) -> Identity:
+        """For what vectors it was made."""
+        meta = self.meta
+        return Identity(meta["digest"], int(meta["embed_dim"]), meta["precision"], meta["preprocessing"])
 
     def check_identity(self, identity: Identity) -> None:
         """Raise StoreError unless vectors of this identity may be in here."""
@@ -167,6 +181,11 @@ class Store:
         with self.reading() as db:
             return {sha256 for (sha256,) in db.execute("SELECT sha256 FROM content")}
 
+    def shards(self) -> set[Shard]:
+        """Tars whose pictures are in here."""
+        with self.reading() as db:
+            return set(map(Shard._make, db.execute("SELECT path, size, mtime_ns FROM shard")))
+
     def errors(self) -> list[tuple[bytes, str]]:
         """Paths of pictures that have no vector, and why."""
         with self.reading() as db:
@@ -201,8 +220,9 @@ class Store:
 
     # What changes it.
 
-    def put(self, entries: Sequence[Entry]) -> list[Entry]:
-        """Add or replace what is known of paths, in one transaction that is on the disk at the end.
+    def put(self, entries: Sequence[Entry], shard: Shard | None = None) -> list[Entry]:
+        """Add or replace what is known of paths, in one transaction that is on the disk at the end; `shard` is the tar
+        whose pictures they are, all of them.
 
         Returns those entries, unchanged in the store, whose content has vanished from it since and which have no
         vector with them. Raises StoreError; then nothing is changed.
@@ -251,6 +271,8 @@ class Store:
                 "tried_at = excluded.tried_at, slot = excluded.slot, error = excluded.error",
                 images,
             )
+            if shard is not None:
+                db.execute("INSERT OR REPLACE INTO shard VALUES (?, ?, ?)", shard)
         return without
 
     def drop(self, rows: Sequence[Row]) -> None:
@@ -289,7 +311,8 @@ class Store:
         """
         removed = 0
         with self._transaction("BEGIN EXCLUSIVE"), self._failures():
-            for path in [*self._vectors_paths(), self.place / DATABASE]:
+            parts = sorted((self.place / "parts").glob("**/*.part.safetensors"))
+            for path in [*parts, *self._vectors_paths(), self.place / DATABASE]:
                 removed += path.stat().st_size
                 path.unlink()
         self.close()

@@ -33,6 +33,7 @@ from .store import Entry, Row
 from .vectors import DTYPE
 
 if TYPE_CHECKING:
+    from ..clip import CLIP
     from .index import Index
 
 COMMIT_SECONDS = 3.0
@@ -211,22 +212,20 @@ def looked_at(
             if looked.pixels is not None:
                 fresh.append(looked)
             if len(fresh) == batch_size or len(batch) == 16 * batch_size:
-                embed_batch(index, fresh)
+                embed_batch(model, fresh)
                 yield batch
                 batch, fresh = [], []
     if batch:
-        embed_batch(index, fresh)
+        embed_batch(model, fresh)
         yield batch
 
 
-def embed_batch(index: Index, fresh: list[Looked]) -> None:
+def embed_batch(model: CLIP, fresh: list[Looked]) -> None:
     """Give the entries of pixels their vectors, unit vectors [E] float16, and their hashes."""
     if fresh:
-        names = [os.fsdecode(looked.entry.path) for looked in fresh]
         pixels = np.stack([looked.pixels for looked in fresh if looked.pixels is not None])  # [n, 3, R, R]
-        embeddings = index.model.encode_image(pixels)
-        units = finished(embeddings, "image", range(len(names)), normalize=True).astype(DTYPE)
-        hashes = perceptual_hashes(pixels, index.model.config.preprocess.std).view(np.int64).tolist()
+        units = finished(model.encode_image(pixels), "image", range(len(fresh)), normalize=True).astype(DTYPE)
+        hashes = perceptual_hashes(pixels, model.config.preprocess.std).view(np.int64).tolist()
         for looked, vector, phash in zip(fresh, units, hashes, strict=True):
             looked.entry.vector, looked.entry.phash = vector, phash
 
@@ -242,10 +241,11 @@ def _is_unchanged(path: Path, row: Row) -> bool:
 
 def _has_gone(index: Index, name: bytes) -> bool:
     """Whether a path that was not found is known not to be a picture any more, rather than out of sight."""
+    tar, inside, _ = name.partition(b".tar/")
     try:
-        os.lstat(os.path.join(os.fsencode(index.folder), name))
+        os.lstat(os.path.join(os.fsencode(index.folder), tar + b".tar" if inside else name))
     except (FileNotFoundError, NotADirectoryError):
         return True
     except OSError:
         return False
-    return True
+    return not inside  # what is in a tar is looked at by `clipref.search.shards`
