@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from clipref import AutoModel, InputError
+from clipref import InputError
 from clipref.cli import main
 from clipref.preprocessing import preprocess
 from clipref.search import Index
@@ -65,8 +65,8 @@ def test_near_duplicates_are_found_and_never_chained(folder: Path) -> None:
     for i in range(4):
         scene(i).save(folder / f"{i}.png")
     scene(0).resize((64, 64)).save(folder / "deep" / "resized.png")
-    scene(0).save(folder / "deep" / "recompressed.jpg", quality=60)
-    ImageOps.mirror(scene(1)).save(folder / "deep" / "mirrored.png")
+    scene(0).resize((80, 80)).save(folder / "deep" / "recompressed.jpg", quality=60)
+    ImageOps.mirror(scene(1)).resize((90, 90)).save(folder / "deep" / "mirrored.png")
     (folder / "deep" / "equal.png").write_bytes((folder / "2.png").read_bytes())
     with Index(folder, VIT) as index:
         index.update()
@@ -180,7 +180,7 @@ def test_no_cluster_is_empty() -> None:
 def test_the_commands(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for i in range(6):
         scene(i).save(folder / f"{i}.png")
-    scene(0).save(folder / "deep" / "0.jpg", quality=80)
+    scene(0).resize((80, 80)).save(folder / "deep" / "0.jpg", quality=80)
     classes = tmp_path / "classes"
     classes.write_text("a red circle\na blue star\n")
 

@@ -29,8 +29,9 @@ class Embed:
     """A function of batches that can be pickled; the model is opened where it is called, once a process.
 
     A batch is a mapping with the column "bytes" (contents of image files) or "path"; it comes back with two more,
-    "embedding", unit vectors float32 [N, E] whose row is NaN where there is none, and "error", a text or None. A pyarrow
-    Table comes back as one, its embeddings as lists of E floats or null, which any reader of Parquet understands.
+    "embedding", unit vectors float32 [N, E] whose row is NaN where there is none, and "error", a text or None. A
+    pyarrow Table comes back as one, its embeddings as lists of E floats or null, which any reader of Parquet
+    understands.
 
     `model`: a name or path for `AutoModel.from_pretrained`, with `options` of it; or a CLIP, which is opened anew
     where it is unpickled. `threads` that read images; those of the engine are an option of the backend. Pictures are

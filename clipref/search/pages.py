@@ -54,8 +54,8 @@ def page(title: str, sections: Sequence[Section], folder: Path, upright: bool = 
 def figure(folder: Path, path: str, caption: str, upright: bool) -> str:
     """A picture with its path and what is said of it."""
     try:
-        source = f"data:image/jpeg;base64,{base64.b64encode(thumbnail(member_bytes(folder, path) or folder / path, upright)).decode()}"
-        picture = f'<img loading="lazy" alt="" src="{source}">'
+        small = base64.b64encode(thumbnail(member_bytes(folder, path) or folder / path, upright)).decode()
+        picture = f'<img loading="lazy" alt="" src="data:image/jpeg;base64,{small}">'
     except ImageError as error:
         picture = f"<p>{escaped(str(error))}</p>"
     return f"<figure>{picture}<figcaption>{escaped(path)}<br><small>{escaped(caption)}</small></figcaption></figure>"

@@ -3,8 +3,8 @@
 Each tar becomes a part: a file of vectors and what else the store keeps of a picture, written beside its place and
 renamed, so that it is there whole or not at all. Parts share nothing, so any number of machines that see the folder can
 make them at once: `shard` i of n takes every n-th tar. A part that is there, of the same tar and the same model, is not
-made again. `merge` puts parts into the store, each in one transaction, and then removes them; a part that was merged
-and not yet removed is merged again without a change.
+made again, nor one that the store has. `merge` puts parts into the store, each in one transaction, and then removes
+them; a part that was merged and not yet removed is merged again without a change.
 
 In the store a picture's path is that of the tar and its name in it: "00000.tar/000000000.jpg". Members are taken by the
 rule for files (suffix, no dot in front); what else is there, texts and JSON, is left out and counted.
@@ -35,11 +35,12 @@ from ..loading import preprocessed
 from . import heic
 from .index import identity_of
 from .reading import Looked, look_at, pixels_function
-from .store import Entry, Facts, Identity, Store
+from .store import Entry, Facts, Identity, Shard, Store
 from .update import embed_batch
 
 if TYPE_CHECKING:
     from ..clip import CLIP
+    from .index import Index
 
 PARTS = "parts"
 SUFFIX = ".part.safetensors"
@@ -69,27 +70,28 @@ def shard_of(text: str) -> tuple[int, int]:
     return int(first), int(second)
 
 
-def embed_tars(
-    model: CLIP, folder: Path, place: Path, upright: bool, shard: tuple[int, int] = (0, 1), batch_size: int = 32
-) -> Iterator[Part]:
-    """Make the parts of every n-th tar of a folder, from the i-th on, where they aren't made yet."""
-    heic.register()
-    for tar in tars_in(folder)[shard[0] :: shard[1]]:
-        yield embed_tar(model, folder, place, upright, tar, batch_size)
+def embed_tars(index: Index, shard: tuple[int, int] = (0, 1), batch_size: int = 32) -> Iterator[Part]:
+    """Make the parts of every n-th tar of a folder, from the i-th on, but of those that are in the store."""
+    known = index.store.shards()
+    for tar in tars_in(index.folder)[shard[0] :: shard[1]]:
+        if _shard(index.folder, tar) not in known:
+            yield embed_tar(index.model, index.folder, index.place, index.upright, tar, batch_size)
+
+
+def _shard(folder: Path, tar: str) -> Shard:
+    status = os.stat(folder / tar)
+    return Shard(os.fsencode(tar), status.st_size, status.st_mtime_ns)
 
 
 def embed_tar(model: CLIP, folder: Path, place: Path, upright: bool, tar: str, batch_size: int = 32) -> Part:
     """Make the part of one tar, unless it is there. Raises InputError where it can't be written."""
     from safetensors.numpy import save_file
 
+    heic.register()
     path = part_path(place, tar)
-    status = os.stat(folder / tar)
-    head = {
-        "tar": tar,
-        "size": status.st_size,
-        "mtime_ns": status.st_mtime_ns,
-        "identity": asdict(identity_of(model, upright)),
-    }
+    shard = _shard(folder, tar)
+    identity = asdict(identity_of(model, upright))
+    head = {"tar": tar, "size": shard.size, "mtime_ns": shard.mtime_ns, "identity": identity}
     if path.is_file():
         before, entries = read_part(path)
         if before == head:
@@ -101,11 +103,8 @@ def embed_tar(model: CLIP, folder: Path, place: Path, upright: bool, tar: str, b
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with written_whole(path) as scratch:
-            save_file(
-                {"embeddings": rows},
-                scratch,
-                {"head": json_text(head), "entries": json_text(list(map(_told, entries)))},
-            )
+            told = json_text([_told(entry) for entry in entries])
+            save_file({"embeddings": rows}, scratch, {"head": json_text(head), "entries": told})
     except OSError as error:
         raise InputError(f"{path} can't be written: {error.strerror or error}. Make room, and run it again.") from error
     return _counted(tar, entries, left_out.total(), True)
@@ -120,7 +119,7 @@ def merge(store: Store) -> int:
     for path in sorted((store.place / PARTS).glob(f"**/*{SUFFIX}")):
         head, entries = read_part(path)
         store.check_identity(Identity(**head["identity"]))
-        store.put(entries)
+        store.put(entries, Shard(os.fsencode(head["tar"]), head["size"], head["mtime_ns"]))
         kept = {entry.path for entry in entries}
         prefix = os.fsencode(f"{head['tar']}/")
         gone = [row for name, row in store.known().items() if name.startswith(prefix) and name not in kept]
@@ -149,9 +148,7 @@ def read_part(path: Path) -> tuple[dict[str, Any], list[Entry]]:
         for entry, row in zip(embedded, rows, strict=True):
             entry.vector = row
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path} is no part that clipref has written ({error}); remove it, and make it anew."
-        ) from error
+        raise InputError(f"{path} is no part that clipref has written ({error}); remove it.") from error
     return head, entries
 
 

@@ -48,7 +48,7 @@ class Summary:
     """What a run did: counts of pictures, and what could not be read or was left out.
 
     `known` had content that the store knew; `unchanged` were not opened, nor were `unchanged_errors`, which could not
-    be read before; `kept` are not there, but no picture is. `failed` could not be read, as (path, why). `found` tells
+    be read before; `kept` are not there, but nothing is. `failed` could not be read, as (path, why). `found` tells
     which folders and names could not be read, and what was left out.
     """
 
@@ -89,7 +89,7 @@ class Summary:
         if problems:
             told += f"; {problems} can't be read (--errors lists them)"
         if self.kept:
-            told += f"; {self.kept} that are not there are kept, since no picture is (is a drive not mounted?)"
+            told += f"; {self.kept} that are not there are kept, since the folder is empty (is a drive not mounted?)"
         left_out = self.found.told()
         if left_out:
             told += f"; left out: {left_out}"
@@ -118,7 +118,7 @@ def update(index: Index, batch_size: int, progress: bool, retry: bool) -> Summar
             changed.append(name)
     seen |= embed(index, changed, batch_size, progress, summary)
     gone = [row for name, row in before.items() if name not in seen and _has_gone(index, name)]
-    if gone and not seen and not summary.found.images:
+    if gone and not summary.found.images and not summary.found.others:
         summary.kept = len(gone)
         gone = []
     index.store.drop(gone)

@@ -9,9 +9,9 @@ Which files are pictures is one rule: suffixes of the formats that are opened, h
 each folder once; what is left out is counted. A picture that can't be read is remembered with its reason until it
 changes; --errors lists those, and the exit code is 3 while there are any.
 
-With --tars the pictures within tar files are embedded, as img2dataset and webdataset write them; each tar becomes a part
-in the store's folder, made whole or not at all, and never twice. `--tars --shard I/N` makes every N-th part on one of N
-machines that see the folder, without a word between them, and --merge puts all parts into the store afterwards.
+With --tars the pictures within tar files are embedded, as img2dataset and webdataset write them; each tar becomes a
+part in the store's folder, made whole or not at all, and never twice. `--tars --shard I/N` makes every N-th part, on
+one of N machines that see the folder, without a word between them; --merge puts all parts into the store afterwards.
 
 The store holds paths, sizes, times, the dates when pictures were taken, and a vector each, from which something of what
 a picture shows can be told; it is readable by its owner alone. --forget removes it.
@@ -47,9 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--import", nargs=2, dest="imported", metavar=("FORMAT", "SRC"), help="read vectors of these pictures from such"
     )
     instead.add_argument("--tars", action="store_true", help="embed the pictures in DIR's tar files (webdataset's)")
-    instead.add_argument(
-        "--merge", action="store_true", help="put the parts that --tars --shard has made into the store"
-    )
+    instead.add_argument("--merge", action="store_true", help="put the parts that --tars --shard made into the store")
     parser.add_argument("--shard", metavar="I/N", help="with --tars: every N-th tar, from the I-th on (0 to N-1)")
     parser.add_argument("--retry", action="store_true", help="look again at pictures that could not be read")
     parser.add_argument("--json", action="store_true", help="print the counts, or the errors, as JSON")
@@ -95,7 +93,7 @@ def embed_parts(index: Index, args: argparse.Namespace) -> int:
     failed = 0
     shard = shard_of(args.shard or "0/1")
     if args.tars:
-        for part in embed_tars(index.model, index.folder, index.place, index.upright, shard, args.batch_size):
+        for part in embed_tars(index, shard, args.batch_size):
             made = "embedded" if part.is_new else "embedded before"
             say(f"{part.tar}: {part.embedded} {made}, {part.failed} can't be read, {part.left_out} members left out.")
             failed += part.failed
