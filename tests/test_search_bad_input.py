@@ -92,15 +92,13 @@ def test_a_file_that_is_written_to_while_it_is_read_is_looked_at_again(
     folder: Path, model: CLIP, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = os.fstat
-    looks = []
+    looks: list[int] = []
 
     def fstat(descriptor: int) -> Any:
-        status = before(descriptor)
-        looks.append(status)
-        if len(looks) % 2 == 0:
+        if os.readlink(f"/proc/self/fd/{descriptor}").startswith(str(folder)):
+            looks.append(descriptor)
             os.utime(descriptor, ns=(1, len(looks)))
-            status = before(descriptor)
-        return status
+        return before(descriptor)
 
     for path in folder.iterdir():
         os.utime(path, (1e9, 1e9))
