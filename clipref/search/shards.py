@@ -72,10 +72,15 @@ def shard_of(text: str) -> tuple[int, int]:
 
 def embed_tars(index: Index, shard: tuple[int, int] = (0, 1), batch_size: int = 32) -> Iterator[Part]:
     """Make the parts of every n-th tar of a folder, from the i-th on, but of those that are in the store."""
+    for tar in new_tars(index, shard):
+        yield embed_tar(index.model, index.folder, index.place, index.upright, tar, batch_size)
+
+
+def new_tars(index: Index, shard: tuple[int, int] = (0, 1)) -> list[str]:
+    """Every n-th tar of a folder, from the i-th on, but those whose pictures the store has."""
     known = index.store.shards()
-    for tar in tars_in(index.folder)[shard[0] :: shard[1]]:
-        if _shard(index.folder, tar) not in known:
-            yield embed_tar(index.model, index.folder, index.place, index.upright, tar, batch_size)
+    every = tars_in(index.folder)[shard[0] :: shard[1]]
+    return [tar for tar in every if _shard(index.folder, tar) not in known]
 
 
 def _shard(folder: Path, tar: str) -> Shard:

@@ -29,6 +29,7 @@ from ...cli.texts import name_of
 from ...errors import InputError
 from ..formats import EXPORTS, export, import_rows
 from ..index import Index
+from ..on_ray import embed_tars_on_ray
 from ..shards import embed_tars, merge, shard_of
 from .common import add_index_arguments, add_update_arguments, open_index, refresh
 
@@ -49,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     instead.add_argument("--tars", action="store_true", help="embed the pictures in DIR's tar files (webdataset's)")
     instead.add_argument("--merge", action="store_true", help="put the parts that --tars --shard made into the store")
     parser.add_argument("--shard", metavar="I/N", help="with --tars: every N-th tar, from the I-th on (0 to N-1)")
+    parser.add_argument("--ray", metavar="ADDRESS", help="with --tars: on this Ray cluster (auto, ray://host:10001)")
     parser.add_argument("--retry", action="store_true", help="look again at pictures that could not be read")
     parser.add_argument("--json", action="store_true", help="print the counts, or the errors, as JSON")
     add_update_arguments(parser)
@@ -62,8 +64,10 @@ def run(args: argparse.Namespace) -> int:
     if args.errors or args.forget or args.compact or args.export:
         with Index(args.folder, store=args.index) as index:
             return maintain(index, args)
-    if args.shard and not args.tars:
-        raise InputError("--shard says which of the --tars; for files, several processes may index one folder.")
+    if (args.shard or args.ray) and not args.tars:
+        raise InputError("--shard and --ray are for --tars; for files, several processes may index one folder.")
+    if args.shard and args.ray:
+        raise InputError("--shard and --ray are two ways to share the tars out; give one.")
     with open_index(args) as index:
         if args.tars or args.merge:
             return embed_parts(index, args)
@@ -93,7 +97,11 @@ def embed_parts(index: Index, args: argparse.Namespace) -> int:
     failed = 0
     shard = shard_of(args.shard or "0/1")
     if args.tars:
-        for part in embed_tars(index, shard, args.batch_size):
+        if args.ray is not None:
+            parts = embed_tars_on_ray(index, args.ray, args.batch_size)
+        else:
+            parts = embed_tars(index, shard, args.batch_size)
+        for part in parts:
             made = "embedded" if part.is_new else "embedded before"
             say(f"{part.tar}: {part.embedded} {made}, {part.failed} can't be read, {part.left_out} members left out.")
             failed += part.failed
