@@ -4,7 +4,6 @@
     python benchmarks/search.py second-run            # 100,000 tiny files, nothing changed
     python benchmarks/search.py first-run             # 2,000 photographs: Index.update against embed_images
     python benchmarks/search.py restart               # the same, killed after a while, and begun again
-    python benchmarks/search.py duplicates            # precision and recall of near duplicates
 
 Photographs are made from scikit-image's and scikit-learn's, where these are installed (`pip install scikit-image
 scikit-learn`), by crops, turns and changes of colour. Figures on a machine that does something else are none.
@@ -283,67 +282,10 @@ def restart(count: int, folder: Path, model_name: str) -> None:
     report(what="restart", pictures=count, whole_s=whole, killed_and_restarted_s=time.perf_counter() - start)
 
 
-ALTERATIONS = ("resized", "recompressed", "cropped", "grey", "mirrored")
-
-
-def altered(image: Any, name: str) -> Any:
-    """A picture with one alteration; "recompressed" happens when it is saved."""
-    from PIL import ImageOps
-
-    width, height = image.size
-    if name == "resized":
-        return image.resize((width * 3 // 5, height * 3 // 5))
-    if name == "cropped":
-        return image.crop((width // 40, height // 40, width - width // 40, height - height // 40))
-    if name == "grey":
-        return image.convert("L").convert("RGB")
-    return ImageOps.mirror(image) if name == "mirrored" else image
-
-
-def duplicates(folder: Path, originals: int, others: int) -> None:
-    """Precision and recall over pairs, on drawn scenes with the embedded model, at several thresholds."""
-    from clipref import AutoModel
-    from clipref.search import Index
-    from clipref.search.duplicates import groups
-    from clipref.weights_tools.shapes import world
-
-    for i in range(originals + others):
-        image = world.scene(i).draw(160)
-        image.save(folder / f"{i}-.png")
-        if i < originals:
-            for name in ALTERATIONS:
-                quality = 40 if name == "recompressed" else 90
-                altered(image, name).save(folder / f"{i}-{name}.jpg", quality=quality)
-    with Index(folder, AutoModel.from_pretrained("clipref/shapes-vit")) as index:
-        index.update()
-        for cosine in (0.8, 0.85, 0.9, 0.95):
-            for distance in (4, 6, 8, 10, 12):
-                found, _ = groups(index, cosine, distance)
-                right = {name: 0 for name in ALTERATIONS}
-                wrong = mixed = 0
-                for group in found:
-                    names = [group.path, *(member.path for member in group.members)]
-                    owners = [name.split("-")[0] for name in names]
-                    mixed += len(set(owners)) > 1
-                    centre = owners[0]
-                    for name, owner in zip(names[1:], owners[1:], strict=True):
-                        if owner == centre:
-                            which = [each.split("-")[1].split(".")[0] for each in (name, group.path)]
-                            right[which[0] or which[1]] += 1  # where an altered one is the centre
-                        else:
-                            wrong += 1
-                total = sum(right.values())
-                report(
-                    cosine=cosine, distance=distance, precision=total / max(1, total + wrong),
-                    recall=total / (originals * len(ALTERATIONS)), mixed_groups=mixed,
-                    **{name: count / originals for name, count in right.items()},
-                )  # fmt: skip
-
-
 def main() -> None:
     """Run what is asked for, in a folder that is removed at the end unless --in names one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("rows", "cold", "hot", "second-run", "first-run", "restart", "duplicates"))
+    parser.add_argument("what", choices=("rows", "cold", "hot", "second-run", "first-run", "restart"))
     parser.add_argument("--in", dest="folder", type=Path)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--embed-dim", type=int, default=512)
@@ -357,8 +299,6 @@ def main() -> None:
             {"rows": rows, "cold": cold, "hot": hot}[args.what](args.rows, args.embed_dim, folder)
         elif args.what == "second-run":
             second_run(args.files, folder)
-        elif args.what == "duplicates":
-            duplicates(folder, 200, 800)
         else:
             {"first-run": first_run, "restart": restart}[args.what](args.pictures, folder, args.model)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

@@ -16,8 +16,11 @@ from PIL import Image
 
 from clipref import CLIP, AutoModel, InputError
 from clipref.cli import main
-from clipref.search import Index, StoreError, Term, reading, update
+from clipref.search import Index, StoreError, Term, reading, scan, update
 from clipref.search.index import widened
+from clipref.search.query import highest
+from clipref.search.scan import scores_of
+from clipref.similarity import cosines_with_rows
 from clipref.weights_tools.shapes import world
 
 from .conftest import make_tiny
@@ -276,6 +279,37 @@ def test_an_interrupted_run_keeps_what_was_embedded(folder: Path, model: CLIP, m
         with pytest.raises(KeyboardInterrupt):
             index.update(batch_size=2)
         assert len(index) == 4
+
+
+def test_scores_are_products_whatever_a_float16_is() -> None:
+    """Every float16 that is finite, in rows; and as many rows as several threads take."""
+    every = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    every = every[np.isfinite(every)]
+    rows = np.resize(every, (len(every) // 16, 16))
+    for i in range(16):
+        query = np.eye(16, dtype=np.float32)[i]
+        np.testing.assert_array_equal(scores_of(query, rows), rows[:, i].astype(np.float32))
+    generator = np.random.default_rng(0)
+    rows = generator.normal(size=(2 * scan.FEW + 17, 5)).astype(np.float16)
+    query = generator.normal(size=5).astype(np.float32)
+    np.testing.assert_allclose(scores_of(query, rows), rows.astype(np.float64) @ query, atol=1e-5)
+
+
+def test_the_highest_scores_are_made_exact() -> None:
+    """Rows whose lengths differ by as much as rounding leaves: the order of the products isn't that of the cosines."""
+    generator = np.random.default_rng(0)
+    rows = generator.normal(size=(500, 8)).astype(np.float32)
+    rows[:, 0] += 4
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    rows = (rows * generator.uniform(1 - 2**-11, 1 + 2**-11, (500, 1))).astype(np.float16)
+    query = np.eye(8, dtype=np.float32)[0]
+    expected = cosines_with_rows(query, rows)
+    best = np.argsort(-expected, kind="stable")[:20]
+    scores = scores_of(query, rows)
+    assert not np.array_equal(np.argsort(-scores, kind="stable")[:20], best)
+    scan.make_exact(scores, query, rows, 20)
+    np.testing.assert_array_equal(highest(scores, 20), best)
+    np.testing.assert_array_equal(scores[best], expected[best])
 
 
 def test_widened_rows_are_unit_vectors() -> None:

@@ -15,7 +15,8 @@ import pytest
 
 from clipref.search import schema, vectors
 from clipref.search import store as stores
-from clipref.search.store import Entry, Facts, Identity, Store, StoreError
+from clipref.search.records import Entry, Facts, Identity
+from clipref.search.store import Store, StoreError
 
 from . import killing
 

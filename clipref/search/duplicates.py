@@ -29,9 +29,8 @@ if TYPE_CHECKING:
 
 Array: TypeAlias = NDArray[Any]
 
-# "A distance of 5 ... probably still close enough to be similar"; from over 10 on "probably a very different picture":
-# N. Krawetz, "Looks Like It", 2011, https://www.hackerfactor.com/blog/index.php?/archives/432-Looks-Like-It.html, of
-# the same kind of hash.
+# Of hashes of 64 bits, up to 5 to 10 usually are the same picture: https://github.com/jenssegers/imagehash, README; and
+# of 210 photographs, 89 to 100 % of each alteration have no more, and no two originals (benchmarks/duplicates.py).
 DISTANCE = 10
 # Tried on drawn scenes and photographs (README.md of this folder); not calibrated on published weights.
 COSINE = 0.9

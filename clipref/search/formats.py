@@ -32,7 +32,7 @@ from ..files import folder_written_whole, open_regular, parse_json, read_bytes, 
 from ..image_checks import MAX_READ
 from ..similarity import have_direction, unit_vectors
 from .reading import facts_of, pixels_function
-from .store import Entry
+from .records import Entry
 from .vectors import DTYPE
 
 if TYPE_CHECKING:

@@ -17,18 +17,18 @@ from .. import __version__
 from ..arguments import check_count
 from ..clip import CLIP
 from ..errors import InputError
-from ..similarity import cosines, cosines_with_rows, finished, unit_vectors
+from ..similarity import cosines, finished, unit_vectors
 from .query import Hit, Restriction, Term, combined, highest, terms_of
 from .reading import pixels_function
-from .store import FOLDER, Identity, Store
+from .records import Identity
+from .scan import make_exact, scores_of
+from .store import FOLDER, Store
 
 if TYPE_CHECKING:
     from .update import Summary
 
 Array: TypeAlias = NDArray[Any]
 
-# A product of matrices and a product of vectors differ by less, for unit vectors in float32.
-ROUNDING = 1e-5
 # Rows of which the database is asked at a time: SQLite takes at least 999 variables in one statement.
 ASKED = 900
 # Rows that are widened at a time; at 1024 float32 each, 32 MB.
@@ -230,8 +230,7 @@ class Index:
                 scores[~allowed] = -np.inf
             count = top_k
             while True:  # a slot has one picture or several, or none for a moment
-                if self.hot:
-                    self._make_exact(scores, query, rows, count)
+                make_exact(scores, query, rows, count)
                 slots = highest(scores, count)
                 hits = list(self._hits(db, slots, scores, units, rows, restriction))
                 if len(hits) >= top_k or len(slots) < count:
@@ -239,22 +238,14 @@ class Index:
                 count *= 4
 
     def _scores(self, query: Array, rows: Array, generation: int) -> Array:
-        """Cosines [S] of a unit vector [E] with all rows; but for rounding where they are kept hot."""
+        """Cosines [S] of a unit vector [E] with all rows, within what `make_exact` allows for."""
         if not self.hot:
-            return cosines_with_rows(query, rows)
+            return scores_of(query, rows)
         kept = self._hot
         if kept is None or kept[0] != (generation, len(rows)):
             kept = self._hot = (generation, len(rows)), widened(rows)
         scores: Array = kept[1] @ query
         return scores
-
-    @staticmethod
-    def _make_exact(scores: Array, query: Array, rows: Array, count: int) -> None:
-        """Replace the highest scores, which a product of matrices gave, by those that `cosines_with_rows` gives."""
-        best = highest(scores, count)
-        if len(best):
-            near = np.flatnonzero(scores >= scores[best[-1]] - ROUNDING)
-            scores[near] = cosines_with_rows(query, rows[near])
 
     def _hits(
         self, db: Any, slots: Array, scores: Array, units: Array, rows: Array, restriction: Restriction

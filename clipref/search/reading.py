@@ -19,7 +19,7 @@ from ..files import open_regular
 from ..image_checks import MAX_READ, Meter, check_before_decoding, check_tiff
 from ..images import opened_formats
 from ..loading import preprocessor
-from .store import Entry, Facts
+from .records import Entry, Facts
 
 if TYPE_CHECKING:
     from ..clip import CLIP

@@ -35,7 +35,8 @@ from ..loading import preprocessed
 from . import heic
 from .index import identity_of
 from .reading import Looked, look_at, pixels_function
-from .store import Entry, Facts, Identity, Shard, Store
+from .records import Entry, Facts, Identity, Shard
+from .store import Store
 from .update import embed_batch
 
 if TYPE_CHECKING:

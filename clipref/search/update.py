@@ -29,7 +29,7 @@ from ..similarity import finished
 from . import heic
 from .hashes import perceptual_hashes
 from .reading import Looked, look, pixels_function
-from .store import Entry, Row
+from .records import Entry, Row
 from .vectors import DTYPE
 
 if TYPE_CHECKING:
