@@ -18,11 +18,12 @@ from clipref.search.shards import tars_in
 from .test_search_formats import png, tar_of
 
 TARS, PICTURES = 100, 4
+ROOT = Path(__file__).parent.parent
 
 pytestmark = [pytest.mark.extra, pytest.mark.slow]
 
 
-def isolated(folder: Path, home: Path) -> list[str]:
+def isolated(folder: Path) -> list[str]:
     """A driver without a network but its own, all of whose processes end with it."""
     inside = f"ip link set lo up; exec {sys.executable} -m tests.ray_driver {folder}"
     return ["unshare", "-n", "-p", "-f", "--kill-child", "--mount-proc", "bash", "-c", inside]
@@ -42,13 +43,11 @@ def test_a_driver_that_is_killed_three_times(tmp_path: Path) -> None:
             members[f"{shard:05}0002.png"] = b"\x89PNG\r\n\x1a\n and no more"
         tar_of(folder / f"{shard:05}.tar", members)
     environment = {**os.environ, "HOME": str(home), "RAY_USAGE_STATS_ENABLED": "0"}
-    command = isolated(folder, home)
+    command = isolated(folder)
     parts = folder / ".clipref" / "parts"
     for killed in range(1, 4):
         with open(tmp_path / f"log{killed}", "wb") as log:
-            driver = subprocess.Popen(
-                command, env=environment, stdout=log, stderr=log, cwd=Path(__file__).parent.parent
-            )
+            driver = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=ROOT)
         wanted = 15 * killed
         deadline = time.monotonic() + 120
         while len(list(parts.glob("*.safetensors"))) < wanted and time.monotonic() < deadline:
@@ -57,7 +56,7 @@ def test_a_driver_that_is_killed_three_times(tmp_path: Path) -> None:
         driver.kill()
         driver.wait()
         assert wanted <= len(list(parts.glob("*.safetensors"))) < TARS
-    last = subprocess.run(command, env=environment, capture_output=True, timeout=300, cwd=Path(__file__).parent.parent)
+    last = subprocess.run(command, env=environment, capture_output=True, timeout=300, cwd=ROOT)
     assert f"merged {TARS}" in last.stdout.decode(), last.stderr.decode()
     with Index(folder, AutoModel.from_pretrained("clipref/shapes-vit", backend="blas")) as index:
         paths, rows = index.snapshot()
