@@ -59,7 +59,8 @@ def embed_tars_on_ray(index: Index, address: str | None, batch_size: int = 32) -
             "on all of them would wait for ever."
         )
     arguments = (index.model, str(index.folder), str(index.place), index.upright, batch_size)
+    pool = ray.data.ActorPoolStrategy(size=actors)
     rows = ray.data.from_items([{"tar": tar} for tar in tars], override_num_blocks=len(tars))
-    made = rows.map(MakePart, fn_constructor_args=arguments, concurrency=actors, num_cpus=ACTOR_CPUS)
+    made = rows.map(MakePart, fn_constructor_args=arguments, compute=pool, num_cpus=ACTOR_CPUS)
     for row in made.iter_rows():
         yield Part(**row)

@@ -91,7 +91,7 @@ def _shard(folder: Path, tar: str) -> Shard:
 
 def embed_tar(model: CLIP, folder: Path, place: Path, upright: bool, tar: str, batch_size: int = 32) -> Part:
     """Make the part of one tar, unless it is there. Raises InputError where it can't be written."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     heic.register()
     path = part_path(place, tar)
@@ -110,7 +110,8 @@ def embed_tar(model: CLIP, folder: Path, place: Path, upright: bool, tar: str, b
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with written_whole(path) as scratch:
             told = json_text([_told(entry) for entry in entries])
-            save_file({"embeddings": rows}, scratch, {"head": json_text(head), "entries": told})
+            # safetensors' own writing to a path makes another file, without the lock by which others know it is in use.
+            scratch.write_bytes(save({"embeddings": rows}, {"head": json_text(head), "entries": told}))
     except OSError as error:
         raise InputError(f"{path} can't be written: {error.strerror or error}. Make room, and run it again.") from error
     return _counted(tar, entries, left_out.total(), True)
