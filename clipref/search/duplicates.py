@@ -71,8 +71,7 @@ def groups(
 
     `exact`: equal files only. Raises InputError.
     """
-    if not -1 <= cosine <= 1 or not 0 <= distance <= 64:
-        raise InputError(f"cosine is {cosine}, distance {distance}; expected -1 to 1, and 0 to 64 bits.")
+    check_limits(cosine, distance)
     with index.store.reading() as db:
         contents = list(_contents(db))
         slots = np.array([content.slot for content in contents], np.int64)
@@ -92,6 +91,12 @@ def groups(
         if members:
             found.append(Group(centre, members))
     return found, sum(len(content.paths) for content in contents if content.phash is None)
+
+
+def check_limits(cosine: float, distance: int) -> None:
+    """Raise InputError unless these can be a cosine and a number of bits."""
+    if not -1 <= cosine <= 1 or not 0 <= distance <= 64:
+        raise InputError(f"cosine is {cosine}, distance {distance}; expected -1 to 1, and 0 to 64 bits.")
 
 
 def _contents(db: Any) -> Iterator[Content]:

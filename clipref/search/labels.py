@@ -44,8 +44,7 @@ def labelled(
     Probabilities are those of `CLIP.classify`, from the checkpoint's own scale. A picture whose best label leads the
     second by less than `margin` has the label "none".
     """
-    if not 0 <= margin <= 1:
-        raise InputError(f"margin is {margin}; expected a difference of probabilities, 0 to 1.")
+    check_margin(margin)
     classifier = index.model.classifier(labels, templates)
     paths, rows = index.snapshot()
     for start in range(0, len(paths), BLOCK_ROWS):
@@ -56,6 +55,12 @@ def labelled(
             second = p[order[1]] if len(order) > 1 else 0.0
             label = classifier.labels[order[0]] if p[order[0]] - second >= margin else NONE
             yield Labelled(path, label, [(classifier.labels[i], float(p[i])) for i in order[:top_k]])
+
+
+def check_margin(margin: float) -> None:
+    """Raise InputError unless this can be a difference of probabilities."""
+    if not 0 <= margin <= 1:
+        raise InputError(f"margin is {margin}; expected a difference of probabilities, 0 to 1.")
 
 
 class Move(NamedTuple):

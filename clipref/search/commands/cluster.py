@@ -45,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
     for name in ("outliers", "seed"):
         if getattr(args, name) < 0:
             raise InputError(f"--{name} is {getattr(args, name)}; expected at least 0.")
+    if args.clusters is not None and args.clusters < 1:
+        raise InputError(f"--clusters is {args.clusters}; expected at least 1.")
     with refreshed(args) as index:
         paths, rows = index.snapshot()
         if not paths:

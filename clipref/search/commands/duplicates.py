@@ -16,7 +16,7 @@ from ...cli.common import print_json, print_table
 from ...cli.output import text_file
 from ...cli.streams import say
 from ...cli.texts import name_of
-from ..duplicates import COSINE, DISTANCE, Group, Member, groups
+from ..duplicates import COSINE, DISTANCE, Group, Member, check_limits, groups
 from ..pages import Section, page
 from .common import add_index_arguments, add_refresh_arguments, refreshed
 
@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the groups."""
+    check_limits(args.cosine, args.distance)  # before any work
     with refreshed(args) as index:
         found, without = groups(index, args.cosine, args.distance, args.exact)
         if args.html is not None:

@@ -17,7 +17,7 @@ from ...cli.common import print_json, print_table
 from ...cli.streams import say
 from ...cli.texts import lines_of, name_of, text_argument
 from ...errors import InputError
-from ..labels import labelled, moves, sort_into
+from ..labels import check_margin, labelled, moves, sort_into
 from .common import add_index_arguments, add_refresh_arguments, refreshed
 
 
@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--copy and --dry-run say how to --sort-into a folder; give one.")
     if args.top_k < 1:
         raise InputError(f"--top-k is {args.top_k}; expected at least 1.")
+    check_margin(args.margin)
     with refreshed(args) as index:
         found = list(labelled(index, labels, args.template or TEMPLATES, args.margin, args.top_k))
         planned = [] if args.sort_into is None else moves(index, found, args.sort_into)

@@ -27,7 +27,7 @@ from ...cli.streams import flush, say
 from ...cli.texts import name_of, text_argument
 from ...errors import InputError
 from ..pages import Section, page
-from ..query import Hit, Term
+from ..query import Hit, Restriction, Term
 from .common import add_index_arguments, add_refresh_arguments, refreshed
 from .paths import read_paths
 
@@ -89,6 +89,9 @@ def run(args: argparse.Namespace) -> int:
     terms = [*map(Term, args.query), *(args.terms or [])]
     if not terms:
         raise InputError("nothing to search for; give a text, --plus, --minus or --image.")
+    Restriction(args.after, args.before)  # before any work
+    if args.top_k < 1:
+        raise InputError(f"--top-k is {args.top_k}; expected at least 1.")
     listed = None if args.paths_from is None else read_paths(args.paths_from)
     with refreshed(args) as index:
         options = {name: getattr(args, name) for name in ("top_k", "min_score", "within", "after", "before", "path")}
