@@ -152,6 +152,13 @@ def test_a_header_of_two_hundred_million_pixels_is_not_believed(folder: Path, mo
         assert "200000000 pixels" in summary.failed[0][1]
 
 
+def test_heic_without_its_reader_says_what_to_install(folder: Path, model: CLIP) -> None:
+    (folder / "a.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    with Index(folder, model) as index:
+        told = index.update().told()
+    assert "1 with other suffixes (1 .heic); for HEIC: pip install 'clipref[heic]'" in told
+
+
 def test_links_round_in_circles_are_searched_once(folder: Path, model: CLIP) -> None:
     (folder / "self").symlink_to(folder)
     (folder / "loop").symlink_to(folder / "loop")

@@ -361,6 +361,12 @@ def test_the_commands(folder: Path, model: CLIP, capsys: pytest.CaptureFixture[s
     assert run(*arguments, "--csv") == 0
     table = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [(row["path"], float(row["score"])) for row in table] == expected
+    assert (
+        run("search", folder, "--image", folder / "1.png", "--minus-image", 0.5, folder / "2.png", "--after", 1999) == 0
+    )
+    assert f"{SCENES} pictures of {SCENES} have no date, and were left out" in capsys.readouterr().err
+    assert run("search", folder, "--image", folder / "1.png", "--minus-image", 0.5, folder / "2.png", "-n", 1) == 0
+    assert capsys.readouterr().out.split()[-1] == "1.png"
     assert run("index", folder, "--forget") == 0 and not (folder / ".clipref").exists()
     assert run("search", folder, "cat", "--no-update") == 1
     assert "There is no index in" in capsys.readouterr().err

@@ -49,14 +49,14 @@ def test_a_driver_that_is_killed_three_times(tmp_path: Path) -> None:
         with open(tmp_path / f"log{killed}", "wb") as log:
             driver = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=ROOT)
         wanted = 15 * killed
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600  # on a machine that does much else
         while len(list(parts.glob("*.safetensors"))) < wanted and time.monotonic() < deadline:
             assert driver.poll() is None, (tmp_path / f"log{killed}").read_text()
             time.sleep(0.05)
         driver.kill()
         driver.wait()
         assert wanted <= len(list(parts.glob("*.safetensors"))) < TARS
-    last = subprocess.run(command, env=environment, capture_output=True, timeout=300, cwd=ROOT)
+    last = subprocess.run(command, env=environment, capture_output=True, timeout=900, cwd=ROOT)
     assert f"merged {TARS}" in last.stdout.decode(), last.stderr.decode()
     with Index(folder, AutoModel.from_pretrained("clipref/shapes-vit", backend="blas")) as index:
         paths, rows = index.snapshot()

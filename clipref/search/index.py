@@ -133,6 +133,18 @@ class Index:
         """Paths of pictures that have no vector, and why."""
         return [(os.fsdecode(path), error) for path, error in self.store.errors()]
 
+    def undated(self) -> int:
+        """How many pictures with a vector don't tell when they were taken."""
+        with self.store.reading() as db:
+            query = "SELECT count(*) FROM image JOIN content USING (slot) WHERE taken IS NULL"
+            return int(db.execute(query).fetchone()[0])
+
+    def unknown(self, paths: Iterable[str | os.PathLike[str]]) -> int:
+        """How many of these paths have no vector. Raises InputError."""
+        known = self.store.known()
+        rows = [known.get(self.relative(path)) for path in paths]
+        return sum(row is None or row.slot is None for row in rows)
+
     # What changes it.
 
     def update(self, *, batch_size: int = 32, progress: bool = False, retry: bool = False) -> Summary:

@@ -4,7 +4,8 @@
     clipref search photos beach --plus 0.5 sunset --minus people --after 2023 --html found.html
 
 The query is the sum of its terms, each a direction with a weight: texts (weight 1), --plus and --minus [WEIGHT] TEXT,
---image [WEIGHT] FILE. The score is the cosine with the sum; of several terms each one's own cosine is shown too.
+--image and --minus-image [WEIGHT] FILE. The score is the cosine with the sum; of several terms each one's own cosine is
+shown too.
 Cosines of texts with photographs are small, 0.2 to 0.35 for what fits well, and differ between models.
 
 The index is first brought up to date, which embeds what is new, unless --no-update. Paths are printed relative to DIR;
@@ -31,6 +32,9 @@ from ..query import Hit, Restriction, Term
 from .common import add_index_arguments, add_refresh_arguments, refreshed
 from .paths import read_paths
 
+# "-1" as a weight would be taken for an option, as -0 is one.
+TERM_OPTIONS = {"--plus": "TEXT", "--minus": "TEXT", "--image": "FILE", "--minus-image": "FILE"}
+
 
 class AddTerm(argparse.Action):
     """An option's [WEIGHT] VALUE, as a term."""
@@ -45,11 +49,11 @@ class AddTerm(argparse.Action):
                 raise ValueError
         except ValueError:
             parser.error(f"argument {option}: expected [WEIGHT] and one value, got {' '.join(map(repr, values))}")
-        weight = -weight if option == "--minus" else weight
+        weight = -weight if str(option).startswith("--minus") else weight
         try:
             term = (
                 Term(image=Path(values[-1]), weight=weight)
-                if option == "--image"
+                if TERM_OPTIONS[str(option)] == "FILE"
                 else Term(text_argument(values[-1]), weight)
             )
         except (InputError, argparse.ArgumentTypeError) as error:
@@ -61,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own arguments."""
     add_index_arguments(parser)
     parser.add_argument("query", nargs="*", metavar="QUERY", type=text_argument, help="texts, added up")
-    for option, what in (("--plus", "TEXT"), ("--minus", "TEXT"), ("--image", "FILE")):
+    for option, what in TERM_OPTIONS.items():
         parser.add_argument(
             option, nargs="+", dest="terms", action=AddTerm, metavar=("[WEIGHT]", what), help="a term; repeatable"
         )
@@ -110,6 +114,10 @@ def run(args: argparse.Namespace) -> int:
         print_hits(hits, terms, args)
         if not hits:
             say(f"no picture of {len(index)} fits.")
+        if (args.after or args.before) and (undated := index.undated()):
+            say(f"{undated} pictures of {len(index)} have no date, and were left out.")
+        if listed is not None and (unknown := index.unknown(listed)):
+            say(f"{unknown} of the {len(listed)} paths given are not in the index.")
     return 0
 
 
