@@ -34,14 +34,14 @@ def preprocessor(config: ClipConfig, input_color_format: str | None, max_pixels:
 
 
 def preprocessed(
-    images: Iterable[Any], pixels_of: Callable[[Any], Array], workers: int, ahead: int
-) -> Generator[Array | ImageError, None, None]:
-    """The pixels of each image, or its error, in order; at most `ahead` are done before they are taken.
+    images: Iterable[Any], pixels_of: Callable[[Any], T], workers: int, ahead: int
+) -> Generator[T | ImageError, None, None]:
+    """What `pixels_of` makes of each image, or its error, in order; at most `ahead` are done before they are taken.
 
     Paths and bytes are preprocessed by `workers` threads, which end when the generator is closed.
     """
 
-    def pixels(i: int, image: Any) -> Array | ImageError:
+    def pixels(i: int, image: Any) -> T | ImageError:
         try:
             return pixels_of(image)
         except ImageError as error:
@@ -49,7 +49,7 @@ def preprocessed(
             named.__cause__ = error
             return named
 
-    pending: deque[Future[Array | ImageError]] = deque()
+    pending: deque[Future[T | ImageError]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="clipref") as pool:
         try:
             for i, image in enumerate(images):
@@ -103,9 +103,33 @@ def sound(found: Iterable[Array | ImageError], failed: dict[int, ImageError] | N
             failed[i] = pixels
 
 
+class HiddenBar:
+    """A progress bar that isn't shown.
+
+    tqdm's own, hidden or not, takes a lock that a process shares with those forked from it: if one of them is killed
+    while it holds the lock, the others wait for ever.
+    """
+
+    total: int = 0
+
+    def __enter__(self) -> HiddenBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self, count: int = 1) -> None:
+        """Show nothing."""
+
+    def set_postfix(self, **_: object) -> None:
+        """Show nothing."""
+
+
 def progress_bar(total: int | None, shown: bool) -> Any:
     """A progress bar on standard error, or one that isn't shown."""
+    if not shown:
+        return HiddenBar()
     with no_fork:
         from tqdm import tqdm
 
-    return tqdm(total=total, unit="image", disable=not shown)
+    return tqdm(total=total, unit="image")

@@ -55,7 +55,7 @@ def nearest(query: Array, rows: Array, top_k: int) -> list[tuple[int, float]]:
     Of equal ones the first comes first. Rows are read a block at a time as they lie, so that a memory map stays one and
     float16 is widened only there. Raises InputError for a row that has no direction.
     """
-    similarities = _cosines_with_rows(query, rows)  # [N]
+    similarities = cosines_with_rows(query, rows)  # [N]
     candidates = np.arange(len(rows))
     if top_k < len(rows):
         least = np.partition(similarities, len(rows) - top_k)[len(rows) - top_k]
@@ -64,7 +64,7 @@ def nearest(query: Array, rows: Array, top_k: int) -> list[tuple[int, float]]:
     return [(int(i), float(similarities[i])) for i in best]
 
 
-def _cosines_with_rows(query: Array, rows: Array) -> Array:
+def cosines_with_rows(query: Array, rows: Array) -> Array:
     """Cosines [N] of a unit vector [E] with rows [N, E] of any length, float32 unless the rows need float64."""
     dtype = np.dtype(np.float32 if np.result_type(rows, np.float32) == np.float32 else np.float64)
     query = query.astype(dtype, copy=False)
