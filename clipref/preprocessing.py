@@ -66,6 +66,15 @@ def preprocess(
 
     Raises ImageError for an image that can't be read, is too large, too long and thin, or of a kind that Pillow can't
     resize; InputError for any other argument.
+
+    >>> import numpy as np
+    >>> from clipref import preprocess
+    >>> frame = np.zeros((480, 640, 3), np.uint8)  # as cv2.imread gives them: BGR
+    >>> pixels = preprocess(frame)
+    >>> pixels.shape, pixels.dtype
+    ((3, 224, 224), dtype('float32'))
+    >>> pixels[:, 0, 0].round(3)  # black, with the mean taken off, in standard deviations
+    array([-1.792, -1.752, -1.48 ], dtype=float32)
     """
     if not is_count(resolution) or resolution > MAX_RESOLUTION:
         raise InputError(f"resolution is {shown(resolution)}; expected whole pixels, 1 to {MAX_RESOLUTION}.")

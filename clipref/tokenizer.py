@@ -52,6 +52,9 @@ class Tokenizer:
 
     Ids: 256 byte symbols, the same 256 at the end of a word, one for each merge, the start and the end of text, and
     what was added to the vocabulary after that. CLIP finds the end of text by its id, the largest in any row.
+
+    >>> from clipref.tokenizer import Tokenizer
+    >>> tokenizer = Tokenizer.default()
     """
 
     def __init__(self, merges: Merges, added: Sequence[str] = ()) -> None:
@@ -72,23 +75,45 @@ class Tokenizer:
     @staticmethod
     @cache
     def default() -> Tokenizer:
-        """The tokenizer of the nine published models, with the merges that are part of this package."""
+        """The tokenizer of the nine published models, with the merges that are part of this package.
+
+        >>> Tokenizer.default().vocab_size, Tokenizer.default().start_id, Tokenizer.default().end_id
+        (49408, 49406, 49407)
+        """
         return Tokenizer.from_file(DEFAULT_MERGES)
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Tokenizer:
         """Read merges, gzipped or not: OpenAI's bpe_simple_vocab_16e6.txt.gz, or transformers' merges.txt or
-        tokenizer.json. Files beside it that say other ids are no such (see clipref.vocabulary).
+        tokenizer.json. Files beside it that contradict it are refused (see clipref.vocabulary).
 
         Raises ConfigError if the file can't be read or isn't CLIP's kind of vocabulary.
+
+        >>> from clipref.vocabulary import DEFAULT_MERGES
+        >>> Tokenizer.from_file(DEFAULT_MERGES).vocab_size
+        49408
         """
         vocabulary = read_vocabulary(path)
         return cls(vocabulary.merges, vocabulary.added)
+
+    def check_vocabulary(self, vocab_size: int, end_of_text: int) -> None:
+        """Raise InputError unless a model of so many tokens, with this end-of-text id, can take these ids.
+
+        >>> tokenizer.check_vocabulary(49408, 49407)
+        """
+        if self.end_id != end_of_text or self.vocab_size > vocab_size:
+            raise InputError(
+                f"The merges give {self.vocab_size} tokens, but the model has {vocab_size} (end of text: "
+                f"{self.end_id}, {end_of_text}): put the model's own merges.txt beside its weights."
+            )
 
     def encode(self, text: str) -> list[int]:
         """A text's ids, without start and end.
 
         Raises TextError if it isn't text, is too long (see clipref.cleaning), or has a token that was added.
+
+        >>> tokenizer.encode("A photo of 2 cats!")
+        [320, 1125, 539, 273, 3989, 256]
         """
         return self._encode(text, None)
 
@@ -109,7 +134,11 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The cleaned text that ids stand for; bytes that aren't UTF-8 become U+FFFD. Raises InputError."""
+        """The cleaned text that ids stand for; bytes that aren't UTF-8 become U+FFFD. Raises InputError.
+
+        >>> tokenizer.decode([320, 1125, 539, 273, 3989, 256])
+        'a photo of 2 cats ! '
+        """
         values = {symbol: byte for byte, symbol in enumerate(byte_symbols())}
         data = bytearray()
         for i in self._checked(ids):
@@ -137,6 +166,10 @@ class Tokenizer:
 
         Raises TextError, with the number of the text, if one is too long and not to be truncated; `truncate` cuts it,
         and the last id becomes the end. Raises InputError if there are no texts.
+
+        >>> tokenizer(["a cat", "two cats"], context_length=5)
+        array([[49406,   320,  2368, 49407,     0],
+               [49406,  1237,  3989, 49407,     0]], dtype=int32)
         """
         if not is_count(context_length) or not 2 <= context_length <= MAX_CONTEXT:
             raise InputError(
@@ -236,5 +269,10 @@ def _spelled(word: str) -> str:
 
 
 def tokenize(texts: str | Iterable[str], context_length: int = 77, truncate: bool = False) -> NDArray[np.int32]:
-    """Token ids [N, context_length] int32 in the vocabulary of the nine published models. See `Tokenizer.__call__`."""
+    """Token ids [N, context_length] int32 in the vocabulary of the nine published models. See `Tokenizer.__call__`.
+
+    >>> from clipref import tokenize
+    >>> tokenize("a cat", context_length=5)
+    array([[49406,   320,  2368, 49407,     0]], dtype=int32)
+    """
     return Tokenizer.default()(texts, context_length, truncate)

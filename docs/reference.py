@@ -1,4 +1,4 @@
-"""The API reference, made of docstrings by pdoc: `python docs/reference.py FOLDER`, which needs `pip install '.[docs]'`.
+"""The API reference, made of docstrings by pdoc: `python docs/reference.py FOLDER`, after `pip install -e '.[docs]'`.
 
 Exits with 1, and names each place, where a public name has no docstring, where a docstring names something of clipref
 that isn't there, or where pdoc warns.
@@ -6,6 +6,7 @@ that isn't there, or where pdoc warns.
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 import warnings
@@ -38,6 +39,8 @@ PAGES = (
     "clipref.conformance.protocol",
     "clipref.conformance.suite",
 )
+TEMPLATES = Path(__file__).parent / "templates"
+ARRAY = re.compile(r"numpy\.ndarray\[tuple\[(?:typing\.)?Any, \.\.\.\], numpy\.dtype\[(?:typing\.Any|numpy\.(\w+))\]\]")
 REFERENCE = re.compile(r"\bclipref(?:\.[A-Za-z_]\w*)+")
 
 
@@ -94,6 +97,24 @@ def exists(name: str) -> bool:
     return False
 
 
+class Annotation(str):
+    """An annotation as it is to be read; inspect shows what isn't a type by its repr."""
+
+    __repr__ = str.__str__
+
+
+def shorten_arrays(signature: inspect.Signature) -> inspect.Signature:
+    """The signature with `NDArray` for numpy's `ndarray[tuple[Any, ...], dtype[Any]]`, and `NDArray[float32]`."""
+
+    def shorten(annotation: Any) -> Any:
+        text = inspect.formatannotation(annotation)
+        short = ARRAY.sub(lambda match: f"NDArray[{match[1]}]" if match[1] else "NDArray", text)
+        return annotation if short == text else Annotation(short)
+
+    parameters = [p.replace(annotation=shorten(p.annotation)) for p in signature.parameters.values()]
+    return type(signature)(parameters, return_annotation=shorten(signature.return_annotation))
+
+
 def main(folder: Path) -> int:
     """Write the pages into `folder`; print what is wrong with them, and return 1 if anything is."""
     specs = [PAGES[0], rf"!{PAGES[0]}\.", *PAGES[1:]]
@@ -106,7 +127,9 @@ def main(folder: Path) -> int:
         modules = [pdoc.doc.Module(pdoc.extract.load_module(name)) for name in pdoc.extract.walk_specs(specs)]
         wrong = [f"{name} has no docstring" for module in modules for name in undocumented(module)]
         wrong += [text for module in modules for text in dangling_references(module)]
-        pdoc.render.configure(docformat="markdown", show_source=True, footer_text=f"clipref {clipref.__version__}")
+        pdoc.render.configure(template_directory=TEMPLATES, footer_text=f"clipref {clipref.__version__}")
+        format_signature = pdoc.render.env.filters["format_signature"]
+        pdoc.render.env.filters["format_signature"] = lambda x, colon: format_signature(shorten_arrays(x), colon)
         pdoc.pdoc(*specs, output_directory=folder)
     wrong += [f"pdoc warns: {warning.message}" for warning in caught]
     print("\n".join([*wrong, f"{len(modules)} pages in {folder}, {len(wrong)} faults"]))
