@@ -180,7 +180,7 @@ def remove_abandoned(folder: str | os.PathLike[str], recursive: bool = False) ->
 def _scratch(folder: Path, new: Callable[[Path], None]) -> Iterator[Path]:
     """A new scratch file or folder in `folder`; locked while in use, removed at the end unless it was renamed."""
     remove_abandoned(folder)
-    scratch, descriptor = _locked(folder, new)
+    scratch, descriptor = _new_scratch(folder, new)
     try:
         yield scratch
     finally:
@@ -189,7 +189,7 @@ def _scratch(folder: Path, new: Callable[[Path], None]) -> Iterator[Path]:
             os.close(descriptor)
 
 
-def _locked(folder: Path, new: Callable[[Path], None]) -> tuple[Path, int | None]:
+def _new_scratch(folder: Path, new: Callable[[Path], None]) -> tuple[Path, int | None]:
     """A new scratch file or folder, and the descriptor that holds its lock where there are locks."""
     while True:
         scratch = folder / f".{secrets.token_hex(8)}{SCRATCH_SUFFIX}"

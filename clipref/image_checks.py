@@ -62,13 +62,13 @@ class Meter:
             size = left if size is None or size < 0 else min(size, left)
             if size > MAX_READ:
                 raise ImageError(f"{size} bytes are to be read at once, of at most {MAX_READ}; make the file smaller.")
-        return self._counted(self._file.read(size))
+        return self._count(self._file.read(size))
 
     def readline(self, size: int = -1) -> bytes:
         """As of any file. Raises ImageError."""
-        return self._counted(self._file.readline(size if 0 <= size < MAX_READ else MAX_READ))
+        return self._count(self._file.readline(size if 0 <= size < MAX_READ else MAX_READ))
 
-    def _counted(self, data: bytes) -> bytes:
+    def _count(self, data: bytes) -> bytes:
         self._calls -= 1
         self._bytes -= len(data)
         if self._calls < 0 or self._bytes < 0:

@@ -85,7 +85,7 @@ def preprocess(
             f"interpolation is {shown(interpolation)} and resize_mode {shown(resize_mode)}; expected 'bicubic' or "
             "'bilinear', and 'shortest' or 'squash'."
         )
-    with _opened(image, input_color_format, max_pixels, upright) as opened:
+    with _open(image, input_color_format, max_pixels, upright) as opened:
         rgb = _square(opened, int(resolution), interpolation, resize_mode)  # uint8 [R, R, 3]
     pixels: NDArray[np.float32] = rgb.transpose(2, 0, 1).astype(np.float32, order="C")  # [3, R, R]
     pixels /= 255
@@ -121,13 +121,11 @@ def open_image(
     `upright` turns the image as its EXIF says. Several threads may give the same file object or PIL image.
     Raises ImageError or InputError.
     """
-    with _opened(image, input_color_format, max_pixels, upright) as opened:
+    with _open(image, input_color_format, max_pixels, upright) as opened:
         return opened
 
 
-def _opened(
-    image: Any, input_color_format: str | None, max_pixels: int, upright: bool
-) -> AbstractContextManager[Image]:
+def _open(image: Any, input_color_format: str | None, max_pixels: int, upright: bool) -> AbstractContextManager[Image]:
     """As `open_image`, and room for the image in memory meanwhile."""
     if not isinstance(input_color_format, str | None) or input_color_format not in ("bgr", "rgb", None):
         raise InputError(f"input_color_format is {shown(input_color_format)}; expected 'bgr' or 'rgb'.")

@@ -70,7 +70,7 @@ class Tokenizer:
         self._ranks = {(left, right): rank for rank, (left, right) in enumerate(merges)}
         self._longest = max(len(symbol.removesuffix("</w>")) for symbol in symbols[:-2])
         self._added = [token.lower() for token in added]
-        self._short_word = lru_cache(maxsize=REMEMBERED)(lambda word: self._merge(_spelled(word), True))
+        self._short_word = lru_cache(maxsize=REMEMBERED)(lambda word: self._merge(_spell(word), True))
 
     @staticmethod
     @cache
@@ -141,7 +141,7 @@ class Tokenizer:
         """
         values = {symbol: byte for byte, symbol in enumerate(byte_symbols())}
         data = bytearray()
-        for i in self._checked(ids):
+        for i in self._check_ids(ids):
             symbol = self._symbols[i]
             if i >= self.start_id:
                 data += symbol.encode()
@@ -150,7 +150,7 @@ class Tokenizer:
             data += b" " if symbol.endswith("</w>") else b""
         return data.decode("utf-8", errors="replace")
 
-    def _checked(self, ids: Any) -> list[int]:
+    def _check_ids(self, ids: Any) -> list[int]:
         if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
             raise InputError(f"ids are {shown(ids)}; expected a list of whole numbers.")
         listed = list(elements(ids, "ids", "expected a list of whole numbers"))
@@ -204,7 +204,7 @@ class Tokenizer:
         if len(word) <= SHORT:
             return self._short_word(word)
         first = None if limit is None else self._first(word, limit)
-        return self._merge(_spelled(word), True) if first is None else first
+        return self._merge(_spell(word), True) if first is None else first
 
     def _first(self, word: str, limit: int) -> tuple[int, ...] | None:
         """The first `limit` ids of a long word, if they can be told from its beginning; None if they can't.
@@ -217,7 +217,7 @@ class Tokenizer:
         for size in (16 * limit, 64 * limit):
             if size + self._longest >= len(word):
                 return None
-            letters = _spelled(word[: size + self._longest])
+            letters = _spell(word[: size + self._longest])
             across = (
                 begin
                 for begin in range(max(0, size - self._longest + 1), size)
@@ -262,7 +262,7 @@ class Tokenizer:
         return tuple(self._ids[symbol] for symbol in symbols if symbol is not None)
 
 
-def _spelled(word: str) -> str:
+def _spell(word: str) -> str:
     """A byte symbol for each byte of a word."""
     symbols = byte_symbols()
     return "".join([symbols[byte] for byte in word.encode("utf-8")])

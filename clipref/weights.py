@@ -305,13 +305,13 @@ class Checkpoint:
 
     def visual(self, dtype: DType) -> Any:
         """The image tower's parameters, nested, without the prefix `visual`."""
-        return self._nested(visual_shapes(self.config), dtype)["visual"]
+        return self._read_nested(visual_shapes(self.config), dtype)["visual"]
 
     def text(self, dtype: DType) -> Any:
         """The text tower's parameters, nested."""
-        return self._nested(text_shapes(self.config), dtype)
+        return self._read_nested(text_shapes(self.config), dtype)
 
-    def _nested(self, names: Mapping[str, Shape], dtype: DType) -> Any:
+    def _read_nested(self, names: Mapping[str, Shape], dtype: DType) -> Any:
         return nest({name: self.file.read(name, dtype) for name in names})
 
 

@@ -134,14 +134,16 @@ def _stored_tensors(
             raise WeightsError(f"it has names for over {MAX_MEMBERS} tensors.")
         if name in tensors:
             raise WeightsError(f"it has two tensors named {name[:80]!r}.")
-        tensors[name], size = _stored(tensor, path, root, members, name[:80])
+        tensors[name], size = _locate_tensor(tensor, path, root, members, name[:80])
         left -= size
         if left < 0:
             raise WeightsError(f"its tensors share storages, and are more than {MAX_USES} times what the file has.")
     return tensors
 
 
-def _stored(tensor: Tensor, path: Path, root: str, members: Mapping[str, Member], name: str) -> tuple[Stored, int]:
+def _locate_tensor(
+    tensor: Tensor, path: Path, root: str, members: Mapping[str, Member], name: str
+) -> tuple[Stored, int]:
     """The tensor, once it is certain that it lies in its storage, and its storage in the file; the bytes to be read."""
     storage = tensor.storage
     dtype, numpy_dtype = STORAGES[storage.kind][0], np.dtype(STORAGES[storage.kind][1])

@@ -142,7 +142,7 @@ def _name(module: Any, name: Any) -> Name:
     return found
 
 
-def _shown(value: Any) -> str:
+def _describe(value: Any) -> str:
     """For an error; never a container, whose text could be endless."""
     return repr(str(value)[:200]) if isinstance(value, Name) else f"a {type(value).__name__}"
 
@@ -231,7 +231,7 @@ def _run(data: bytes) -> Any:
             cls, arguments = pop(2)
             known = isinstance(cls, Name) and (cls.module.startswith("__torch__") or str(cls) == _NAMESPACE)
             if not known or arguments != ():
-                raise WeightsError(f"its pickle makes an object of {_shown(cls)}; expected a TorchScript module.")
+                raise WeightsError(f"its pickle makes an object of {_describe(cls)}; expected a TorchScript module.")
             stack.append(Module())
         elif name == "BUILD":
             (state,) = pop(1)
@@ -242,7 +242,7 @@ def _run(data: bytes) -> Any:
         elif name == "REDUCE":
             function, arguments = pop(2)
             if not isinstance(function, Name) or str(function) not in _BUILDERS or type(arguments) is not tuple:
-                raise WeightsError(f"its pickle calls {_shown(function)}.")
+                raise WeightsError(f"its pickle calls {_describe(function)}.")
             stack.append(_BUILDERS[str(function)](*arguments))
         else:
             raise WeightsError(f"its pickle uses the operation {name}, which torch never writes.")
@@ -269,5 +269,5 @@ def _storage(identity: Any) -> Storage:
     _, cls, key, _, numel = identity[:5]
     known = isinstance(cls, Name) and cls.module == "torch" and cls.name in STORAGES
     if not known or not isinstance(key, str) or type(numel) is not int:
-        raise WeightsError(f"its pickle has a storage of {_shown(cls)}, which is not described as torch does.")
+        raise WeightsError(f"its pickle has a storage of {_describe(cls)}, which is not described as torch does.")
     return Storage(cls.name, key, numel)

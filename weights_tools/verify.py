@@ -81,10 +81,10 @@ def _tensors(checkpoint: Checkpoint, provenance: Mapping[str, Any] | None) -> It
         well += not infinite and not changes
     what = "finite tensors that are as provenance.json says" if isinstance(recorded, Mapping) else "finite tensors"
     yield Finding("ok" if well == len(found) else "FAILED", what, str(len(found)), str(well))
-    yield _whole(checkpoint, provenance, model_digest(found))
+    yield _compare_digest(checkpoint, provenance, model_digest(found))
 
 
-def _whole(checkpoint: Checkpoint, provenance: Mapping[str, Any] | None, digest: str) -> Finding:
+def _compare_digest(checkpoint: Checkpoint, provenance: Mapping[str, Any] | None, digest: str) -> Finding:
     """The digest of all tensors, compared with what this package knows of it, or else what provenance.json says."""
     what = "digest of all tensors"
     if pinned := pinned_digest(checkpoint.file.path.parent):
@@ -96,7 +96,7 @@ def _whole(checkpoint: Checkpoint, provenance: Mapping[str, Any] | None, digest:
     return Finding("ok" if digest == recorded else "FAILED", what, str(recorded), digest)
 
 
-def changed(checkpoint: Checkpoint, provenance: Mapping[str, Any]) -> Iterator[Finding]:
+def find_changes(checkpoint: Checkpoint, provenance: Mapping[str, Any]) -> Iterator[Finding]:
     """What of the tensors is not as a provenance says. Raises WeightsError if it says nothing of them."""
     recorded = provenance.get("tensors")
     if not isinstance(recorded, Mapping):

@@ -34,10 +34,10 @@ def unwrap(tensors: Mapping[str, T], landmarks: Iterable[str], prefix: str | Non
     if prefix is not None:
         prefix = f"{prefix.rstrip('.')}." if prefix else ""
         if prefix not in found:
-            raise WeightsError(f"No model is under {prefix!r}; there are: {_shown(found) or 'none'}.")
+            raise WeightsError(f"No model is under {prefix!r}; there are: {_quote(found) or 'none'}.")
     elif len(found) > 1:
         raise Doubt(
-            f"There are several models in it, under {_shown(found)}. Convert the one that you mean: clipref convert "
+            f"There are several models in it, under {_quote(found)}. Convert the one that you mean: clipref convert "
             f"FILE FOLDER --prefix {found[0].rstrip('.') or repr('')}; then open FOLDER."
         )
     else:
@@ -77,5 +77,5 @@ def _without(parts: list[str], ending: list[str]) -> list[str] | None:
     return rest
 
 
-def _shown(prefixes: Iterable[str]) -> str:
+def _quote(prefixes: Iterable[str]) -> str:
     return ", ".join(repr(prefix[:60].rstrip(".")) for prefix in list(prefixes)[:6])

@@ -45,7 +45,7 @@ class Found:
         self.others += other.others
         self.failures += other.failures
 
-    def told(self) -> str:
+    def describe_left_out(self) -> str:
         """What was left out and why, or nothing."""
         parts = [f"{count} {what}" for what, count in sorted(self.left_out.items())]
         if self.others:
