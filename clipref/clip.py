@@ -143,7 +143,7 @@ class CLIP:
             yield
 
     def _image_embeddings(self, pixels: Array) -> Array:
-        """What the engine makes of checked pixels."""
+        """The engine's embeddings of checked pixels."""
         with self._weights_in_use():
             return self.engine.encode_image(pixels)
 

@@ -69,7 +69,7 @@ def read_bytes(path: str | os.PathLike[str], limit: int) -> bytes:
 
 
 def stand_in(start: bytes) -> str | None:
-    """What came in the place of a file, told from its first bytes: a pointer, a web page, nothing. None otherwise."""
+    """The name of what came in the place of a file, by its first bytes: a pointer, a web page, nothing; or None."""
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not start:
         return "it is empty"
@@ -81,7 +81,7 @@ def stand_in(start: bytes) -> str | None:
 
 
 def parse_json(data: bytes) -> Any:
-    """What JSON says, if it says one thing in numbers that a computer has. Raises ValueError for anything else.
+    """The value of a JSON text, if it has one, in numbers that a computer has. Raises ValueError for anything else.
 
     Refused, though Python reads them: a key that is there twice, NaN and infinity, whole numbers beyond 64 bits (which
     can't even be put into a message when they are long enough), and values nested deeper than Python can follow.

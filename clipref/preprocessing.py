@@ -126,7 +126,7 @@ def open_image(
 
 
 def _open(image: Any, input_color_format: str | None, max_pixels: int, upright: bool) -> AbstractContextManager[Image]:
-    """As `open_image`, and room for the image in memory meanwhile."""
+    """The image that `open_image` opens, and room for it in memory meanwhile. Raises ImageError or InputError."""
     if not isinstance(input_color_format, str | None) or input_color_format not in ("bgr", "rgb", None):
         raise InputError(f"input_color_format is {shown(input_color_format)}; expected 'bgr' or 'rgb'.")
     if not is_count(max_pixels):

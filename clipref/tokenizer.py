@@ -28,14 +28,14 @@ from .errors import InputError, TextError, numbered
 from .lazy import no_fork
 from .vocabulary import DEFAULT_MERGES, END, SPECIALS, START, WORDS, Merges, byte_symbols, read_vocabulary, symbols_of
 
-# What a context may be as long as: no array of ids then takes more than 400 KB a text.
+# The longest context: no array of ids takes more than 400 KB a text.
 MAX_CONTEXT = 100_000
 
 # Words of up to this many characters are remembered with their ids, so that what is kept has a bound.
 SHORT = 32
 REMEMBERED = 65536
 
-# Of texts of up to this many characters the tokens are counted, to say by how much one is too long.
+# The tokens of a text that is too long are counted up to this many characters, to say by how much it is.
 MAX_COUNTED = 10_000
 
 

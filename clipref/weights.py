@@ -46,7 +46,7 @@ MERGES_NAMES = (
 # Buffers and constants that archives of CLIP carry beside the weights; none takes part in the forward pass.
 _IGNORED = re.compile(r".*\.num_batches_tracked|(.*\.)?attn_mask|input_resolution|context_length|vocab_size")
 
-# As the file has them; numpy has no bfloat16, the upper half of a float32.
+# The dtypes that files have; numpy has no bfloat16, the upper half of a float32.
 FLOATS: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
@@ -65,7 +65,7 @@ SMALL = 2**20
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:
-    """What tells a file from another, and from itself after it was written to."""
+    """The identity of a file, which is another after it was written to."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
@@ -84,7 +84,7 @@ def _digest_of(file: BinaryIO, begin: int, end: int) -> str:
 
 
 def no_weights(start: bytes) -> str | None:
-    """What a file is instead of weights, told from its first bytes; None where it may have some."""
+    """A name for what a file is instead of weights, told from its first bytes; None where it may have some."""
     if other := stand_in(start):
         return other
     if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start[:64]):  # a header's length is never text
@@ -280,7 +280,7 @@ class Checkpoint:
 
     @property
     def digest(self) -> str:
-        """What tells these weights from all others: a sha256 over names, dtypes, shapes and bytes of all tensors.
+        """The digest that tells these weights from all others: a sha256 over names, dtypes, shapes and bytes of all tensors.
 
         The same for the same weights in any file, layout or sharding, once converted; another where they were cast to
         another dtype (see clipref.digests). As provenance.json beside the weights records it, as long as they have the

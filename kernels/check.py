@@ -110,7 +110,7 @@ def read_only_copy(x: Array) -> Array:
     return x
 
 
-# What the towers hand to an operation: results of others, slices and transposed views of those, and weights.
+# Layouts of what the towers hand to an operation: results of others, slices and transposed views of those, and weights.
 LAYOUTS: dict[str, Callable[[Array], Array]] = {
     "contiguous": lambda x: x,
     "strided": copy_with_gaps,

@@ -30,7 +30,7 @@ from .convert import add_activation_argument
 from .folder import new_folder
 from .stored import Array
 
-# Of the root mean square; float32 towers err about 1e-5 at most, a wrong one by thousands of times as much.
+# The largest error, as a share of the root mean square; float32 towers err about 1e-5 at most, a wrong one by thousands of times as much.
 MAX_ERROR = 1e-3
 
 

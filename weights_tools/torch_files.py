@@ -26,7 +26,7 @@ from .stored import Array, Stored, read_array
 from .torch_pickle import MAX_OPERATIONS, STORAGES, Module, Tensor, unpickle
 from .torch_zip import MAX_MEMBERS, Member, content, read_members
 
-# What an honest checkpoint stays far below: ViT-bigG-14's pickle has 150 KB.
+# A bound that honest checkpoints stay far below: ViT-bigG-14's pickle has 150 KB.
 MAX_PICKLE = 4_000_000
 MAX_CODE = 4_000_000
 MAX_DEPTH = 100

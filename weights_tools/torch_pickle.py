@@ -16,7 +16,7 @@ from typing import Any
 from clipref.config import Shape
 from clipref.errors import WeightsError
 
-# What an honest checkpoint stays far below: ViT-bigG-14's pickle has 150 KB.
+# A bound that honest checkpoints stay far below: ViT-bigG-14's pickle has 150 KB.
 MAX_OPERATIONS = 600_000
 
 # torch's storage classes: safetensors' name of the dtype, and numpy's.
@@ -102,7 +102,7 @@ _BUILDERS: dict[str, Callable[..., Any]] = {
     "torch.jit._pickle.build_boollist": _first,
     "torch.jit._pickle.build_tensorlist": _first,
     "torch.jit._pickle.restore_type_tag": _first,
-    # What training scripts save beside the weights: a device, numbers of numpy.
+    # Values that training scripts save beside the weights: a device, numbers of numpy.
     "torch.device": _nothing,
     "numpy.dtype": _nothing,
     "numpy.core.multiarray.scalar": _nothing,
@@ -113,7 +113,7 @@ _BUILDERS: dict[str, Callable[..., Any]] = {
 _NAMESPACE = "argparse.Namespace"
 
 
-# What nobody saves, and what it would do: the program of the pickle calls it with arguments of its own.
+# Calls that nobody saves, and what they would do: the program of the pickle calls it with arguments of its own.
 _ATTACKS = {
     r"(os|posix|nt)\.(.*\.)?(system|popen|spawn|posix_spawn|exec|startfile)\w*": "run a command",
     r"(subprocess|pty|commands|popen2|webbrowser|asyncio\.subprocess)\..*": "run a command",
@@ -148,7 +148,7 @@ def _describe(value: Any) -> str:
 
 
 def unpickle(data: bytes) -> Any:
-    """What a pickle describes, built from plain values and the stand-ins above. Raises WeightsError."""
+    """The object that a pickle describes, built from plain values and the stand-ins above. Raises WeightsError."""
     # Named first of all, so that a bad name is what the error is about, whatever else is wrong.
     try:
         for count, (operation, argument, _) in enumerate(pickletools.genops(data)):

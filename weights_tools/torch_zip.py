@@ -20,7 +20,7 @@ from typing import BinaryIO
 from clipref.errors import WeightsError
 from clipref.files import open_regular
 
-# What an honest checkpoint stays far below: ViT-bigG-14 has 1,800 tensors, each a member with a name of 20 bytes.
+# A bound that honest checkpoints stay far below: ViT-bigG-14 has 1,800 tensors, each a member with a name of 20 bytes.
 MAX_MEMBERS = 50_000
 MAX_DIRECTORY = 200 * MAX_MEMBERS
 

@@ -97,7 +97,7 @@ def _compare_digest(checkpoint: Checkpoint, provenance: Mapping[str, Any] | None
 
 
 def find_changes(checkpoint: Checkpoint, provenance: Mapping[str, Any]) -> Iterator[Finding]:
-    """What of the tensors is not as a provenance says. Raises WeightsError if it says nothing of them."""
+    """The tensors that are not as a provenance says. Raises WeightsError if it says nothing of them."""
     recorded = provenance.get("tensors")
     if not isinstance(recorded, Mapping):
         raise WeightsError(f"{checkpoint.file.path}: provenance.json has no digests. Convert the checkpoint again.")
@@ -133,7 +133,7 @@ def _value(clip: CLIP, published: Published, images: Path | None) -> Finding:
 
 
 def provenance_of(path: Path) -> dict[str, Any] | None:
-    """What provenance.json beside a checkpoint says; None without one. Raises WeightsError if it isn't readable."""
+    """The content of provenance.json beside a checkpoint; None without one. Raises WeightsError if it isn't readable."""
     return read_provenance(path / "model.safetensors" if path.is_dir() else path)
 
 

@@ -15,7 +15,7 @@ from clipref.errors import ConfigError, WeightsError
 
 T = TypeVar("T")
 
-# What torch puts into the middle of names where it has wrapped a part of a model: data parallelism, torch.compile,
+# Parts that torch puts into the middle of names where it has wrapped a part of a model: data parallelism, torch.compile,
 # sharding, activation checkpointing.
 _INSIDE = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 
@@ -53,7 +53,7 @@ def unwrap(tensors: Mapping[str, T], landmarks: Iterable[str], prefix: str | Non
 
 
 def before_landmark(name: str, landmarks: Iterable[str]) -> str | None:
-    """What stands before a landmark that a name ends with, up to its last dot; None if it ends with none of them.
+    """The part of a name before a landmark that it ends with, up to its last dot; None if it ends with none of them.
 
     Of two landmarks the longer one counts.
     """

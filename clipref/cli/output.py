@@ -31,7 +31,7 @@ MAX_SAFETENSORS_HEADER = 100_000_000
 
 @contextmanager
 def embeddings_file(out: Path) -> Iterator[Write]:
-    """What writes embeddings [N, E] and their N names to `out`, where they are when this ends well.
+    """A writer of embeddings [N, E] and their N names to `out`, where they are when this ends well.
 
     Raises InputError at once if a file can't be written there.
     """
@@ -44,7 +44,7 @@ def embeddings_file(out: Path) -> Iterator[Write]:
 
 @contextmanager
 def text_file(out: Path) -> Iterator[Callable[[str], None]]:
-    """What writes a text, as UTF-8, to `out`, where it is when this ends well.
+    """A writer of a text, as UTF-8, to `out`, where it is when this ends well.
 
     Raises InputError at once if a file can't be written there.
     """

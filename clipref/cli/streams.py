@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-# What would move a terminal's cursor or end a line, and bytes of a name that are no UTF-8.
+# Characters that would move a terminal's cursor or end a line, and bytes of a name that are no UTF-8.
 _UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 

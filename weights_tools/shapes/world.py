@@ -39,7 +39,7 @@ BACKGROUNDS = {
 }
 POSITIONS = {"left": (0.28, 0.5), "right": (0.72, 0.5), "top": (0.5, 0.28), "bottom": (0.5, 0.72), "middle": (0.5, 0.5)}
 
-# What a scene says of itself, and what each may be, in one order for captions, training and tests.
+# A scene's attributes and the values of each, in one order for captions, training and tests.
 ATTRIBUTES: dict[str, tuple[object, ...]] = {
     "colour": tuple(COLOURS),
     "shape": SHAPES,
