@@ -280,7 +280,7 @@ class Checkpoint:
 
     @property
     def digest(self) -> str:
-        """The digest that tells these weights from all others: a sha256 over names, dtypes, shapes and bytes of all tensors.
+        """The digest of these weights: a sha256 over names, dtypes, shapes and bytes of all tensors.
 
         The same for the same weights in any file, layout or sharding, once converted; another where they were cast to
         another dtype (see clipref.digests). As provenance.json beside the weights records it, as long as they have the

@@ -30,7 +30,8 @@ from .convert import add_activation_argument
 from .folder import new_folder
 from .stored import Array
 
-# The largest error, as a share of the root mean square; float32 towers err about 1e-5 at most, a wrong one by thousands of times as much.
+# The largest error allowed, as a share of the RMS; float32 towers err about 1e-5 at most, a wrong one thousands of
+# times as much.
 MAX_ERROR = 1e-3
 
 

@@ -64,7 +64,7 @@ def _named_by_link(path: Path) -> str | None:
 
 
 def _named_by_metadata(folder: Path, name: str) -> str | None:
-    """The record that huggingface_hub wrote when it downloaded a file to a `local_dir`: commit, sha256, time, a line each."""
+    """The sha256 in huggingface_hub's record of a file that it downloaded to a `local_dir`: commit, sha256, time."""
     path = folder / ".cache" / "huggingface" / "download" / f"{name}.metadata"
     try:
         lines = read_bytes(path, 10_000).decode().split()

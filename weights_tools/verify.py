@@ -133,7 +133,7 @@ def _value(clip: CLIP, published: Published, images: Path | None) -> Finding:
 
 
 def provenance_of(path: Path) -> dict[str, Any] | None:
-    """The content of provenance.json beside a checkpoint; None without one. Raises WeightsError if it isn't readable."""
+    """The content of provenance.json beside a checkpoint; None without one. Raises WeightsError if it is not JSON."""
     return read_provenance(path / "model.safetensors" if path.is_dir() else path)
 
 

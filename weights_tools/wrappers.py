@@ -15,7 +15,7 @@ from clipref.errors import ConfigError, WeightsError
 
 T = TypeVar("T")
 
-# Parts that torch puts into the middle of names where it has wrapped a part of a model: data parallelism, torch.compile,
+# Parts that torch puts into names in the middle, where it has wrapped a part of a model: data parallelism, compilation,
 # sharding, activation checkpointing.
 _INSIDE = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 
