@@ -1,7 +1,9 @@
 """The README is run: its Python example as it stands, and its commands as far as they don't install."""
 
+import ast
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +22,21 @@ def test_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names: dict[str, object] = {}
     exec(compile(block, "README.md", "exec"), names)
     assert isinstance(names["model"], clipref.CLIP) and len(names["corpus"]) == 3  # type: ignore[arg-type]
+    results = re.findall(
+        r"^(model\.(?:compare|classify|search)\(.+?)  # ([\[{].+?[\]}])(?:: .*)?$", block, flags=re.MULTILINE
+    )
+    assert len(results) == 5
+    for call, result in results:
+        assert rounded(eval(call, names)) == ast.literal_eval(result), call
+
+
+def rounded(value: Any) -> Any:
+    """The value with its floats to two decimals."""
+    if isinstance(value, dict):
+        return {key: rounded(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(rounded(entry) for entry in value)
+    return round(value, 2) if isinstance(value, float) else value
 
 
 def test_links_lead_somewhere() -> None:
