@@ -248,7 +248,7 @@ def _remove(path: Path) -> None:
 
 
 @contextmanager
-def alone(folder: str | os.PathLike[str]) -> Iterator[None]:
+def lock_folder(folder: str | os.PathLike[str]) -> Iterator[None]:
     """While in here, no other process is in here for the same folder; for files that are to change together.
 
     Windows, and folders of other machines that know no locks, don't promise it.

@@ -88,7 +88,7 @@ class Room:
         self._changed = threading.Condition()
 
     @contextmanager
-    def taken(self, amount: int) -> Iterator[None]:
+    def hold(self, amount: int) -> Iterator[None]:
         """Hold `amount` bytes, or all there are if it is more."""
         amount = min(amount, self._size)
         with self._changed:
@@ -107,7 +107,7 @@ _room = Room(DECODING_BYTES)
 
 def decoding_room(amount: int) -> Any:
     """Memory to decode an image in, within what all threads together may take."""
-    return _room.taken(amount)
+    return _room.hold(amount)
 
 
 def _after_fork_in_child() -> None:

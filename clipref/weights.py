@@ -377,11 +377,11 @@ def nest(tensors: Mapping[str, Any]) -> dict[str, Any]:
             node = node.setdefault(key, {})
         node[leaf] = tensor
 
-    def listed(node: Any) -> Any:
+    def to_lists(node: Any) -> Any:
         if not isinstance(node, dict):
             return node
         if all(key.isdigit() for key in node):
-            return [listed(node[str(i)]) for i in range(len(node))]
-        return {key: listed(value) for key, value in node.items()}
+            return [to_lists(node[str(i)]) for i in range(len(node))]
+        return {key: to_lists(value) for key, value in node.items()}
 
-    return {key: listed(value) for key, value in tree.items()}
+    return {key: to_lists(value) for key, value in tree.items()}

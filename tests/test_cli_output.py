@@ -128,7 +128,7 @@ def test_two_runs_exchange_their_pairs_one_after_the_other(tmp_path: Path) -> No
     inside, most = [], []
 
     def exchange() -> None:
-        with files.alone(tmp_path):
+        with files.lock_folder(tmp_path):
             inside.append(None)
             time.sleep(0.005)
             most.append(len(inside))

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..files import alone, written_whole
+from ..files import lock_folder, written_whole
 from .texts import json_text, reason
 
 Array: TypeAlias = NDArray[Any]
@@ -116,7 +116,7 @@ def _npy(out: Path) -> Iterator[Write]:
                 file.write(np.ascontiguousarray(embeddings).data)  # np.save loses the reason for an error
 
         yield write
-        exchange.enter_context(alone(out.absolute().parent))  # until both are in their places
+        exchange.enter_context(lock_folder(out.absolute().parent))  # until both are in their places
         names_path.unlink(missing_ok=True)
 
 
