@@ -65,7 +65,7 @@ class Classifier:
 
 
 def labels_and_templates(labels: Any, templates: Any) -> tuple[Texts, Texts]:
-    """Both as plain strings. Raises InputError; each template needs a place for the label."""
+    """Labels and templates as plain strings. Raises InputError; each template needs a place for the label."""
     templates = [templates] if isinstance(templates, str) else templates
     listed = listed_labels("templates", templates)
     without = [template for template in listed if "{}" not in template]

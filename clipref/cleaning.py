@@ -76,7 +76,7 @@ class _Passes:
 
 
 def _unescape_html(text: str) -> str:
-    """HTML's entities as characters. Numbers of thousands of digits, which Python won't convert, are none's."""
+    """HTML's entities as characters. Numbers of thousands of digits, which Python won't convert, are no character's."""
     return html.unescape(_NUMBER.sub(lambda match: f"&#{match[1] if len(match[1]) == 7 else '9999999'}", text))
 
 

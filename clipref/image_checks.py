@@ -52,7 +52,7 @@ class Meter:
         self._bytes: float = 4 * self._size + 2**20
 
     def allow_decoding(self, calls: int) -> None:
-        """From here on pixels are read, which need some more calls."""
+        """Allow the calls that reading pixels takes, from here on."""
         self._calls, self._bytes = MAX_READS + calls, float("inf")
 
     def read(self, size: int = -1) -> bytes:

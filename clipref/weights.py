@@ -193,7 +193,7 @@ class SafetensorsFile:
         return self._digest
 
     def read_digest(self) -> str:
-        """The same, whatever is remembered."""
+        """The digest of the tensors, read from the file whatever is remembered of it."""
         self.check_unchanged()
         with open_regular(self.path) as file:
             found = {

@@ -143,7 +143,7 @@ def _name(module: Any, name: Any) -> Name:
 
 
 def _describe(value: Any) -> str:
-    """For an error; never a container, whose text could be endless."""
+    """A value as an error names it: never the text of a container, which could be endless."""
     return repr(str(value)[:200]) if isinstance(value, Name) else f"a {type(value).__name__}"
 
 

@@ -107,7 +107,7 @@ def find_changes(checkpoint: Checkpoint, provenance: Mapping[str, Any]) -> Itera
 
 
 def _changes(name: str, tensor: tuple[str, Shape, str], recorded: Mapping[str, Any]) -> Iterator[Finding]:
-    """In what a tensor differs from its entry: dtype, shape, sha256."""
+    """The differences of a tensor from its entry: dtype, shape, sha256."""
     dtype, shape, digest = tensor
     entry = recorded.get(name)
     found = {"dtype": dtype, "shape": list(shape), "sha256": digest}
