@@ -44,14 +44,14 @@ def embeddings_file(out: Path) -> Iterator[Write]:
 
 @contextmanager
 def text_file(out: Path) -> Iterator[Callable[[str], None]]:
-    """A writer of a text, as UTF-8, to `out`, where it is when this ends well.
+    """What writes a text, as UTF-8, to `out`, where it is when this ends well.
 
     Raises InputError at once if a file can't be written there.
     """
     with _opened_now(out, written_whole(out)) as scratch:
 
         def write(text: str) -> None:
-            with _explain_refusal(out):
+            with _refusal_told(out):
                 scratch.write_bytes(text.encode("utf-8"))
 
         yield write
@@ -61,16 +61,16 @@ def text_file(out: Path) -> Iterator[Callable[[str], None]]:
 def _opened_now(out: Path, context: AbstractContextManager[T]) -> Iterator[T]:
     """The context, with an InputError if it can't be entered or left well; other errors in it are not its own."""
     with ExitStack() as stack:
-        with _explain_refusal(out):
+        with _refusal_told(out):
             _check_place(out)
             opened = stack.enter_context(context)
         yield opened
-        with _explain_refusal(out):
+        with _refusal_told(out):
             stack.close()
 
 
 @contextmanager
-def _explain_refusal(out: Path) -> Iterator[None]:
+def _refusal_told(out: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
@@ -110,7 +110,7 @@ def _npy(out: Path) -> Iterator[Write]:
     with ExitStack() as exchange, written_whole(names_path) as names_scratch, written_whole(out) as scratch:
 
         def write(embeddings: Array, names: list[str]) -> None:
-            with _explain_refusal(out), open(scratch, "wb") as file:
+            with _refusal_told(out), open(scratch, "wb") as file:
                 names_scratch.write_bytes(json_text(names, indent=0).encode("utf-8"))
                 np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(embeddings))
                 file.write(np.ascontiguousarray(embeddings).data)  # np.save loses the reason for an error
@@ -129,7 +129,7 @@ def _safetensors(out: Path) -> Iterator[Write]:
     with written_whole(out) as scratch:
 
         def write(embeddings: Array, names: list[str]) -> None:
-            with _explain_refusal(out):
+            with _refusal_told(out):
                 try:
                     save_file({"embeddings": embeddings}, scratch, {"names": json_text(names)})
                 except SafetensorError as error:
