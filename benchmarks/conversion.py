@@ -49,7 +49,7 @@ def torch_file(source: Path, target: Path) -> bool:
     return True
 
 
-def same(one: Path, other: Path) -> bool:
+def have_same_tensors(one: Path, other: Path) -> bool:
     """Whether two safetensors files hold the same tensors, to the bit."""
     a, b = SafetensorsFile(one), SafetensorsFile(other)
     return a.dtypes == b.dtypes and all(a.stored(n).tobytes() == b.stored(n).tobytes() for n in a.dtypes)
@@ -79,7 +79,7 @@ def main() -> None:
                 run = subprocess.run(command, check=True, capture_output=True, text=True)
                 converted.append(time.perf_counter() - start)
                 peaks.append(json.loads(run.stdout))
-                if not same(folder / "out" / "model.safetensors", original):
+                if not have_same_tensors(folder / "out" / "model.safetensors", original):
                     raise SystemExit(f"{kind}: the converted tensors differ from the source's.")
                 shutil.rmtree(folder / "out")
             size = source.stat().st_size / 1e6

@@ -151,7 +151,7 @@ from clipref import AutoModel
 model = AutoModel.from_pretrained(sys.argv[1], backend=sys.argv[2])
 print(model.embed_image(sys.argv[4])[0, 0] if sys.argv[3] == "image" else model.embed_text("a photo of a cat")[0, 0])
 """
-# What its users write, without torchvision: the fast image processor needs that.
+# Users of transformers without torchvision write this: its fast image processor needs that.
 TRANSFORMERS = """
 import sys
 from PIL import Image

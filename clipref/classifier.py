@@ -25,6 +25,12 @@ class Classifier:
     """A model with labels; `model.classifier(labels, templates)` makes one.
 
     `labels` and `templates` are as they were given; `embeddings` [N, E] are the labels' unit vectors, read-only.
+
+    >>> from clipref import AutoModel
+    >>> from clipref.weights_tools.shapes.world import scene
+    >>> shapes = AutoModel.from_pretrained("clipref/shapes-vit").classifier(["circle", "ring"])
+    >>> shapes.labels, shapes.templates, shapes.embeddings.shape
+    (('circle', 'ring'), ('a photo of a {}',), (2, 96))
     """
 
     def __init__(self, model: CLIP, labels: Texts, templates: Texts, embeddings: Array) -> None:
@@ -40,7 +46,11 @@ class Classifier:
     def classify(self, image: Any, top_k: int = 5, *, input_color_format: str | None = None) -> Any:
         """The `top_k` most probable (label, probability) of an image, best first; of several images, a list of those.
 
-        Probabilities come from the checkpoint's own logit scale.
+        Probabilities are floats that sum to 1 over all labels, and come from the checkpoint's own logit scale. Raises
+        ImageError or InputError.
+
+        >>> shapes.classify(scene(9).draw(), top_k=1)
+        [('circle', 0.99...)]
         """
         check_count("top_k", top_k)
         images = self.model.embed_images(image, normalize=True, input_color_format=input_color_format)
@@ -64,7 +74,7 @@ def most_probable(directions: Array, image: Array, logit_scale: float, top_k: in
 
 
 def labels_and_templates(labels: Any, templates: Any) -> tuple[Texts, Texts]:
-    """Both as plain strings. Raises InputError; each template needs a place for the label."""
+    """Labels and templates as plain strings. Raises InputError; each template needs a place for the label."""
     templates = [templates] if isinstance(templates, str) else templates
     listed = listed_labels("templates", templates)
     without = [template for template in listed if "{}" not in template]

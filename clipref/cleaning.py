@@ -50,7 +50,7 @@ def cleaned_lines(text: str) -> Iterator[str]:
             config = config._replace(unescape_html=False)  # ftfy takes what follows for HTML that is meant to be
         if "&" in line or not line.isascii() or not line.rstrip("\n").isprintable():  # else nothing is to be repaired
             passes.cost = len(line)
-            line = _unescaped(_unescaped(ftfy.fix_text(line, config)))
+            line = _unescape_html(_unescape_html(ftfy.fix_text(line, config)))
         line = line.lower()
         length += len(line)
         if length > MAX_LENGTH:
@@ -75,8 +75,8 @@ class _Passes:
         return True
 
 
-def _unescaped(text: str) -> str:
-    """HTML's entities as characters. Numbers of thousands of digits, which Python won't convert, are none's."""
+def _unescape_html(text: str) -> str:
+    """HTML's entities as characters. Numbers of thousands of digits, which Python won't convert, are no character's."""
     return html.unescape(_NUMBER.sub(lambda match: f"&#{match[1] if len(match[1]) == 7 else '9999999'}", text))
 
 

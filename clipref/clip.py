@@ -13,7 +13,6 @@ No answer is NaN or infinite: weights that lead there are a WeightsError.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Any, Literal, TypeAlias, get_args
@@ -21,36 +20,23 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from .arguments import (
-    are_embeddings,
-    as_array,
-    check_choice,
-    check_count,
-    check_ordered,
-    elements,
-    is_one,
-    is_one_image,
-    is_true,
-    length,
-    listed_texts,
-    shown,
-)
+from .arguments import check_choice, check_count, check_ordered, is_one, is_one_image, is_true, listed_texts, shown
 from .backends import make_engine
 from .classifier import TEMPLATES, Classifier, label_embeddings, labels_and_templates
 from .config import NoTower
+from .directions import Kind, checked_embeddings, directions
 from .engine import Engine, ReferenceEngine, TowerEngine, checked_pixels
-from .errors import ImageError, InputError, TextError
+from .errors import ImageError, InputError
 from .lazy import available_threads, once
-from .loading import in_batches, preprocessed, preprocessor, progress_bar, sound, with_gaps
+from .loading import AN_IMAGE_OR_SEVERAL, preprocessed_batches, preprocessor, with_gaps
 from .memory import Memory
-from .similarity import cosines, finished, have_direction, nearest, unit_vectors
+from .similarity import cosines, finished, nearest
 from .texts import checked_ids, embeddings_of, rows_of
 from .tokenizer import Tokenizer
 from .tracing import Trace, checked_edits, checked_patterns, editing_engine, given_ids, given_pixels, traced
 from .weights import Checkpoint, DType
 
 Array: TypeAlias = NDArray[Any]
-Kind: TypeAlias = Literal["image", "text"]
 OnError: TypeAlias = Literal["raise", "skip", "null"]
 
 # Embeddings of texts that a model keeps: at 1024 float32 each, 16 MB.
@@ -61,6 +47,15 @@ REMEMBERED_LABEL_SETS = 8
 
 class CLIP:
     """A CLIP behind one engine. Safe to call from several threads.
+
+    `AutoModel.from_pretrained` opens one. Its `config` has the sizes: E is `embed_dim`, R the images' resolution in
+    pixels, T at most the texts' context length. `backend`, `precision` and `fidelity` say what computes, in what, and
+    how near it comes; `logit_scale`, a float, is what cosines are multiplied by to be logits.
+
+    >>> from clipref import AutoModel
+    >>> from clipref.weights_tools.shapes.world import scene
+    >>> model = AutoModel.from_pretrained("clipref/shapes-vit")
+    >>> circle, square = scene(9).draw(), scene(4).draw()  # PIL images, which the examples below use
 
     Pickled or copied, it is opened anew from where it came from, with the same backend and options. Whatever uses the
     weights raises WeightsError if their file was written to since it was opened; see `SafetensorsFile.guard`.
@@ -86,7 +81,6 @@ class CLIP:
         self.dtype: DType = dtype
         self.max_pixels = max_pixels
         self.logit_scale = checkpoint.logit_scale
-        self.engine: Engine
         self.backend, self.engine, self.precision, self.fidelity = make_engine(backend, checkpoint, dtype, **options)
         self._tokenizer = once(
             lambda: Tokenizer.default() if checkpoint.merges is None else Tokenizer.from_file(checkpoint.merges)
@@ -121,12 +115,21 @@ class CLIP:
         return self._checkpoint.digest
 
     def encode_image(self, pixels: Array) -> Array:
-        """Preprocessed pixels [N, 3, R, R] float, all finite -> embeddings [N, E]. Raises InputError, WeightsError."""
+        """Preprocessed pixels [N, 3, R, R] float, all finite -> embeddings [N, E]. Raises InputError, WeightsError.
+
+        >>> from clipref import preprocess
+        >>> model.encode_image(preprocess(circle, resolution=48)[None]).shape
+        (1, 96)
+        """
         pixels = checked_pixels(pixels, self.config.vision.resolution, self.dtype)
         return finished(self._image_embeddings(pixels), "item", range(len(pixels)))
 
     def encode_text(self, ids: Array) -> Array:
-        """Token ids [N, T] int, T at most the context length -> embeddings [N, E]. Raises InputError, WeightsError."""
+        """Token ids [N, T] int, T at most the context length -> embeddings [N, E]. Raises InputError, WeightsError.
+
+        >>> model.encode_text(model.tokenize(["a circle", "a ring"])).shape
+        (2, 96)
+        """
         ids = checked_ids(ids, self.config.text)
         with self.weights_in_use():
             embeddings = self.engine.encode_text(ids)
@@ -139,7 +142,7 @@ class CLIP:
             yield
 
     def _image_embeddings(self, pixels: Array) -> Array:
-        """What the engine makes of checked pixels."""
+        """The engine's embeddings of checked pixels."""
         with self.weights_in_use():
             return self.engine.encode_image(pixels)
 
@@ -153,16 +156,15 @@ class CLIP:
                 f"make them by that one, and give encode_text the ids [N, {text.context_length}]."
             )
         tokenizer: Tokenizer = self._tokenizer()
-        if tokenizer.end_id != text.end_of_text or tokenizer.vocab_size > text.vocab_size:
-            raise InputError(
-                f"The merges give {tokenizer.vocab_size} tokens, but the model has {text.vocab_size} (end of text: "
-                f"{tokenizer.end_id}, {text.end_of_text}): put the model's own merges.txt beside its weights."
-            )
+        tokenizer.check_vocabulary(text.vocab_size, text.end_of_text)
         return tokenizer
 
     def tokenize(self, texts: str | Iterable[str], truncate: bool = False) -> NDArray[np.int32]:
         """Texts -> token ids [N, T] int32 in this model's vocabulary. Raises TextError, or InputError for a model
         with another tokenizer than CLIP's.
+
+        >>> model.tokenize("a circle")[0, :5]
+        array([767, 320, 699, 768,   0], dtype=int32)
         """
         return self.tokenizer(texts, self.config.text.context_length, truncate)
 
@@ -174,7 +176,11 @@ class CLIP:
         input_color_format: str | None = None,
         max_pixels: int | None = None,
     ) -> Array:
-        """One image -> [1, E]; a list of images -> [N, E], as `embed_images`. Raises ImageError."""
+        """One image -> [1, E] of the model's dtype; a list of images -> [N, E], as `embed_images`. Raises ImageError.
+
+        >>> model.embed_image(circle).shape
+        (1, 96)
+        """
         images = image if isinstance(image, list | tuple) else [image]
         return self.embed_images(
             images, normalize=normalize, input_color_format=input_color_format, max_pixels=max_pixels
@@ -193,7 +199,7 @@ class CLIP:
         on_error: OnError = "raise",
         errors: list[ImageError] | None = None,
     ) -> Array:
-        """Any iterable of images, or an array of them [N, H, W, C] -> [N, E].
+        """Any iterable of images, or an array of them [N, H, W, C] -> [N, E] of the model's dtype.
 
         Paths and bytes are read and preprocessed by `workers` threads (as many as there are processors) while the
         engine is at work. No more than two batches are in memory at a time. `progress` shows a bar on standard error,
@@ -203,9 +209,14 @@ class CLIP:
         `source`. With `on_error="skip"` it is left out, and with "null" its row is NaN; the errors are then appended to
         the list `errors`, if one is given: their indices say which rows are missing.
 
-        Raises ImageError, or InputError if there are no images.
+        Raises ImageError; InputError for another argument, and if there are no images; WeightsError.
+
+        >>> errors = []
+        >>> model.embed_images([circle, "gone.png", square], on_error="skip", errors=errors).shape
+        (2, 96)
+        >>> errors[0].index, errors[0].source
+        (1, 'gone.png')
         """
-        expected = "expected an image, or a list of images"
         check_count("batch_size", batch_size)
         for name, value in (("workers", workers), ("max_pixels", max_pixels)):
             if value is not None:
@@ -213,21 +224,19 @@ class CLIP:
         check_choice("on_error", on_error, get_args(OnError))
         if errors is not None and not isinstance(errors, list):
             raise InputError(f"errors is {shown(errors)}; expected a list, which the errors are appended to.")
-        normalize = is_true("normalize", normalize)
+        normalize, progress = is_true("normalize", normalize), is_true("progress", progress)
         pixels_of = preprocessor(self.config, input_color_format, max_pixels or self.max_pixels)
         if is_one_image(images):
             images = [images]
-        check_ordered(images, "images", expected)
+        check_ordered(images, "images", AN_IMAGE_OR_SEVERAL)
         failed: dict[int, ImageError] = {}
+        kept = None if on_error == "raise" else failed
+        read = preprocessed_batches(images, pixels_of, workers or available_threads(), batch_size, kept, progress)
         batches: list[Array] = []
-        items = elements(images, "images", expected)
-        found = preprocessed(items, pixels_of, workers or available_threads(), batch_size)
-        with progress_bar(length(images), is_true("progress", progress)) as bar, closing(found):
-            for batch in in_batches(sound(found, None if on_error == "raise" else failed), batch_size):
-                indices, pixels = zip(*batch, strict=True)
-                stacked = checked_pixels(np.stack(pixels), self.config.vision.resolution, self.dtype)
-                batches.append(finished(self._image_embeddings(stacked), "image", indices, normalize))
-                bar.update(len(batch))
+        with closing(read):
+            for indices, pixels in read:
+                pixels = checked_pixels(pixels, self.config.vision.resolution, self.dtype)
+                batches.append(finished(self._image_embeddings(pixels), "image", indices, normalize))
         if not batches and not failed:
             raise InputError("No images were given; expected at least one.")
         if errors is not None:
@@ -247,6 +256,9 @@ class CLIP:
 
         A text that was there before is not computed again; what texts begin with in common is computed once, unless the
         reference computes it. Raises TextError if a text is empty, or longer than the context and not to be truncated.
+
+        >>> model.embed_text(["a blue circle", "a purple square"], normalize=True).shape
+        (2, 96)
         """
         given = [x for x in (text, texts) if x is not None]
         if len(given) != 1:
@@ -270,59 +282,42 @@ class CLIP:
         """Cosines of a subject with prompts, either side image or text.
 
         A prompt, or several (a list, or another iterable), gives a list of floats; a dict of prompts gives a dict with
-        its keys. Several subjects give a list of those.
+        its keys. Several subjects give a list of those. Raises ImageError, TextError or InputError.
+
+        >>> model.compare(circle, {"circle": "a blue circle", "square": "a purple square"})
+        {'circle': 0.44..., 'square': 0.06...}
+        >>> model.compare("a red ring", ["a ring", "a ring of red"], subject_type="text")
+        [0.49..., 0.9...]
         """
         names = list(prompt) if isinstance(prompt, Mapping) else None
         prompts = list(prompt.values()) if isinstance(prompt, Mapping) else prompt
-        subjects = self._units(subject, subject_type, "subject_type", input_color_format)
-        against = self._units(prompts, prompt_type, "prompt_type", input_color_format)
+        subjects = directions(self, subject, subject_type, "subject_type", input_color_format)
+        against = directions(self, prompts, prompt_type, "prompt_type", input_color_format)
         found = cosines(subjects[:, None], against).tolist()  # [subjects, prompts]
         rows = [row if names is None else dict(zip(names, row, strict=True)) for row in found]
         return rows[0] if is_one(subject, subject_type, self.config.embed_dim) else rows
 
     def compare_embeddings(
-        self,
-        x: Any,
-        y: Any,
-        x_type: Kind = "image",
-        y_type: Kind = "text",
-        *,
-        input_color_format: str | None = None,
+        self, x: Any, y: Any, x_type: Kind = "image", y_type: Kind = "text", *, input_color_format: str | None = None
     ) -> Array:
-        """Cosines [Nx, Ny] of all of `x` with all of `y`: images, texts, or embeddings [N, E]."""
-        left = self._units(x, x_type, "x_type", input_color_format)
-        right = self._units(y, y_type, "y_type", input_color_format)
+        """Cosines [Nx, Ny] of all of `x` with all of `y`: images, texts, or embeddings [N, E].
+
+        Raises ImageError, TextError or InputError.
+
+        >>> model.compare_embeddings([circle, square], ["a blue circle", "a purple square"]).shape
+        (2, 2)
+        """
+        left = directions(self, x, x_type, "x_type", input_color_format)
+        right = directions(self, y, y_type, "y_type", input_color_format)
         return cosines(left[:, None], right)
 
-    def _units(self, items: Any, kind: Kind, argument: str, input_color_format: str | None) -> Array:
-        """Unit vectors [N, E] of images, of texts, or of embeddings. Errors say which `argument` tells them apart."""
-        check_choice(argument, kind, get_args(Kind))
-        if are_embeddings(items, self.config.embed_dim):
-            embeddings = np.atleast_2d(as_array(items, "embeddings", "expected floats"))
-            embeddings = embeddings.astype(np.result_type(embeddings, np.float32))  # float16 holds no squares
-            if not len(embeddings):
-                raise InputError("No embeddings were given; expected at least one.")
-            wrong = np.flatnonzero(~have_direction(embeddings))
-            if wrong.size:
-                raise InputError(f"Row {wrong[0]} of the embeddings given is zero or not finite, and has no direction.")
-            return unit_vectors(embeddings)
-        if kind == "image":
-            try:
-                return self.embed_images(items, normalize=True, input_color_format=input_color_format)
-            except ImageError as error:
-                if isinstance(error.source, str) and not os.path.exists(error.source):
-                    error.args = (f'{error} If it is a text, pass {argument}="text".',)
-                raise
-        try:
-            texts = listed_texts(items)
-        except (InputError, TextError) as error:
-            hint = f'For an image pass {argument}="image"; an embedding has {self.config.embed_dim} floats.'
-            error.args = (f"{error} {hint}",)
-            raise
-        return self.embed_text(texts, normalize=True)
-
     def classifier(self, labels: Iterable[str], templates: Iterable[str] = TEMPLATES) -> Classifier:
-        """Labels embedded once, to classify many images among them: `.classify(image)`, `.embeddings`, `.labels`."""
+        """Labels embedded once, to classify many images among them. Raises InputError, TextError.
+
+        >>> shapes = model.classifier(["circle", "square"], templates=["a {}", "one {}"])
+        >>> [shapes.classify(image, top_k=1)[0][0] for image in (circle, square)]
+        ['circle', 'square']
+        """
         given, into = labels_and_templates(labels, templates)
         embeddings = self._label_sets.get((given, into))
         if embeddings is None:
@@ -343,16 +338,23 @@ class CLIP:
 
         A label's embedding is the mean of its normalised embeddings in all templates, as in the CLIP paper, section
         3.1.4; probabilities come from the checkpoint's own logit scale. A list of images gives a list of those. The
-        last sets of labels are remembered; `classifier` makes an object of one.
+        last sets of labels are remembered; `classifier` makes an object of one. Raises ImageError, TextError or
+        InputError.
+
+        >>> model.classify(circle, ["circle", "square"], templates="a {}")
+        [('circle', 0.99...), ('square', 0.00...)]
         """
         check_count("top_k", top_k)
         classifier = self.classifier(labels, templates)
         return classifier.classify(image, top_k, input_color_format=input_color_format)
 
     def label_embeddings(self, labels: Iterable[str], templates: Iterable[str] = TEMPLATES) -> Array:
-        """Unit vectors [N, E] of labels, each the mean over the templates, in which `{}` stands for the label."""
-        embeddings: Array = self.classifier(labels, templates).embeddings.copy()
-        return embeddings
+        """Unit vectors [N, E] of labels, each the mean over the templates, in which `{}` stands for the label.
+
+        >>> model.label_embeddings(["circle", "square"]).shape
+        (2, 96)
+        """
+        return np.array(self.classifier(labels, templates).embeddings)
 
     def search(
         self,
@@ -367,13 +369,14 @@ class CLIP:
 
         Rows are read as they lie, a memory map too, and need not be unit vectors. Raises InputError for more queries
         than one, and for a row that is zero or not finite.
+
+        >>> corpus = model.embed_images([circle, square])
+        >>> model.search("a square", corpus, top_k=1)
+        [(1, 0.43...)]
         """
-        expected = f"expected [N, {self.config.embed_dim}] numbers, as embed_images gives them"
-        rows = as_array(embeddings, "embeddings", expected)
-        if rows.ndim != 2 or rows.shape[1] != self.config.embed_dim or rows.dtype.kind not in "fiu":
-            raise InputError(f"embeddings are {rows.dtype} of shape {rows.shape}; {expected}.")
+        rows = checked_embeddings(embeddings, self.config.embed_dim)
         check_count("top_k", top_k)
-        queries = self._units(query, query_type, "query_type", input_color_format)
+        queries = directions(self, query, query_type, "query_type", input_color_format)
         if len(queries) != 1:
             raise InputError(f"The query is {len(queries)} items; expected one. Search for each by itself.")
         return nearest(queries[0], rows, int(top_k))
@@ -395,6 +398,9 @@ class CLIP:
         activation: a number, an array, or a function that is given what one item has there, [1, ...], and returns it
         changed. Computed by the model's backend if it runs the towers, else by the reference; then BackendError for an
         edit. Raises InputError, which names what is near a misspelt name, ImageError and TextError.
+
+        >>> model.trace(image=circle)["visual.transformer.resblocks.0.mlp"].shape  # [N, L, W]
+        (1, 17, 128)
         """
         edits, patterns = checked_edits(edit), checked_patterns(only)
         given = given_pixels(self, image, pixels, input_color_format), given_ids(self, text, ids)

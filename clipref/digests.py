@@ -70,7 +70,7 @@ def refuse_other(where: object, found: str, expected: str) -> None:
 
 
 def read_provenance(weights: Path) -> dict[str, Any] | None:
-    """What provenance.json beside a model.safetensors says of it; None without one. Raises WeightsError."""
+    """The content of provenance.json beside a model.safetensors; None without one. Raises WeightsError."""
     path = weights.parent / PROVENANCE_NAME
     if weights.name != "model.safetensors":
         return None
@@ -86,7 +86,7 @@ def read_provenance(weights: Path) -> dict[str, Any] | None:
 
 
 def digest_record(weights: Path, digest: str) -> dict[str, Any]:
-    """What provenance.json says of weights that were just written: their digest, and how to tell that they are those.
+    """The part of provenance.json about weights that were just written: their digest, and what tells them from others.
 
     The file's time becomes an even second, which every archive and file system can hold, and which the time of a later
     change, however soon, is not.
@@ -118,7 +118,7 @@ def remembered_digest(status: os.stat_result) -> str | None:
 
 def remember_digest(status: os.stat_result, digest: str) -> None:
     """Keep the digest of a large file for `remembered_digest`."""
-    # What changes a file within one tick of its clock leaves no trace; two seconds are the longest tick there is.
+    # A change within one tick of the file system's clock leaves no trace; two seconds are the longest tick there is.
     if status.st_size < SMALL or time.time() - status.st_mtime < 2:
         return
     path = _memory(status)

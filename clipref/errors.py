@@ -46,11 +46,14 @@ def numbered(error: AnItemError, kind: str, index: int, source: Any) -> AnItemEr
 
 
 class ImageError(ItemError):
-    """An image can't be read, is too large, or is an array of the wrong shape or dtype."""
+    """An image can't be read, is too large, or is an array of the wrong shape or dtype.
+
+    `index` and `source` say which, where it is one of several: see ItemError.
+    """
 
 
 class TextError(ItemError):
-    """A text is too long, or is not text."""
+    """A text is empty, too long, or not text; `index` and `source` say which, where it is one of several."""
 
 
 class InputError(ClipError):

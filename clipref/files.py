@@ -80,7 +80,7 @@ def read_bytes(path: str | os.PathLike[str], limit: int) -> bytes:
 
 
 def stand_in(start: bytes) -> str | None:
-    """What came in the place of a file, told from its first bytes: a pointer, a web page, nothing. None otherwise."""
+    """The name of what came in the place of a file, by its first bytes: a pointer, a web page, nothing; or None."""
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not start:
         return "it is empty"
@@ -103,7 +103,7 @@ def text_lines(data: bytes) -> list[str]:
 
 
 def parse_json(data: bytes) -> Any:
-    """What JSON says, if it says one thing in numbers that a computer has. Raises ValueError for anything else.
+    """The value of a JSON text, if it has one, in numbers that a computer has. Raises ValueError for anything else.
 
     Refused, though Python reads them: a key that is there twice, NaN and infinity, whole numbers beyond 64 bits (which
     can't even be put into a message when they are long enough), and values nested deeper than Python can follow.
@@ -202,7 +202,7 @@ def remove_abandoned(folder: str | os.PathLike[str], recursive: bool = False) ->
 def _scratch(folder: Path, new: Callable[[Path], None]) -> Iterator[Path]:
     """A new scratch file or folder in `folder`; locked while in use, removed at the end unless it was renamed."""
     remove_abandoned(folder)
-    scratch, descriptor = _locked(folder, new)
+    scratch, descriptor = _new_scratch(folder, new)
     try:
         yield scratch
     finally:
@@ -211,7 +211,7 @@ def _scratch(folder: Path, new: Callable[[Path], None]) -> Iterator[Path]:
             os.close(descriptor)
 
 
-def _locked(folder: Path, new: Callable[[Path], None]) -> tuple[Path, int | None]:
+def _new_scratch(folder: Path, new: Callable[[Path], None]) -> tuple[Path, int | None]:
     """A new scratch file or folder, and the descriptor that holds its lock where there are locks."""
     while True:
         scratch = folder / f".{secrets.token_hex(8)}{SCRATCH_SUFFIX}"
@@ -270,7 +270,7 @@ def _remove(path: Path) -> None:
 
 
 @contextmanager
-def alone(folder: str | os.PathLike[str]) -> Iterator[None]:
+def lock_folder(folder: str | os.PathLike[str]) -> Iterator[None]:
     """While in here, no other process is in here for the same folder; for files that are to change together.
 
     Windows, and folders of other machines that know no locks, don't promise it.

@@ -27,7 +27,7 @@ MAX_TIFF_VALUES = 2**18
 MAX_TAGS = 2**16
 MAX_TILE_PIXELS = 2**24
 
-# As many as 67 million pixels have in tiles of 128 x 128.
+# 67 million pixels in tiles of 128 x 128 have as many.
 MAX_JPEG_2000_TILES = 2**12
 
 # macOS has icons of 1024 x 1024, Windows of 256 x 256.
@@ -52,23 +52,23 @@ class Meter:
         self._bytes: float = 4 * self._size + 2**20
 
     def allow_decoding(self, calls: int) -> None:
-        """From here on pixels are read, which need some more calls."""
+        """Allow the calls that reading pixels takes, from here on."""
         self._calls, self._bytes = MAX_READS + calls, float("inf")
 
     def read(self, size: int = -1) -> bytes:
-        """As of any file. Raises ImageError."""
+        """Read as any file does. Raises ImageError."""
         if size is None or size < 0 or size > MAX_READ:
             left = max(self._size - self._file.tell(), 0)
             size = left if size is None or size < 0 else min(size, left)
             if size > MAX_READ:
                 raise ImageError(f"{size} bytes are to be read at once, of at most {MAX_READ}; make the file smaller.")
-        return self._counted(self._file.read(size))
+        return self._count(self._file.read(size))
 
     def readline(self, size: int = -1) -> bytes:
-        """As of any file. Raises ImageError."""
-        return self._counted(self._file.readline(size if 0 <= size < MAX_READ else MAX_READ))
+        """Read a line as any file does. Raises ImageError."""
+        return self._count(self._file.readline(size if 0 <= size < MAX_READ else MAX_READ))
 
-    def _counted(self, data: bytes) -> bytes:
+    def _count(self, data: bytes) -> bytes:
         self._calls -= 1
         self._bytes -= len(data)
         if self._calls < 0 or self._bytes < 0:
@@ -76,11 +76,11 @@ class Meter:
         return data
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """As of any file."""
+        """Go to a place, as in any file."""
         return self._file.seek(offset, whence)
 
     def tell(self) -> int:
-        """As of any file."""
+        """The place in the file."""
         return self._file.tell()
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 # Held for moments: while Pillow is imported, or a number below is changed. Never while a file is read or decoded.
 _guard = threading.RLock()
 
-# Who works with an object, by its id: the lock, and how many threads hold it or wait for it.
+# Locks of the objects that are worked with, by id, and how many threads hold each or wait for it.
 _turns: dict[int, tuple[threading.RLock, list[None]]] = {}
 
 _FILTER: tuple[Any, ...] = ("ignore", None, Warning, re.compile(r"PIL\.(?#while clipref opens an image)"), 0)
@@ -40,7 +40,7 @@ def pillow() -> ModuleType:
 
 @contextmanager
 def turn(thing: object) -> Iterator[None]:
-    """One thread at a time for one object: two would read each other's part of a file."""
+    """A turn at one object, one thread at a time: two would read each other's part of a file."""
     with _guard:
         lock, users = _turns.setdefault(id(thing), (threading.RLock(), []))
         users.append(None)
@@ -88,7 +88,7 @@ class Room:
         self._changed = threading.Condition()
 
     @contextmanager
-    def taken(self, amount: int) -> Iterator[None]:
+    def hold(self, amount: int) -> Iterator[None]:
         """Hold `amount` bytes, or all there are if it is more."""
         amount = min(amount, self._size)
         with self._changed:
@@ -107,7 +107,7 @@ _room = Room(DECODING_BYTES)
 
 def decoding_room(amount: int) -> Any:
     """Memory to decode an image in, within what all threads together may take."""
-    return _room.taken(amount)
+    return _room.hold(amount)
 
 
 def _after_fork_in_child() -> None:

@@ -92,7 +92,7 @@ def once(make: Callable[[], T]) -> Callable[[], T]:
 
 
 def once_a_process(make: Callable[[], T]) -> Callable[[], T]:
-    """As `once`, but a forked child makes its own: a pool or a session, whose threads a fork leaves behind.
+    """Like `once`, but a forked child makes its own: a pool or a session, whose threads a fork leaves behind.
 
     `lock = once_a_process(threading.Lock)`, used as `with lock():`, is a lock that a child finds free.
     """

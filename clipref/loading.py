@@ -7,12 +7,13 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .arguments import check_choice
+from .arguments import check_choice, elements, length
 from .config import ClipConfig
 from .errors import ImageError, numbered
 from .lazy import no_fork
@@ -20,6 +21,8 @@ from .preprocessing import preprocess
 
 Array: TypeAlias = NDArray[Any]
 T = TypeVar("T")
+
+AN_IMAGE_OR_SEVERAL = "expected an image, or a list of images"
 
 
 def preprocessor(config: ClipConfig, input_color_format: str | None, max_pixels: int | None) -> Callable[[Any], Array]:
@@ -64,6 +67,27 @@ def preprocessed(
         finally:
             for future in pending:
                 future.cancel()
+
+
+def preprocessed_batches(
+    images: Iterable[Any],
+    pixels_of: Callable[[Any], Array],
+    workers: int,
+    size: int,
+    failed: dict[int, ImageError] | None,
+    progress: bool,
+) -> Generator[tuple[tuple[int, ...], Array], None, None]:
+    """The images' numbers and pixels [n, 3, R, R], `size` at a time. Errors are as in `sound`.
+
+    The bar on standard error moves on when the next batch is asked for.
+    """
+    items = elements(images, "images", AN_IMAGE_OR_SEVERAL)
+    found = preprocessed(items, pixels_of, workers, size)
+    with progress_bar(length(images), progress) as bar, closing(found):
+        for batch in in_batches(sound(found, failed), size):
+            indices, pixels = zip(*batch, strict=True)
+            yield indices, np.stack(pixels)
+            bar.update(len(batch))
 
 
 def _done(value: T) -> Future[T]:

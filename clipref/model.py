@@ -56,6 +56,14 @@ class AutoModel:
         ("float32", "bfloat16", "int8", ...) is an option of every backend, and "auto" finds the fastest that has it.
 
         Raises ModelNotFound, ConfigError, WeightsError, BackendError or InputError.
+
+        >>> from clipref import AutoModel
+        >>> model = AutoModel.from_pretrained("clipref/shapes-vit", backend="reference", dtype="float64")
+        >>> model
+        CLIP(ViT at 48 px, backend='reference', dtype='float64')
+        >>> AutoModel.from_pretrained("clip/ViT-B-23")
+        Traceback (most recent call last):
+        clipref.errors.ModelNotFound: ...
         """
         name = _model_name(name, model_id_or_path)
         if isinstance(dtype, str | np.dtype):

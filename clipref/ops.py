@@ -28,7 +28,7 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
 
 
 def layer_norm(x: Array, weight: Array, bias: Array) -> Array:
-    """Over the last axis, with the biased variance and eps 1e-5."""
+    """x [..., W], weight and bias [W] -> [..., W]: over the last axis, with the biased variance and eps 1e-5."""
     centred = x - x.mean(axis=-1, keepdims=True)
     variance = (centred * centred).mean(axis=-1, keepdims=True)
     y: Array = centred / np.sqrt(variance + 1e-5) * weight + bias
@@ -55,7 +55,7 @@ def relu(x: Array) -> Array:
 
 
 def softmax(x: Array) -> Array:
-    """Over the last axis, after subtracting its maximum, so that it can't overflow."""
+    """x [..., K] -> [..., K], of sum 1: over the last axis, less its maximum first, so that it can't overflow."""
     e = np.exp(x - x.max(axis=-1, keepdims=True))
     y: Array = e / e.sum(axis=-1, keepdims=True)
     return y

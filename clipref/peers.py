@@ -32,10 +32,10 @@ BACKENDS = {
 
 
 def option_advice(name: str) -> str:
-    """What to use instead of an option, with a blank before it; nothing if the option is unknown there too."""
+    """Advice what to use instead of an option, with a blank before it; nothing if the option is unknown there too."""
     return f" {name}: {OPTIONS[name]}" if name in OPTIONS else ""
 
 
 def backend_advice(name: str) -> str:
-    """What to use instead of a backend, with a blank before it; nothing if the backend is unknown there too."""
+    """Advice what to use instead of a backend, with a blank before it; nothing if the backend is unknown there too."""
     return f" {name}: {BACKENDS[name]}" if name in BACKENDS else ""

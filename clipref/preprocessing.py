@@ -66,6 +66,15 @@ def preprocess(
 
     Raises ImageError for an image that can't be read, is too large, too long and thin, or of a kind that Pillow can't
     resize; InputError for any other argument.
+
+    >>> import numpy as np
+    >>> from clipref import preprocess
+    >>> frame = np.zeros((480, 640, 3), np.uint8)  # as cv2.imread gives them: BGR
+    >>> pixels = preprocess(frame)
+    >>> pixels.shape, pixels.dtype
+    ((3, 224, 224), dtype('float32'))
+    >>> pixels[:, 0, 0].round(3)  # black, with the mean taken off, in standard deviations
+    array([-1.792, -1.752, -1.48 ], dtype=float32)
     """
     if not is_count(resolution) or resolution > MAX_RESOLUTION:
         raise InputError(f"resolution is {shown(resolution)}; expected whole pixels, 1 to {MAX_RESOLUTION}.")
@@ -76,7 +85,7 @@ def preprocess(
             f"interpolation is {shown(interpolation)} and resize_mode {shown(resize_mode)}; expected 'bicubic' or "
             "'bilinear', and 'shortest' or 'squash'."
         )
-    with _opened(image, input_color_format, max_pixels, upright) as opened:
+    with _open(image, input_color_format, max_pixels, upright) as opened:
         rgb = _square(opened, int(resolution), interpolation, resize_mode)  # uint8 [R, R, 3]
     pixels: NDArray[np.float32] = rgb.transpose(2, 0, 1).astype(np.float32, order="C")  # [3, R, R]
     pixels /= 255
@@ -112,14 +121,12 @@ def open_image(
     `upright` turns the image as its EXIF says. Several threads may give the same file object or PIL image.
     Raises ImageError or InputError.
     """
-    with _opened(image, input_color_format, max_pixels, upright) as opened:
+    with _open(image, input_color_format, max_pixels, upright) as opened:
         return opened
 
 
-def _opened(
-    image: Any, input_color_format: str | None, max_pixels: int, upright: bool
-) -> AbstractContextManager[Image]:
-    """As `open_image`, and room for the image in memory meanwhile."""
+def _open(image: Any, input_color_format: str | None, max_pixels: int, upright: bool) -> AbstractContextManager[Image]:
+    """The image that `open_image` opens, and room for it in memory meanwhile. Raises ImageError or InputError."""
     if not isinstance(input_color_format, str | None) or input_color_format not in ("bgr", "rgb", None):
         raise InputError(f"input_color_format is {shown(input_color_format)}; expected 'bgr' or 'rgb'.")
     if not is_count(max_pixels):

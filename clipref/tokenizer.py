@@ -28,14 +28,14 @@ from .errors import InputError, TextError, numbered
 from .lazy import no_fork
 from .vocabulary import DEFAULT_MERGES, END, SPECIALS, START, WORDS, Merges, byte_symbols, read_vocabulary, symbols_of
 
-# What a context may be as long as: no array of ids then takes more than 400 KB a text.
+# The longest context: no array of ids takes more than 400 KB a text.
 MAX_CONTEXT = 100_000
 
 # Words of up to this many characters are remembered with their ids, so that what is kept has a bound.
 SHORT = 32
 REMEMBERED = 65536
 
-# Of texts of up to this many characters the tokens are counted, to say by how much one is too long.
+# The tokens of a text that is too long are counted up to this many characters, to say by how much it is.
 MAX_COUNTED = 10_000
 
 
@@ -52,6 +52,9 @@ class Tokenizer:
 
     Ids: 256 byte symbols, the same 256 at the end of a word, one for each merge, the start and the end of text, and
     what was added to the vocabulary after that. CLIP finds the end of text by its id, the largest in any row.
+
+    >>> from clipref.tokenizer import Tokenizer
+    >>> tokenizer = Tokenizer.default()
     """
 
     def __init__(self, merges: Merges, added: Sequence[str] = ()) -> None:
@@ -67,28 +70,50 @@ class Tokenizer:
         self._ranks = {(left, right): rank for rank, (left, right) in enumerate(merges)}
         self._longest = max(len(symbol.removesuffix("</w>")) for symbol in symbols[:-2])
         self._added = [token.lower() for token in added]
-        self._short_word = lru_cache(maxsize=REMEMBERED)(lambda word: self._merge(_spelled(word), True))
+        self._short_word = lru_cache(maxsize=REMEMBERED)(lambda word: self._merge(_spell(word), True))
 
     @staticmethod
     @cache
     def default() -> Tokenizer:
-        """The tokenizer of the nine published models, with the merges that are part of this package."""
+        """The tokenizer of the nine published models, with the merges that are part of this package.
+
+        >>> Tokenizer.default().vocab_size, Tokenizer.default().start_id, Tokenizer.default().end_id
+        (49408, 49406, 49407)
+        """
         return Tokenizer.from_file(DEFAULT_MERGES)
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Tokenizer:
         """Read merges, gzipped or not: OpenAI's bpe_simple_vocab_16e6.txt.gz, or transformers' merges.txt or
-        tokenizer.json. Files beside it that say other ids are no such (see clipref.vocabulary).
+        tokenizer.json. Files beside it that contradict it are refused (see clipref.vocabulary).
 
         Raises ConfigError if the file can't be read or isn't CLIP's kind of vocabulary.
+
+        >>> from clipref.vocabulary import DEFAULT_MERGES
+        >>> Tokenizer.from_file(DEFAULT_MERGES).vocab_size
+        49408
         """
         vocabulary = read_vocabulary(path)
         return cls(vocabulary.merges, vocabulary.added)
+
+    def check_vocabulary(self, vocab_size: int, end_of_text: int) -> None:
+        """Raise InputError unless a model of so many tokens, with this end-of-text id, can take these ids.
+
+        >>> tokenizer.check_vocabulary(49408, 49407)
+        """
+        if self.end_id != end_of_text or self.vocab_size > vocab_size:
+            raise InputError(
+                f"The merges give {self.vocab_size} tokens, but the model has {vocab_size} (end of text: "
+                f"{self.end_id}, {end_of_text}): put the model's own merges.txt beside its weights."
+            )
 
     def encode(self, text: str) -> list[int]:
         """A text's ids, without start and end.
 
         Raises TextError if it isn't text, is too long (see clipref.cleaning), or has a token that was added.
+
+        >>> tokenizer.encode("A photo of 2 cats!")
+        [320, 1125, 539, 273, 3989, 256]
         """
         return self._encode(text, None)
 
@@ -109,10 +134,14 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The cleaned text that ids stand for; bytes that aren't UTF-8 become U+FFFD. Raises InputError."""
+        """The cleaned text that ids stand for; bytes that aren't UTF-8 become U+FFFD. Raises InputError.
+
+        >>> tokenizer.decode([320, 1125, 539, 273, 3989, 256])
+        'a photo of 2 cats ! '
+        """
         values = {symbol: byte for byte, symbol in enumerate(byte_symbols())}
         data = bytearray()
-        for i in self._checked(ids):
+        for i in self._check_ids(ids):
             symbol = self._symbols[i]
             if i >= self.start_id:
                 data += symbol.encode()
@@ -121,7 +150,7 @@ class Tokenizer:
             data += b" " if symbol.endswith("</w>") else b""
         return data.decode("utf-8", errors="replace")
 
-    def _checked(self, ids: Any) -> list[int]:
+    def _check_ids(self, ids: Any) -> list[int]:
         if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
             raise InputError(f"ids are {shown(ids)}; expected a list of whole numbers.")
         listed = list(elements(ids, "ids", "expected a list of whole numbers"))
@@ -137,6 +166,10 @@ class Tokenizer:
 
         Raises TextError, with the number of the text, if one is too long and not to be truncated; `truncate` cuts it,
         and the last id becomes the end. Raises InputError if there are no texts.
+
+        >>> tokenizer(["a cat", "two cats"], context_length=5)
+        array([[49406,   320,  2368, 49407,     0],
+               [49406,  1237,  3989, 49407,     0]], dtype=int32)
         """
         if not is_count(context_length) or not 2 <= context_length <= MAX_CONTEXT:
             raise InputError(
@@ -171,7 +204,7 @@ class Tokenizer:
         if len(word) <= SHORT:
             return self._short_word(word)
         first = None if limit is None else self._first(word, limit)
-        return self._merge(_spelled(word), True) if first is None else first
+        return self._merge(_spell(word), True) if first is None else first
 
     def _first(self, word: str, limit: int) -> tuple[int, ...] | None:
         """The first `limit` ids of a long word, if they can be told from its beginning; None if they can't.
@@ -184,7 +217,7 @@ class Tokenizer:
         for size in (16 * limit, 64 * limit):
             if size + self._longest >= len(word):
                 return None
-            letters = _spelled(word[: size + self._longest])
+            letters = _spell(word[: size + self._longest])
             across = (
                 begin
                 for begin in range(max(0, size - self._longest + 1), size)
@@ -229,12 +262,17 @@ class Tokenizer:
         return tuple(self._ids[symbol] for symbol in symbols if symbol is not None)
 
 
-def _spelled(word: str) -> str:
+def _spell(word: str) -> str:
     """A byte symbol for each byte of a word."""
     symbols = byte_symbols()
     return "".join([symbols[byte] for byte in word.encode("utf-8")])
 
 
 def tokenize(texts: str | Iterable[str], context_length: int = 77, truncate: bool = False) -> NDArray[np.int32]:
-    """Token ids [N, context_length] int32 in the vocabulary of the nine published models. See `Tokenizer.__call__`."""
+    """Token ids [N, context_length] int32 in the vocabulary of the nine published models. See `Tokenizer.__call__`.
+
+    >>> from clipref import tokenize
+    >>> tokenize("a cat", context_length=5)
+    array([[49406,   320,  2368, 49407,     0]], dtype=int32)
+    """
     return Tokenizer.default()(texts, context_length, truncate)

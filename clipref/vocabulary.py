@@ -98,12 +98,12 @@ def read_vocabulary(path: str | os.PathLike[str]) -> Vocabulary:
     data = _content(path)
     described = path if data.lstrip()[:1] == b"{" else path.parent / "tokenizer.json"
     if described == path:
-        merges, ids = _described(path, data)
-        _check_steps(path, _parsed(path, data))
+        merges, ids = _read_tokenizer_json(path, data)
+        _check_steps(path, _parse_object(path, data))
     else:
         merges, ids = _table(path, data), {}
         if described.is_file():
-            others, ids = _described(described, _content(described))
+            others, ids = _read_tokenizer_json(described, _content(described))
             if others != merges:
                 raise ConfigError(
                     f"{path} and {described.name} beside it differ in their merges; keep the one that the model was "
@@ -116,7 +116,7 @@ def read_vocabulary(path: str | os.PathLike[str]) -> Vocabulary:
     said = {described: ids} if ids else {}
     for other in (path.parent / "vocab.json", path.parent / "added_tokens.json"):
         if other.is_file():
-            said[other] = _ids(other, _parsed(other, _content(other)))
+            said[other] = _ids(other, _parse_object(other, _content(other)))
     added: dict[str, int] = {}
     for file, ids in said.items():
         if file.name != "added_tokens.json" and (missing := next((s for s in symbols if s not in ids), None)):
@@ -173,7 +173,7 @@ def _pair(text: str, where: str) -> tuple[str, str]:
     return left, right
 
 
-def _parsed(path: Path, data: bytes) -> dict[str, Any]:
+def _parse_object(path: Path, data: bytes) -> dict[str, Any]:
     try:
         value = parse_json(data)
     except ValueError as error:
@@ -183,9 +183,9 @@ def _parsed(path: Path, data: bytes) -> dict[str, Any]:
     return value
 
 
-def _described(path: Path, data: bytes) -> tuple[list[tuple[str, str]], dict[str, int]]:
+def _read_tokenizer_json(path: Path, data: bytes) -> tuple[list[tuple[str, str]], dict[str, int]]:
     """The merges of a tokenizer.json, and its ids, those of added tokens among them."""
-    tokenizer = _parsed(path, data)
+    tokenizer = _parse_object(path, data)
     model = tokenizer.get("model")
     if not isinstance(model, dict) or model.get("type", "BPE") != "BPE" or "merges" not in model:
         kind = model.get("type") if isinstance(model, dict) else None

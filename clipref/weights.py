@@ -46,7 +46,7 @@ MERGES_NAMES = (
 # Buffers and constants that archives of CLIP carry beside the weights; none takes part in the forward pass.
 _IGNORED = re.compile(r".*\.num_batches_tracked|(.*\.)?attn_mask|input_resolution|context_length|vocab_size")
 
-# As the file has them; numpy has no bfloat16, the upper half of a float32.
+# The dtypes that files have; numpy has no bfloat16, the upper half of a float32.
 FLOATS: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
@@ -65,7 +65,7 @@ SMALL = 2**20
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:
-    """What tells a file from another, and from itself after it was written to."""
+    """The identity of a file, which is another after it was written to."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
@@ -84,7 +84,7 @@ def _digest_of(file: BinaryIO, begin: int, end: int) -> str:
 
 
 def no_weights(start: bytes) -> str | None:
-    """What a file is instead of weights, told from its first bytes; None where it may have some."""
+    """A name for what a file is instead of weights, told from its first bytes; None where it may have some."""
     if other := stand_in(start):
         return other
     if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start[:64]):  # a header's length is never text
@@ -193,7 +193,7 @@ class SafetensorsFile:
         return self._digest
 
     def read_digest(self) -> str:
-        """The same, whatever is remembered."""
+        """The digest of the tensors, read from the file whatever is remembered of it."""
         self.check_unchanged()
         with open_regular(self.path) as file:
             found = {
@@ -280,7 +280,7 @@ class Checkpoint:
 
     @property
     def digest(self) -> str:
-        """What tells these weights from all others: a sha256 over names, dtypes, shapes and bytes of all tensors.
+        """The digest of these weights: a sha256 over names, dtypes, shapes and bytes of all tensors.
 
         The same for the same weights in any file, layout or sharding, once converted; another where they were cast to
         another dtype (see clipref.digests). As provenance.json beside the weights records it, as long as they have the
@@ -305,13 +305,13 @@ class Checkpoint:
 
     def visual(self, dtype: DType) -> Any:
         """The image tower's parameters, nested, without the prefix `visual`."""
-        return self._nested(visual_shapes(self.config), dtype)["visual"]
+        return self._read_nested(visual_shapes(self.config), dtype)["visual"]
 
     def text(self, dtype: DType) -> Any:
         """The text tower's parameters, nested."""
-        return self._nested(text_shapes(self.config), dtype)
+        return self._read_nested(text_shapes(self.config), dtype)
 
-    def _nested(self, names: Mapping[str, Shape], dtype: DType) -> Any:
+    def _read_nested(self, names: Mapping[str, Shape], dtype: DType) -> Any:
         return nest({name: self.file.read(name, dtype) for name in names})
 
 
@@ -377,11 +377,11 @@ def nest(tensors: Mapping[str, Any]) -> dict[str, Any]:
             node = node.setdefault(key, {})
         node[leaf] = tensor
 
-    def listed(node: Any) -> Any:
+    def to_lists(node: Any) -> Any:
         if not isinstance(node, dict):
             return node
         if all(key.isdigit() for key in node):
-            return [listed(node[str(i)]) for i in range(len(node))]
-        return {key: listed(value) for key, value in node.items()}
+            return [to_lists(node[str(i)]) for i in range(len(node))]
+        return {key: to_lists(value) for key, value in node.items()}
 
-    return {key: listed(value) for key, value in tree.items()}
+    return {key: to_lists(value) for key, value in tree.items()}

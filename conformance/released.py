@@ -23,7 +23,7 @@ from clipref.weights import Checkpoint
 from clipref.weights_tools.download import OPENAI_REPOSITORIES
 from clipref.weights_tools.published import PUBLISHED_VALUES, Published
 from clipref.weights_tools.sources import OPENAI_FILES, sha256
-from clipref.weights_tools.verify import changed, provenance_of
+from clipref.weights_tools.verify import find_changes, provenance_of
 
 from .asking import ask, words
 from .engines.failures import Failure
@@ -114,7 +114,7 @@ def released_model(path: Path) -> str:
         )
     if provenance.get("cast to") in ("float16", "bfloat16"):
         raise WeightsError(f"{path} was cast to {provenance['cast to']}. Convert {id} again, without --dtype.")
-    for found in changed(Checkpoint(path, PUBLISHED[id]), provenance):
+    for found in find_changes(Checkpoint(path, PUBLISHED[id]), provenance):
         raise WeightsError(
             f"{path} is not as it was converted: {found.what} has {found.found}, expected {found.expected}. "
             f"Convert {id} again."

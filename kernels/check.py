@@ -95,7 +95,7 @@ def cases() -> Iterator[tuple[str, tuple[Any, ...]]]:
         yield "avg_pool", (x, 3)
 
 
-def strided(x: Array) -> Array:
+def copy_with_gaps(x: Array) -> Array:
     """The same values with the last axis first in memory, and gaps of NaN (or of zeros) between all of them."""
     around = np.full([2 * length for length in x.shape[::-1]], np.nan if x.dtype.kind == "f" else 0, x.dtype)
     view = around[(slice(None, None, 2),) * x.ndim].T
@@ -103,15 +103,19 @@ def strided(x: Array) -> Array:
     return np.asarray(view)
 
 
-def read_only(x: Array) -> Array:
+def read_only_copy(x: Array) -> Array:
     """The same values in memory that can't be written to, as a checkpoint's file is."""
     x = x.copy()
     x.flags.writeable = False
     return x
 
 
-# What the towers hand to an operation: results of others, slices and transposed views of those, and weights.
-LAYOUTS: dict[str, Callable[[Array], Array]] = {"contiguous": lambda x: x, "strided": strided, "read-only": read_only}
+# Layouts of what the towers hand to an operation: results of others, slices and transposed views of those, and weights.
+LAYOUTS: dict[str, Callable[[Array], Array]] = {
+    "contiguous": lambda x: x,
+    "strided": copy_with_gaps,
+    "read-only": read_only_copy,
+}
 
 
 def errors(kernels: Any, dtype: str) -> Iterator[Finding]:

@@ -26,7 +26,7 @@ def fold_norms(params: Any) -> Any:
 
 
 def fold(conv: Mapping[str, Any], norm: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A convolution and the norm after it -> a convolution with a bias, and nothing."""
+    """A convolution and the norm after it -> a convolution with a bias, and no norm."""
     dtype = conv["weight"].dtype
     gain = norm["weight"] / np.sqrt(norm["running_var"].astype(np.float64) + 1e-5)
     weight = conv["weight"] * gain[:, None, None, None]

@@ -48,7 +48,7 @@ class OpenVinoEngine:
         self._config = config = checkpoint.config
         self._images, self._positions = images_at_a_time(config.vision, threads), positions_at_a_time(threads)
 
-        def compiled(record: Record, name: str) -> Any:
+        def compile_tower(record: Record, name: str) -> Any:
             core = openvino().Core()
             settings = {
                 "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],
@@ -60,8 +60,8 @@ class OpenVinoEngine:
             except RuntimeError as error:
                 raise BackendError(f"OpenVINO can't run the tower {name!r}: {error}") from error
 
-        self._visual = once(lambda: compiled(record_image(config, checkpoint.visual("float32")), "visual"))
-        self._text = once(lambda: compiled(record_tree(config, checkpoint.text("float32")), "textual"))
+        self._visual = once(lambda: compile_tower(record_image(config, checkpoint.visual("float32")), "visual"))
+        self._text = once(lambda: compile_tower(record_tree(config, checkpoint.text("float32")), "textual"))
 
     def encode_image(self, pixels: Array) -> Array:
         """Preprocessed pixels [N, 3, R, R] float32 -> embeddings [N, E] float32."""

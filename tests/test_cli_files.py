@@ -81,7 +81,7 @@ def test_a_folder_s_images(tmp_path: Path) -> None:
         "hidden": 3, "links that lead nowhere": 3, "folders searched already": 2, "neither file nor folder": 1,
     }  # fmt: skip
     assert found.others == {".txt": 2, "": 1, ".eps": 1, ".mpg": 1} and not found.failures
-    assert found.told().endswith("5 with other suffixes (2 .txt, 1 without one, 1 .eps, 1 .mpg)")
+    assert found.describe_left_out().endswith("5 with other suffixes (2 .txt, 1 without one, 1 .eps, 1 .mpg)")
 
 
 def test_links_to_folders_in_a_web_are_searched_once(tmp_path: Path) -> None:

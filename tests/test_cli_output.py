@@ -70,7 +70,7 @@ def test_room_is_looked_for_before_the_work(
 ) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(output.shutil, "disk_usage", lambda path: usage(1000, 950, 50))
-    monkeypatch.setattr(embed, "embedded", None)  # which would do the work
+    monkeypatch.setattr(embed, "embed_in_batches", None)  # which would do the work
     assert run("embed", "--text", "a cat", "--out", tmp_path / "e.npy", "--model", tiny_vit) == 1
     assert "bytes, and 50 are free" in capsys.readouterr().err and not list(tmp_path.iterdir())
     monkeypatch.setattr(output, "MAX_SAFETENSORS_HEADER", 100)  # bytes
@@ -128,7 +128,7 @@ def test_two_runs_exchange_their_pairs_one_after_the_other(tmp_path: Path) -> No
     inside, most = [], []
 
     def exchange() -> None:
-        with files.alone(tmp_path):
+        with files.lock_folder(tmp_path):
             inside.append(None)
             time.sleep(0.005)
             most.append(len(inside))

@@ -17,7 +17,7 @@ from clipref.conformance.protocol import Case, Outputs, Unsupported
 from clipref.errors import ModelNotFound, WeightsError
 from clipref.weights import read_config
 from clipref.weights_tools.convert import convert
-from clipref.weights_tools.published import Published, _grey_pooled
+from clipref.weights_tools.published import Published, _grey_pooled_output
 from clipref.weights_tools.sources import OPENAI_FILES
 
 
@@ -49,7 +49,7 @@ def test_published_values_are_computed_with_the_engines_towers(
         Published("clip/ViT-B-32", "here", "right", right, 1e-4, compute),
         Published("clip/ViT-B-32", "here", "wrong", (right[0] + 1, *right[1:]), 1e-4, compute),
         Published("clip/ViT-B-32", "here", "of an image", right, 1e-4, compute, "nowhere.png"),
-        Published("clip/ViT-B-32", "here", "an activation", grey, 1e-4, _grey_pooled),
+        Published("clip/ViT-B-32", "here", "an activation", grey, 1e-4, _grey_pooled_output),
     ]
     monkeypatch.setattr(released, "PUBLISHED_VALUES", values)
 

@@ -16,7 +16,13 @@ from clipref.weights import Checkpoint
 from clipref.weights_tools import verify as verifying
 from clipref.weights_tools.convert import convert
 from clipref.weights_tools.inspect import _deviations, inspect
-from clipref.weights_tools.published import PUBLISHED_VALUES, Published, _embedding, _grey_embedding, _grey_pooled
+from clipref.weights_tools.published import (
+    PUBLISHED_VALUES,
+    Published,
+    _embedding,
+    _grey_embedding,
+    _grey_pooled_output,
+)
 from clipref.weights_tools.verify import verify
 
 from . import cases, layouts
@@ -124,7 +130,7 @@ def test_verify_compares_published_values(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setitem(PUBLISHED, name, model.config)  # type: ignore[misc]
     values = (
         Published(name, "here", "right", truth, 1e-4, _grey_embedding),
-        Published(name, "here", "pooled", pooled, 1e-4, _grey_pooled),
+        Published(name, "here", "pooled", pooled, 1e-4, _grey_pooled_output),
         Published(name, "here", "wrong", wrong, 1e-4, _grey_embedding),
         Published(name, "here", "nothing", (float("nan"),) * 3, 1e-4, _grey_embedding),
         Published(name, "here", "picture", first, 1e-4, _embedding(2), "picture.png", cases.digest(picture)),

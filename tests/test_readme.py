@@ -1,15 +1,20 @@
-"""The README is run: its Python example as it stands, and its commands as far as they don't install."""
+"""The README is run: its Python example as it stands, with the results it gives, and its commands of the examples."""
 
+import ast
 import re
+import shlex
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 import clipref
-from clipref import hub
+from clipref import cli, hub
 from clipref.backends import backends
 from clipref.conformance.faults import FAULTS
 from clipref.kernels.command import precisions
+from clipref.weights_tools.shapes import world
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -20,6 +25,31 @@ def test_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names: dict[str, object] = {}
     exec(compile(block, "README.md", "exec"), names)
     assert isinstance(names["model"], clipref.CLIP) and len(names["corpus"]) == 3  # type: ignore[arg-type]
+    results = re.findall(
+        r"^(model\.(?:compare|classify|search)\(.+?)  # ([\[{].+?[\]}])(?:: .*)?$", block, flags=re.MULTILINE
+    )
+    assert len(results) == 5
+    for call, result in results:
+        assert rounded(eval(call, names)) == ast.literal_eval(result), call
+
+
+def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = re.findall(r"```sh\n(clipref compare.*?)```", README, flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate(("scene.png", "a.jpg", "b.jpg")):
+        world.scene(seed).draw().save(name)
+    for line in block.splitlines():
+        assert cli.main(shlex.split(line)[1:]) == 0, line
+    assert len(np.load("photos.npy")) == 3 and (tmp_path / "photos.names.json").exists()
+
+
+def rounded(value: Any) -> Any:
+    """The value with its floats to two decimals."""
+    if isinstance(value, dict):
+        return {key: rounded(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(rounded(entry) for entry in value)
+    return round(value, 2) if isinstance(value, float) else value
 
 
 def test_links_lead_somewhere() -> None:

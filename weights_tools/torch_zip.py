@@ -20,7 +20,7 @@ from typing import BinaryIO
 from clipref.errors import WeightsError
 from clipref.files import open_regular
 
-# What an honest checkpoint stays far below: ViT-bigG-14 has 1,800 tensors, each a member with a name of 20 bytes.
+# A bound that honest checkpoints stay far below: ViT-bigG-14 has 1,800 tensors, each a member with a name of 20 bytes.
 MAX_MEMBERS = 50_000
 MAX_DIRECTORY = 200 * MAX_MEMBERS
 
@@ -131,7 +131,7 @@ def _member(directory: bytes, at: int, file: BinaryIO, limit: int) -> tuple[str,
     encoded, extra = directory[at + _ENTRY.size : name_end], directory[name_end:extra_end]
     name = encoded.decode("utf-8", "replace")
     shown = name[:80]
-    size, stored, header = _widened(extra, size, stored, header)
+    size, stored, header = _wide_values(extra, size, stored, header)
     if flags & 1:
         raise WeightsError(f"its zip's member {shown!r} is encrypted.")
     if ".." in name.split("/") or name.startswith("/") or "\\" in name:
@@ -150,7 +150,7 @@ def _member(directory: bytes, at: int, file: BinaryIO, limit: int) -> tuple[str,
     return name, Member(header, begin, stored, size, crc, method == _DEFLATED), extra_end + lengths[2]
 
 
-def _widened(extra: bytes, *values: int) -> list[int]:
+def _wide_values(extra: bytes, *values: int) -> list[int]:
     """Sizes and offset of an entry, those that didn't fit in it taken from its zip64 field (4.5.3)."""
     field, at = b"", 0
     while at + 4 <= len(extra):

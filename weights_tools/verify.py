@@ -81,10 +81,10 @@ def _tensors(checkpoint: Checkpoint, provenance: Mapping[str, Any] | None) -> It
         well += not infinite and not changes
     what = "finite tensors that are as provenance.json says" if isinstance(recorded, Mapping) else "finite tensors"
     yield Finding("ok" if well == len(found) else "FAILED", what, str(len(found)), str(well))
-    yield _whole(checkpoint, provenance, model_digest(found))
+    yield _compare_digest(checkpoint, provenance, model_digest(found))
 
 
-def _whole(checkpoint: Checkpoint, provenance: Mapping[str, Any] | None, digest: str) -> Finding:
+def _compare_digest(checkpoint: Checkpoint, provenance: Mapping[str, Any] | None, digest: str) -> Finding:
     """The digest of all tensors, compared with what this package knows of it, or else what provenance.json says."""
     what = "digest of all tensors"
     if pinned := pinned_digest(checkpoint.file.path.parent):
@@ -96,8 +96,8 @@ def _whole(checkpoint: Checkpoint, provenance: Mapping[str, Any] | None, digest:
     return Finding("ok" if digest == recorded else "FAILED", what, str(recorded), digest)
 
 
-def changed(checkpoint: Checkpoint, provenance: Mapping[str, Any]) -> Iterator[Finding]:
-    """What of the tensors is not as a provenance says. Raises WeightsError if it says nothing of them."""
+def find_changes(checkpoint: Checkpoint, provenance: Mapping[str, Any]) -> Iterator[Finding]:
+    """The tensors that are not as a provenance says. Raises WeightsError if it says nothing of them."""
     recorded = provenance.get("tensors")
     if not isinstance(recorded, Mapping):
         raise WeightsError(f"{checkpoint.file.path}: provenance.json has no digests. Convert the checkpoint again.")
@@ -107,7 +107,7 @@ def changed(checkpoint: Checkpoint, provenance: Mapping[str, Any]) -> Iterator[F
 
 
 def _changes(name: str, tensor: tuple[str, Shape, str], recorded: Mapping[str, Any]) -> Iterator[Finding]:
-    """In what a tensor differs from its entry: dtype, shape, sha256."""
+    """The differences of a tensor from its entry: dtype, shape, sha256."""
     dtype, shape, digest = tensor
     entry = recorded.get(name)
     found = {"dtype": dtype, "shape": list(shape), "sha256": digest}
@@ -133,7 +133,7 @@ def _value(clip: CLIP, published: Published, images: Path | None) -> Finding:
 
 
 def provenance_of(path: Path) -> dict[str, Any] | None:
-    """What provenance.json beside a checkpoint says; None without one. Raises WeightsError if it isn't readable."""
+    """The content of provenance.json beside a checkpoint; None without one. Raises WeightsError if it is not JSON."""
     return read_provenance(path / "model.safetensors" if path.is_dir() else path)
 
 

@@ -15,7 +15,7 @@ from clipref.errors import ConfigError, WeightsError
 
 T = TypeVar("T")
 
-# What torch puts into the middle of names where it has wrapped a part of a model: data parallelism, torch.compile,
+# Parts that torch puts into names in the middle, where it has wrapped a part of a model: data parallelism, compilation,
 # sharding, activation checkpointing.
 _INSIDE = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 
@@ -34,10 +34,10 @@ def unwrap(tensors: Mapping[str, T], landmarks: Iterable[str], prefix: str | Non
     if prefix is not None:
         prefix = f"{prefix.rstrip('.')}." if prefix else ""
         if prefix not in found:
-            raise WeightsError(f"No model is under {prefix!r}; there are: {_shown(found) or 'none'}.")
+            raise WeightsError(f"No model is under {prefix!r}; there are: {_quote(found) or 'none'}.")
     elif len(found) > 1:
         raise Doubt(
-            f"There are several models in it, under {_shown(found)}. Convert the one that you mean: clipref convert "
+            f"There are several models in it, under {_quote(found)}. Convert the one that you mean: clipref convert "
             f"FILE FOLDER --prefix {found[0].rstrip('.') or repr('')}; then open FOLDER."
         )
     else:
@@ -53,7 +53,7 @@ def unwrap(tensors: Mapping[str, T], landmarks: Iterable[str], prefix: str | Non
 
 
 def before_landmark(name: str, landmarks: Iterable[str]) -> str | None:
-    """What stands before a landmark that a name ends with, up to its last dot; None if it ends with none of them.
+    """The part of a name before a landmark that it ends with, up to its last dot; None if it ends with none of them.
 
     Of two landmarks the longer one counts.
     """
@@ -77,5 +77,5 @@ def _without(parts: list[str], ending: list[str]) -> list[str] | None:
     return rest
 
 
-def _shown(prefixes: Iterable[str]) -> str:
+def _quote(prefixes: Iterable[str]) -> str:
     return ", ".join(repr(prefix[:60].rstrip(".")) for prefix in list(prefixes)[:6])

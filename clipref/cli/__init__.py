@@ -32,7 +32,7 @@ EXIT_CODES = """exit codes:
 
 
 class Parser(argparse.ArgumentParser):
-    """One that says what is wrong in one line, as all errors are said, and help that can't be written is one."""
+    """A parser that says what is wrong in one line, as all errors are said, help that can't be written too."""
 
     def print_help(self, file: Any = None) -> None:
         """Print what --help shows. Raises OSError."""

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the cosines; JSON keeps the order in which the prompts were given. LEFT_OUT if one could not be read."""
-    (subject,), prompts = checked([args.subject], args.subject_type), checked(args.prompt, args.prompt_type)
+    (subject,), prompts = decode_texts([args.subject], args.subject_type), decode_texts(args.prompt, args.prompt_type)
     model = open_model(args)
     one, problems = embed(model, [subject], args.subject_type)
     if problems:
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     return LEFT_OUT if problems else 0
 
 
-def checked(items: list[str], kind: str) -> list[str]:
+def decode_texts(items: list[str], kind: str) -> list[str]:
     """Paths as they are, and texts decoded. Raises InputError for a text that isn't UTF-8."""
     try:
         return items if kind == "image" else [text_argument(item) for item in items]

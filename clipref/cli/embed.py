@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
             check_room(args.out, len(everything), model.config.embed_dim, everything)
         names: list[str] = []
         parts: list[Array] = []
-        for batch, rows in embedded(model, found, texts, args):
+        for batch, rows in embed_in_batches(model, found, texts, args):
             names += batch
             if write is None:
                 print_rows(batch, rows)
@@ -90,7 +90,7 @@ def find(args: argparse.Namespace) -> Found:
     for path in args.image:
         here = images_at(path)
         if not here.images and not here.failures:
-            told = here.told()
+            told = here.describe_left_out()
             raise InputError(f"{path} holds no images{f'; left out: {told}' if told else ''}.")
         for problem in here.failures:
             leave_out(args, problem)
@@ -107,7 +107,7 @@ def check_texts(model: CLIP, texts: list[str], truncate: bool) -> None:
             raise TextError(f"text {empty[0]} is empty; expected something to embed. Remove it, or its line.")
 
 
-def embedded(
+def embed_in_batches(
     model: CLIP, found: Found, texts: list[str], args: argparse.Namespace
 ) -> Iterator[tuple[list[str], Array]]:
     """Names and embeddings [n, E], a batch at a time; images that can't be read become failures of `found`."""
@@ -145,5 +145,5 @@ def summary(count: int, out: Path | None, found: Found) -> str:
     if out is not None and out.suffix == ".npy":
         where += f", their names in {out.with_suffix('.names.json')}"
     failed = [f"{len(found.failures)} that can't be read"] if found.failures else []
-    left_out = ", ".join(failed + [told for told in (found.told(),) if told])
+    left_out = ", ".join(failed + [told for told in (found.describe_left_out(),) if told])
     return f"{count} embedded{where}{f'; left out: {left_out}' if left_out else ''}."

@@ -1,4 +1,4 @@
-"""Ctrl-C and the request to end: a KeyboardInterrupt, so that a command tidies up, but not while native code is born.
+"""Ctrl-C and requests to end: a KeyboardInterrupt, so that commands tidy up, but not while a native module is loaded.
 
 An exception in the middle of an extension module's import is more than some are written for: onnx ends the process with
 a segmentation fault, which removes nothing that was half written.

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..files import alone, written_whole
+from ..files import lock_folder, written_whole
 from .texts import json_text, reason
 
 Array: TypeAlias = NDArray[Any]
@@ -31,7 +31,7 @@ MAX_SAFETENSORS_HEADER = 100_000_000
 
 @contextmanager
 def embeddings_file(out: Path) -> Iterator[Write]:
-    """What writes embeddings [N, E] and their N names to `out`, where they are when this ends well.
+    """A writer of embeddings [N, E] and their N names to `out`, where they are when this ends well.
 
     Raises InputError at once if a file can't be written there.
     """
@@ -116,7 +116,7 @@ def _npy(out: Path) -> Iterator[Write]:
                 file.write(np.ascontiguousarray(embeddings).data)  # np.save loses the reason for an error
 
         yield write
-        exchange.enter_context(alone(out.absolute().parent))  # until both are in their places
+        exchange.enter_context(lock_folder(out.absolute().parent))  # until both are in their places
         names_path.unlink(missing_ok=True)
 
 

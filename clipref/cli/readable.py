@@ -37,7 +37,7 @@ def leave_out(args: argparse.Namespace, problem: str) -> None:
 
 
 def problem_of(number: int, error: ImageError) -> str:
-    """What is wrong with an image, by its number among all, whatever it is among those of a call."""
+    """The problem with an image, by its number among all, whatever its number is in a call."""
     return f"image {number}: {error.__cause__ if isinstance(error.__cause__, ImageError) else error}"
 
 

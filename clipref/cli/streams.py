@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-# What would move a terminal's cursor or end a line, and bytes of a name that are no UTF-8.
+# Characters that would move a terminal's cursor or end a line, and bytes of a name that are no UTF-8.
 _UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -40,7 +40,7 @@ def standard_streams() -> Iterator[None]:
 
 
 def _open_closed() -> None:
-    """Open the streams that the process was started without, in such a way that using them is the error that it is.
+    """Open the streams that the process was started without, so that using them is an OSError.
 
     Python has None for those, to which `print` prints nothing without a word; and the next file that is opened would
     get the number 1, where libraries print to.

@@ -71,13 +71,13 @@ def json_text(value: Any, *, ascii_only: bool = False, indent: int | None = None
     try:
         text = json.dumps(value, ensure_ascii=ascii_only, allow_nan=False, indent=indent)
     except ValueError:
-        text = json.dumps(_finite(value), ensure_ascii=ascii_only, allow_nan=False, indent=indent)
+        text = json.dumps(_to_json(value), ensure_ascii=ascii_only, allow_nan=False, indent=indent)
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _finite(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    return [_finite(entry) for entry in value] if isinstance(value, list | tuple) else value
+        return {key: _to_json(entry) for key, entry in value.items()}
+    return [_to_json(entry) for entry in value] if isinstance(value, list | tuple) else value

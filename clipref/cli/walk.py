@@ -45,8 +45,8 @@ class Found:
         self.others += other.others
         self.failures += other.failures
 
-    def told(self) -> str:
-        """What was left out and why, or nothing."""
+    def describe_left_out(self) -> str:
+        """Which files were left out and why, or nothing, in words."""
         parts = [f"{count} {what}" for what, count in sorted(self.left_out.items())]
         if self.others:
             common = [f"{count} {suffix or 'without one'}" for suffix, count in self.others.most_common(TOLD_SUFFIXES)]
@@ -66,7 +66,7 @@ def images_at(given: str) -> Found:
 
 
 def images_in(top: Path) -> Found:
-    """What the rule takes of a folder, sorted by path."""
+    """The files of a folder that the rule takes, sorted by path."""
     from ..images import SUFFIXES  # asks Pillow
 
     found = Found()

@@ -65,7 +65,7 @@ def caption(scene: Scene) -> str:
 
 
 def binding_captions(scene: Scene) -> tuple[str, str, str, str]:
-    """Of a scene of two kinds, and of each of its variants: "a red circle left of a blue star"."""
+    """Captions of a scene of two kinds, and of each of its variants: "a red circle left of a blue star"."""
     said = []
     for variant in scene.variants:
         first, second = (class_prompt(kind.colour, kind.shape) for kind in variant.kinds)
@@ -146,7 +146,7 @@ def encode_scenes(scenes: Sequence[Scene]) -> tuple[Array, Array]:
 
 
 def encode_captions(said: Sequence[Caption]) -> tuple[Array, Array]:
-    """As `encode_scenes`, of what captions mention: UNSAID where nothing is said."""
+    """Captions' attributes, coded as by `encode_scenes`: UNSAID where nothing is said."""
     kinds = np.full((len(said), 2, len(KIND)), ABSENT)
     for n, caption in enumerate(said):
         for k, mention in enumerate(caption.mentions):

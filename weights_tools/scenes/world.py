@@ -126,8 +126,8 @@ class Scene:
             masks.append(whole > 127)
         return np.stack(masks)
 
-    def swapped(self, *names: str) -> Scene:
-        """The scene with the two kinds' values of some attributes exchanged: `swapped("colour")`."""
+    def exchange(self, *names: str) -> Scene:
+        """The scene with the two kinds' values of some attributes exchanged: `exchange("colour")`."""
         first, second = self.kinds
         changed = (
             replace(first, **{name: getattr(second, name) for name in names}),
@@ -138,7 +138,7 @@ class Scene:
     @property
     def variants(self) -> tuple[Scene, Scene, Scene, Scene]:
         """The four ways of binding two colours and two shapes to two places; the first is the scene itself."""
-        return self, self.swapped("colour"), self.swapped("shape"), self.swapped("colour", "shape")
+        return self, self.exchange("colour"), self.exchange("shape"), self.exchange("colour", "shape")
 
     def _masks(self, side: int) -> list[list[Image]]:
         """Each object's mask, by kind: solid, or with the gaps of its pattern."""
@@ -146,7 +146,7 @@ class Scene:
         for index, kind in enumerate(self.kinds):
             radius, centres = self._layout(index, side)
             style = random.Random(f"outline {self.seed} {index}")
-            masks.append([_patterned(kind, side, centre, radius, style) for centre in centres])
+            masks.append([_object_mask(kind, side, centre, radius, style) for centre in centres])
         return masks
 
     def _layout(self, index: int, side: int) -> tuple[float, list[Point]]:
@@ -181,7 +181,7 @@ def _tone(tones: tuple[RGB, ...], style: random.Random) -> RGB:
     return r, g, b
 
 
-def _patterned(kind: Kind, side: int, centre: Point, radius: float, style: random.Random) -> Image:
+def _object_mask(kind: Kind, side: int, centre: Point, radius: float, style: random.Random) -> Image:
     """One object's mask: its outline filled, less its pattern's gaps, with a rim that keeps the shape plain."""
     from PIL import Image, ImageChops, ImageDraw, ImageFilter
 

@@ -15,7 +15,7 @@ SEARCH_SEEDS = range(2_000_000, 2_010_000)
 
 
 class Embeds(Protocol):
-    """As much of clipref.CLIP as is measured."""
+    """The part of clipref.CLIP that is measured."""
 
     def embed_images(self, images: Any, *, normalize: bool) -> Any: ...
 

@@ -29,11 +29,11 @@ def learn_merges(texts: Iterable[str], limit: int) -> list[tuple[str, str]]:
             break  # every word is one symbol
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))
         merges.append(best)
-        words = {_merged(symbols, best): count for symbols, count in words.items()}
+        words = {_merge_pair(symbols, best): count for symbols, count in words.items()}
     return merges
 
 
-def _merged(symbols: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
+def _merge_pair(symbols: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
     merged: list[str] = []
     for symbol in symbols:
         if merged and (merged[-1], symbol) == pair:

@@ -39,7 +39,7 @@ BACKGROUNDS = {
 }
 POSITIONS = {"left": (0.28, 0.5), "right": (0.72, 0.5), "top": (0.5, 0.28), "bottom": (0.5, 0.72), "middle": (0.5, 0.5)}
 
-# What a scene says of itself, and what each may be, in one order for captions, training and tests.
+# A scene's attributes and the values of each, in one order for captions, training and tests.
 ATTRIBUTES: dict[str, tuple[object, ...]] = {
     "colour": tuple(COLOURS),
     "shape": SHAPES,
@@ -123,15 +123,15 @@ class Scene:
         """Where one object is: its outline filled, less its pattern's gaps, with a rim that keeps the shape plain."""
         from PIL import ImageChops
 
-        whole = _filled(self.shape, side, centre, radius)
+        whole = _shape_mask(self.shape, side, centre, radius)
         if self.pattern == "solid":
             return whole
-        inside = _filled(self.shape, side, centre, radius * 0.84)
+        inside = _shape_mask(self.shape, side, centre, radius * 0.84)
         gaps = ImageChops.multiply(inside, _gaps(self.pattern, side, centre, radius))
         return ImageChops.subtract(whole, gaps)
 
 
-def _filled(shape: str, side: int, centre: tuple[float, float], radius: float) -> Image:
+def _shape_mask(shape: str, side: int, centre: tuple[float, float], radius: float) -> Image:
     """White where the shape is, on black, 8-bit."""
     from PIL import Image, ImageDraw
 
