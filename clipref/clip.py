@@ -25,15 +25,15 @@ from .backends import make_engine
 from .classifier import TEMPLATES, Classifier, label_embeddings, labels_and_templates
 from .config import NoTower
 from .directions import Kind, checked_embeddings, directions
-from .engine import Engine, ReferenceEngine, TowerEngine, checked_pixels
+from .engine import ReferenceEngine, checked_pixels
 from .errors import ImageError, InputError
 from .lazy import available_threads, once
 from .loading import AN_IMAGE_OR_SEVERAL, preprocessed_batches, preprocessor, with_gaps
 from .memory import Memory
 from .similarity import cosines, finished, nearest
-from .texts import checked_ids, embeddings_of, rows_of
+from .texts import check_tokenizer, checked_ids, embeddings_of, rows_of
 from .tokenizer import Tokenizer
-from .tracing import Trace, checked_edits, checked_patterns, editing_engine, given_ids, given_pixels, traced
+from .tracing import Trace, trace
 from .weights import Checkpoint, DType
 
 Array: TypeAlias = NDArray[Any]
@@ -150,18 +150,13 @@ class CLIP:
     def tokenizer(self) -> Tokenizer:
         """Of this model's vocabulary. Raises InputError where that isn't the one that the model was trained with."""
         text = self.config.text
-        if text.tokenizer is not None:
-            raise InputError(
-                f"This model's texts are made to ids by the tokenizer {text.tokenizer!r}, which clipref doesn't have; "
-                f"make them by that one, and give encode_text the ids [N, {text.context_length}]."
-            )
+        check_tokenizer(text)
         tokenizer: Tokenizer = self._tokenizer()
         tokenizer.check_vocabulary(text.vocab_size, text.end_of_text)
         return tokenizer
 
     def tokenize(self, texts: str | Iterable[str], truncate: bool = False) -> NDArray[np.int32]:
-        """Texts -> token ids [N, T] int32 in this model's vocabulary. Raises TextError, or InputError for a model
-        with another tokenizer than CLIP's.
+        """Texts -> token ids [N, T] int32 in this model's vocabulary. Raises TextError, InputError.
 
         >>> model.tokenize("a circle")[0, :5]
         array([767, 320, 699, 768,   0], dtype=int32)
@@ -402,10 +397,4 @@ class CLIP:
         >>> model.trace(image=circle)["visual.transformer.resblocks.0.mlp"].shape  # [N, L, W]
         (1, 17, 128)
         """
-        edits, patterns = checked_edits(edit), checked_patterns(only)
-        given = given_pixels(self, image, pixels, input_color_format), given_ids(self, text, ids)
-        if all(x is None for x in given):
-            raise InputError("Nothing to trace; give an image, a text or both.")
-        engine = editing_engine(self) if edits or isinstance(self.engine, TowerEngine) else self.reference
-        with self.weights_in_use():
-            return traced(engine, *given, edits, patterns)
+        return trace(self, image, text, pixels, ids, edit, only, input_color_format)

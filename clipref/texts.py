@@ -24,6 +24,15 @@ Ids: TypeAlias = tuple[int, ...]
 TEXT_BATCH = 64
 
 
+def check_tokenizer(config: TextConfig) -> None:
+    """Raise InputError for a model whose texts are made to ids by another tokenizer than CLIP's."""
+    if config.tokenizer is not None:
+        raise InputError(
+            f"This model's texts are made to ids by the tokenizer {config.tokenizer!r}, which clipref doesn't have; "
+            f"make them by that one, and give encode_text the ids [N, {config.context_length}]."
+        )
+
+
 def checked_ids(given: Any, config: TextConfig) -> Array:
     """Token ids [N, T] int of the vocabulary, T at most the context length. Raises InputError."""
     expected = f"expected integers [N, T], T up to {config.context_length}"

@@ -54,6 +54,26 @@ class Trace(dict[str, Array]):
         raise unknown(name, self)
 
 
+def trace(
+    model: CLIP,
+    image: Any,
+    text: Any,
+    pixels: Any,
+    ids: Any,
+    edit: Any,
+    only: Any,
+    input_color_format: str | None,
+) -> Trace:
+    """What `CLIP.trace` gives, which says what is raised."""
+    edits, patterns = checked_edits(edit), checked_patterns(only)
+    given = given_pixels(model, image, pixels, input_color_format), given_ids(model, text, ids)
+    if all(x is None for x in given):
+        raise InputError("Nothing to trace; give an image, a text or both.")
+    engine = editing_engine(model) if edits or isinstance(model.engine, TowerEngine) else model.reference
+    with model.weights_in_use():
+        return traced(engine, *given, edits, patterns)
+
+
 def unknown(name: Any, names: Collection[str]) -> InputError:
     """The error for a name that no activation has."""
     near = difflib.get_close_matches(str(name), names, n=3)
