@@ -90,17 +90,13 @@ class CLIP:
         # The numpy towers, for what looks inside: they share no memory with another engine, and take none until used.
         self.reference = self.engine if isinstance(self.engine, ReferenceEngine) else ReferenceEngine(checkpoint, dtype)
         self._checkpoint = checkpoint
-        # Where the checkpoint came from: an id, of some revision, or a path.
-        self.source = str(checkpoint.file.path)
+        self.source = str(checkpoint.file.path)  # where it came from: an id, of some revision, or a path
         self.revision: str | None = None
         self._options = options
 
     def __repr__(self) -> str:
         vision = self.config.vision
-        if isinstance(vision, NoTower):
-            towers = "text tower"
-        else:
-            towers = f"{type(vision).__name__.removesuffix('Config')} at {vision.resolution} px"
+        towers = "text tower" if isinstance(vision, NoTower) else f"{vision.title} at {vision.resolution} px"
         return f"CLIP({towers}, backend={self.backend!r}, dtype={self.dtype!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -137,7 +133,11 @@ class CLIP:
 
     @contextmanager
     def weights_in_use(self) -> Iterator[None]:
-        """For whatever computes with the weights. What overflows is silent here, and refused by `finished`."""
+        """For whatever computes with the weights. What overflows is silent here, and refused by `finished`.
+
+        >>> with model.weights_in_use():
+        ...     features = model.engine.encode_text(model.tokenize("a circle"))
+        """
         with self._checkpoint.file.guard(), np.errstate(over="ignore", invalid="ignore"):
             yield
 
