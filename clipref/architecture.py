@@ -96,24 +96,21 @@ def check_counts(where: str, counts: Mapping[str, Any]) -> None:
             raise ConfigError(f"{where}.{name} is {shown(value)}; expected a whole number, {COUNTS}.")
 
 
-def check_layers(where: str, layers: Any, counts: Any) -> None:
-    """Raise ConfigError unless `layers`, which are these counts, are as many as a tower can have."""
-    if not isinstance(counts, tuple) or not all(map(is_count, counts)):
-        raise ConfigError(f"{where}.layers is {shown(layers)}; expected whole numbers of at least 1.")
-    if any(count > MAX_LAYERS for count in counts):
-        raise ConfigError(f"{where}.layers is {shown(layers)}; expected at most {MAX_LAYERS}.")
+def check_numbers(where: str, tower: Any, names: tuple[str, ...], layers: Any, channels: int = 1) -> None:
+    """Raise ConfigError unless a tower's numbers of these names are lengths, and those of `layers` can be its depth.
 
-
-def check_activation(where: str, activation: Any) -> None:
-    """Raise ConfigError unless it is one of the two that transformers of CLIPs have."""
+    Its activation, if it has one, has to be known, and its heads to share its width, times `channels`, among them.
+    """
+    activation = getattr(tower, "activation", "gelu")
     if activation not in get_args(Activation):
         raise ConfigError(f"{where}.activation is {shown(activation)}; expected 'quick_gelu' or 'gelu'.")
-
-
-def check_heads(where: str, width: int, heads: int) -> None:
-    """Raise ConfigError unless each head has as many channels as the others."""
-    if width % heads:
-        raise ConfigError(f"{where}: a width of {width} can't be divided among {heads} heads.")
+    if not isinstance(layers, tuple) or not all(map(is_count, layers)):
+        raise ConfigError(f"{where}.layers is {shown(tower.layers)}; expected whole numbers of at least 1.")
+    if any(count > MAX_LAYERS for count in layers):
+        raise ConfigError(f"{where}.layers is {shown(tower.layers)}; expected at most {MAX_LAYERS}.")
+    check_counts(where, {name: getattr(tower, name) for name in names})
+    if (width := channels * tower.width) % tower.heads:
+        raise ConfigError(f"{where}: a width of {width} can't be divided among {tower.heads} heads.")
 
 
 def linear_shapes(name: str, inputs: int, outputs: int) -> dict[str, Shape]:

@@ -21,9 +21,7 @@ from .architecture import (
     Shape,
     Shapes,
     axis_of,
-    check_counts,
-    check_heads,
-    check_layers,
+    check_numbers,
     count_of,
     heads_of,
     linear_shapes,
@@ -56,9 +54,7 @@ class ResNetConfig(ImageConfig):
         return 4 * self.width * (self.resolution // 4) ** 2
 
     def check(self, where: str) -> None:
-        check_layers(where, self.layers, self.layers)
-        check_counts(where, {name: getattr(self, name) for name in ("resolution", "width", "heads")})
-        check_heads(where, 32 * self.width, self.heads)
+        check_numbers(where, self, ("resolution", "width", "heads"), self.layers, channels=32)
         if len(self.layers) != 4:
             raise ConfigError(f"{where}.layers is {self.layers}; expected the bottlenecks of four stages.")
         if self.resolution % 32 or self.width % 2:

@@ -28,10 +28,7 @@ from .architecture import (
     Shapes,
     TowerConfig,
     axis_of,
-    check_activation,
-    check_counts,
-    check_heads,
-    check_layers,
+    check_numbers,
     count_of,
     heads_of,
     norm_shapes,
@@ -87,15 +84,11 @@ class TextConfig(TowerConfig):
                 raise InputError(f"ids: row {endless[0]} has no end-of-text token, which is {self.eos_token_id}.")
 
     def check(self, where: str) -> None:
-        check_activation(where, self.activation)
-        check_layers(where, self.layers, (self.layers,))
         if self.tokenizer is not None and not (isinstance(self.tokenizer, str) and self.tokenizer):
             raise ConfigError(f"{where}.tokenizer is {shown(self.tokenizer)}; expected a name, or null for CLIP's own.")
-        names = ("context_length", "vocab_size", "width", "heads", "mlp_width")
-        check_counts(where, {name: getattr(self, name) for name in names})
-        if self.eos_token_id is not None:
-            check_counts(where, {"eos_token_id": self.eos_token_id})
-        check_heads(where, self.width, self.heads)
+        eos = () if self.eos_token_id is None else ("eos_token_id",)
+        names = ("context_length", "vocab_size", "width", "heads", "mlp_width", *eos)
+        check_numbers(where, self, names, (self.layers,))
         if self.eos_token_id is not None and self.eos_token_id >= self.vocab_size:
             raise ConfigError(f"{where}.eos_token_id is {self.eos_token_id}; expected one of {self.vocab_size} tokens.")
 

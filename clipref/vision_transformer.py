@@ -19,10 +19,7 @@ from .architecture import (
     Shape,
     Shapes,
     axis_of,
-    check_activation,
-    check_counts,
-    check_heads,
-    check_layers,
+    check_numbers,
     count_of,
     heads_of,
     norm_shapes,
@@ -58,11 +55,7 @@ class ViTConfig(ImageConfig):
         return (1 + self.grid**2) * self.mlp_width
 
     def check(self, where: str) -> None:
-        check_activation(where, self.activation)
-        check_layers(where, self.layers, (self.layers,))
-        names = ("resolution", "patch_size", "width", "heads", "mlp_width")
-        check_counts(where, {name: getattr(self, name) for name in names})
-        check_heads(where, self.width, self.heads)
+        check_numbers(where, self, ("resolution", "patch_size", "width", "heads", "mlp_width"), (self.layers,))
         if self.grid < 1:
             raise ConfigError(f"{where}: patches of {self.patch_size} don't fit a resolution of {self.resolution}.")
 

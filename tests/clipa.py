@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
@@ -23,8 +24,8 @@ CONFIG = ClipConfig(
 GOLDEN = Path(__file__).parent / "golden" / "clipa.json"
 
 # What stands in open_clip's model_configs/ViT-L-14-CLIPA.json but for the sizes.
-VISION = {"no_ln_pre": True, "pool_type": "avg", "final_ln_after_pool": True}
-TEXT = {
+VISION: dict[str, Any] = {"no_ln_pre": True, "pool_type": "avg", "final_ln_after_pool": True}
+TEXT: dict[str, Any] = {
     "hf_tokenizer_name": "bert-base-uncased",
     "tokenizer_kwargs": {"strip_sep_token": True},
     "pool_type": "last",
@@ -32,7 +33,7 @@ TEXT = {
 }
 
 
-def open_clip_config() -> dict[str, object]:
+def open_clip_config() -> dict[str, Any]:
     """open_clip_config.json, as its push_to_hf_hub.py writes it."""
     vision, text = CONFIG.vision, CONFIG.text
     assert isinstance(vision, ClipaConfig)

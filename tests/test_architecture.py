@@ -93,7 +93,7 @@ def test_a_new_kind_is_a_file_and_a_row(monkeypatch: pytest.MonkeyPatch, tmp_pat
     with pytest.raises(ConfigError, match=r"vision\.kind is 'patchwork'; expected one of \['clipa', 'resnet', 'vit'\]"):
         ClipConfig.from_dict(config.to_dict())
     # What the first row of `FILES` does. Modules have the tables by name, so that these change in place.
-    monkeypatch.setitem(towers.ENCODERS, PatchworkConfig, encode_image)  # type: ignore[misc]
+    monkeypatch.setitem(towers.ENCODERS, PatchworkConfig, encode_image)
     with first(towers.IMAGE_KINDS, "patchwork", PatchworkConfig):
         check_everywhere(config, tmp_path)
 

@@ -6,6 +6,7 @@ tests/test_clipa_oracle.py made those values (`python -m tests.test_clipa_oracle
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -139,7 +140,7 @@ def test_json_and_shapes() -> None:
 def test_open_clips_six_are_known() -> None:
     """Their numbers: src/open_clip/model_configs/ViT-*-14-CLIPA*.json."""
     text = {"context_length": 32, "vocab_size": 32000, **clipa.TEXT}
-    sizes = {
+    sizes: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
         "L": (768, {"layers": 24, "width": 1024}, {"width": 768, "heads": 12, "layers": 12}),
         "H": (1024, {"layers": 32, "width": 1280, "head_width": 80}, {"width": 1024, "heads": 16, "layers": 24}),
         "bigG": (
@@ -175,7 +176,6 @@ def test_open_clips_six_are_known() -> None:
 )
 def test_what_is_half_a_clipa_is_refused(vision: dict[str, object], text: dict[str, object], message: str) -> None:
     model = clipa.open_clip_config()["model_cfg"]
-    assert isinstance(model, dict)
     model = {**model, "vision_cfg": {**model["vision_cfg"], **vision}, "text_cfg": {**model["text_cfg"], **text}}
     with pytest.raises(ConfigError, match=message):
         from_open_clip({"model_cfg": model})
