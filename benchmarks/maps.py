@@ -1,4 +1,6 @@
-"""Do maps show the object that a text names, and what do they cost? `python benchmarks/maps.py --model NAME`
+"""Do maps show the object that a text names, and what do they cost?
+
+    python benchmarks/maps.py --model clipref/shapes-vit
 
 A scene has two objects of different colours and shapes, whose masks are known; each is named by a text. A map is scored
 by how often a pixel of the named object has a higher value than one of the other (the area under the ROC curve, ties

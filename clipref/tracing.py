@@ -135,7 +135,7 @@ class Watch:
     def embed(self, ids: Any, weight: Any) -> Any:
         """Token ids [N, L], cut as they are computed."""
         self.record("ids", ids)
-        self._visible = self._place(causal(ids))
+        self._visible = self._place(causal(ids))  # unless a block that computes all positions says otherwise
         return self._ops.embed(ids, weight)
 
     def add_positions(self, *arguments: Any) -> Any:
@@ -151,6 +151,8 @@ class Watch:
 
     def attention(self, q: Any, k: Any, v: Any, visible: Any = None) -> Any:
         """Everything inside, a head at a time."""
+        if visible is not None and q.shape[2] == k.shape[2]:
+            self._visible = visible
         name = f"{self._at.removesuffix('.ln_1')}.attn" if self._at.endswith(".ln_1") else "visual.attnpool"
         q, k, v = (self.tap(f"{name}.{part}", x) for part, x in (("q", q), ("k", k), ("v", v)))
         weights = f"{name}.weights"

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clipref import CLIP, AutoModel, InputError, look, ops
+from clipref import CLIP, AutoModel, InputError, look, ops, vision_transformer
 from clipref.look.perturbation import soft_masks
 from clipref.numerics import rms_error, unit_rows
 from clipref.weights_tools.shapes import world
@@ -207,3 +207,14 @@ def test_span_refusals() -> None:
         with pytest.raises(InputError, match="outputs are"):
             look.text_span(wrong, texts)
     assert look.text_span(np.zeros((2, 3)), texts).explained.tolist() == [0, 0, 0]
+
+
+def test_a_tower_that_pools_several_positions_is_refused(vit: CLIP, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a tower does whose embedding is the mean of its patches."""
+
+    monkeypatch.setattr(vision_transformer, "class_token", lambda x: x[:, 1:])
+    for name in ("decompose", "rollout"):
+        with pytest.raises(InputError, match="made of 16 positions"):
+            getattr(look, name)(vit, image=IMAGE)
+    with pytest.raises(InputError, match="made of 16 positions"):
+        look.logit_lens(vit, TEXTS, image=IMAGE)

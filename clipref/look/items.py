@@ -72,7 +72,8 @@ def transformer_of(model: CLIP, tower: Literal["visual", "text"]) -> Transformer
     blocks = params["transformer"]["resblocks"]
     if tower == "visual":
         names = [f"visual.transformer.resblocks.{i}" for i in range(len(blocks))]
-        return Transformer(blocks, names, "visual.ln_pre", params["ln_post"], params["proj"])
+        beginning = "visual.ln_pre" if "ln_pre" in params else "visual.positional_embedding"
+        return Transformer(blocks, names, beginning, params["ln_post"], params["proj"])
     names = [f"transformer.resblocks.{i}" for i in range(len(blocks))]
     return Transformer(blocks, names, "positional_embedding", params["ln_final"], params["text_projection"])
 
@@ -80,6 +81,16 @@ def transformer_of(model: CLIP, tower: Literal["visual", "text"]) -> Transformer
 def pooled_position(item: Item, seen: Trace) -> int:
     """The class token, or the end of a text, which is the last of the ids that are computed."""
     return 0 if item.ids is None else int(seen["ids"].shape[1]) - 1
+
+
+def check_pooling(model: CLIP, result: Array) -> None:
+    """Raise InputError where a transformer's result [1, S, W] has more positions than one that the embedding is of."""
+    if result.shape[1] != 1:
+        kind = type(model.config.vision).__name__.removesuffix("Config")
+        raise InputError(
+            f"The embedding of this {kind} is made of {result.shape[1]} positions; expected a tower that pools one, the "
+            f"class token or the end of the text. `occlusion` and `rise` take any tower."
+        )
 
 
 def pooled_token(x: Array, position: int) -> Array:
