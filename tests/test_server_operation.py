@@ -63,12 +63,14 @@ def test_limits_are_told_and_kept(server: Live) -> None:
     limits = server.get("/info").json["limits"]
     assert limits["body_bytes"] == 100_000 and limits["image_pixels"] == 10_000 and limits["items"] == 3
     large = {"image": {"type": "base64", "value": base64.b64encode(picture(0, (101, 100))).decode()}}
+    broad = {"type": "base64", "value": base64.b64encode(picture(0, (100, 80))).decode()}
     for path, body, status, words in (
         ("/clip/embed_text", {"text": "a" * 200_000}, 413, "100000 bytes"),
         ("/clip/embed_text", {"text": ["a"] * 4}, 413, "at most 3"),
         ("/clip/embed_text", {"text": ["a", "b " * 300]}, 413, "text[1] has 600 characters"),
         ("/clip/embed_image", large, 400, "image: 101 x 100, 10100 pixels; at most 10000"),
         ("/clip/embed_image", {"image": [IMAGE["image"]] * 4}, 413, "at most 3"),
+        ("/clip/embed_image", {"image": [broad] * 3}, 413, "24000 pixels; at most 20000"),
     ):
         reply = server.post(path, body)
         assert reply.status == status and words in reply.json["message"], reply.json
