@@ -118,6 +118,10 @@ WRONG: list[tuple[str, int, str]] = [
     ("conformance check {}/folder", 1, "folder"),
     ("conformance export {}/folder", 1, "folder"),
     ("conformance explain nope", 1, "'nope'"),
+    ("serve --port many", 2, "argument --port: invalid int value: 'many'"),
+    ("serve --port 70000", 1, "--port is 70000; expected 0 to 65535"),
+    ("serve --items 0", 1, "--items is 0; expected more than 0"),
+    ("serve --api-key-file {}/empty", 1, "has no key"),
 ]
 
 
