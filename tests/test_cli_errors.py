@@ -148,6 +148,10 @@ WRONG: list[tuple[str, int, str]] = [
     ("label {}/folder --classes {}/empty", 1, "has no classes"),
     ("cluster {}/folder -k 0", 1, "--clusters is 0"),
     ("cluster {}/folder --outliers -1", 1, "--outliers is -1"),
+    ("serve --port many", 2, "argument --port: invalid int value: 'many'"),
+    ("serve --port 70000", 1, "--port is 70000; expected 0 to 65535"),
+    ("serve --items 0", 1, "--items is 0; expected more than 0"),
+    ("serve --api-key-file {}/empty", 1, "has no key"),
 ]
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -163,6 +164,13 @@ def test_the_pages_name_every_option_of_theirs() -> None:
     coming = (SERVER / "COMING.md").read_text(encoding="utf-8")
     for name in (*peers.OPTIONS, *peers.BACKENDS):
         assert f"`{name}=" in coming or f'"{name}"' in coming, name
+
+
+def test_nothing_above_knows_the_server() -> None:
+    files = [path for path in SERVER.parent.rglob("*.py") if SERVER not in path.parents]
+    assert len(files) > 40
+    for path in files:
+        assert not re.search(r"(from|import)\s+\.*(clipref\.)?server", path.read_text(encoding="utf-8")), path
 
 
 def test_the_core_needs_nothing_of_the_extra() -> None:

@@ -65,7 +65,7 @@ def to(place: str) -> bytes:
     return answer(b"", "302 Found", Location=place)
 
 
-def fetcher(world: World, kind: type[Fetcher] = Fetcher, *hosts: str, seconds: float = 5.0) -> Fetcher:
+def fetcher(world: World, kind: type[Fetcher] = Fetcher, *hosts: str, seconds: float = 30.0) -> Fetcher:
     found = hosts or (GOOD,)
     return kind(found, max_bytes=MAX_BYTES, seconds=seconds, resolve=world.resolve, connect=world.connect)
 

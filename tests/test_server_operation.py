@@ -28,7 +28,7 @@ IMAGE = {"image": {"type": "base64", "value": base64.b64encode(picture(0)).decod
 @pytest.fixture(scope="module")
 def server() -> Iterator[Live]:
     limits = ("--body-bytes", "100000", "--items", "3", "--text-characters", "500", "--max-pixels", "10000",
-              "--held-pixels", "20000", "--body-seconds", "1", "--answer-seconds", "20")  # fmt: skip
+              "--held-pixels", "20000", "--body-seconds", "3", "--answer-seconds", "20")  # fmt: skip
     with live(*limits) as running:
         yield running
 
@@ -63,12 +63,14 @@ def test_limits_are_told_and_kept(server: Live) -> None:
     limits = server.get("/info").json["limits"]
     assert limits["body_bytes"] == 100_000 and limits["image_pixels"] == 10_000 and limits["items"] == 3
     large = {"image": {"type": "base64", "value": base64.b64encode(picture(0, (101, 100))).decode()}}
+    broad = {"type": "base64", "value": base64.b64encode(picture(0, (100, 80))).decode()}
     for path, body, status, words in (
         ("/clip/embed_text", {"text": "a" * 200_000}, 413, "100000 bytes"),
         ("/clip/embed_text", {"text": ["a"] * 4}, 413, "at most 3"),
         ("/clip/embed_text", {"text": ["a", "b " * 300]}, 413, "text[1] has 600 characters"),
         ("/clip/embed_image", large, 400, "image: 101 x 100, 10100 pixels; at most 10000"),
         ("/clip/embed_image", {"image": [IMAGE["image"]] * 4}, 413, "at most 3"),
+        ("/clip/embed_image", {"image": [broad] * 3}, 413, "24000 pixels; at most 20000"),
     ):
         reply = server.post(path, body)
         assert reply.status == status and words in reply.json["message"], reply.json
@@ -199,7 +201,7 @@ def test_too_many_requests_are_told_when_to_come_back_and_others_are_answered() 
 
 
 def test_what_nobody_waits_for_is_not_computed_and_a_deadline_is_one() -> None:
-    with live("--answer-seconds", "1") as server:
+    with live("--answer-seconds", "3") as server:
         gate, replies = Gate(server), list[Any]()
         first = in_thread(lambda: server.post("/clip/embed_text", {"text": "first"}), replies)
         until(lambda: gate.seen == [["first"]])
@@ -232,7 +234,7 @@ def test_metrics_and_logs_count_what_happened(server: Live) -> None:
 
 
 def test_connections_that_ask_nothing_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clipref.server.listening.HEAD_SECONDS", 0.3)
+    monkeypatch.setattr("clipref.server.listening.HEAD_SECONDS", 0.8)
     with live() as server:
         whole = post(b'{"text": "a"}')
         for sent in (b"", whole[:20]):
@@ -244,7 +246,7 @@ def test_connections_that_ask_nothing_are_closed(monkeypatch: pytest.MonkeyPatch
                 found = b""
                 while not found.endswith(b"]]}"):
                     found += connection.recv(65536)
-                time.sleep(0.4)
+                time.sleep(0.9)
             connection.sendall(whole[:20])
             assert connection.recv(65536) == b""
 

@@ -67,15 +67,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until it is told to stop; 0 then."""
+    server = server_of(args)
+    from .listening import listen
+
+    return listen(server, args)
+
+
+def check_extra() -> None:
+    """Raise BackendError where the packages of the extra aren't there."""
     try:
         import python_multipart  # noqa: F401
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise BackendError(f"clipref serve needs {error.name}: pip install 'clipref[server]'.") from error
-    from .listening import listen
-
-    return listen(server_of(args), args)
 
 
 def limits_of(args: argparse.Namespace) -> Limits:
@@ -101,6 +106,7 @@ def server_of(args: argparse.Namespace) -> Any:
     limits, metrics = limits_of(args), Metrics()
     keys = Keys.from_file(args.api_key_file) if args.api_key_file else None
     fetcher = Fetcher(args.allow_image_urls, max_bytes=limits.body_bytes) if args.allow_image_urls else None
+    check_extra()  # before a model is fetched
     if args.model is None:
         say(f"no --model was given, so {DEFAULT_MODEL} answers, which knows drawn shapes and nothing of photographs")
     served = [_served(name, args, metrics) for name in args.model or [DEFAULT_MODEL]]
