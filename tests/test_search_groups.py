@@ -89,9 +89,10 @@ def test_near_duplicates_are_found_and_never_chained(folder: Path) -> None:
             groups(index, distance=65)
 
 
-def test_a_chain_is_not_a_group(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """a - b - c, each near the next: the largest, a, takes b alone, and c stays by itself."""
-    for name, side in (("a", 90), ("b", 80), ("c", 70)):
+@pytest.mark.parametrize("sides", [(90, 80, 70), (90, 70, 80)])
+def test_a_chain_is_not_a_group(folder: Path, sides: tuple[int, ...]) -> None:
+    """a - b - c, each near the next: the largest, a, takes b alone, and c stays by itself, larger than b or smaller."""
+    for name, side in zip("abc", sides, strict=True):
         scene(5).resize((side, side)).save(folder / f"{name}.png")
     with Index(folder, VIT) as index:
         index.update()

@@ -18,10 +18,10 @@ from ..arguments import check_count
 from ..clip import CLIP
 from ..errors import InputError
 from ..similarity import cosines, finished, unit_vectors
-from .query import Hit, Restriction, Term, combined, highest, terms_of
+from .query import Hit, Restriction, Term, combined, terms_of
 from .reading import pixels_function
 from .records import Identity
-from .scan import make_exact, scores_of
+from .scan import nearest_slots, scores_of
 from .store import FOLDER, Store
 
 if TYPE_CHECKING:
@@ -242,15 +242,14 @@ class Index:
                 scores[~allowed] = -np.inf
             count = top_k
             while True:  # a slot has one picture or several, or none for a moment
-                make_exact(scores, query, rows, count)
-                slots = highest(scores, count)
-                hits = list(self._hits(db, slots, scores, units, rows, restriction))
+                slots, found_scores = nearest_slots(scores, query, rows, count)
+                hits = list(self._hits(db, slots, found_scores, units, rows, restriction))
                 if len(hits) >= top_k or len(slots) < count:
                     return hits[:top_k]
                 count *= 4
 
     def _scores(self, query: Array, rows: Array, generation: int) -> Array:
-        """Cosines [S] of a unit vector [E] with all rows, within what `make_exact` allows for."""
+        """Cosines [S] of a unit vector [E] with all rows, within what `nearest_slots` allows for."""
         if not self.hot:
             return scores_of(query, rows)
         kept = self._hot
@@ -262,7 +261,7 @@ class Index:
     def _hits(
         self, db: Any, slots: Array, scores: Array, units: Array, rows: Array, restriction: Restriction
     ) -> Iterator[Hit]:
-        """The pictures of slots [n], in that order."""
+        """The pictures of slots [n], with scores [n], in that order."""
         for start in range(0, len(slots), ASKED):
             part = slots[start : start + ASKED].tolist()
             found: dict[int, list[Any]] = {}
@@ -272,12 +271,12 @@ class Index:
                 part,
             ):
                 found.setdefault(slot, []).append(facts)
-            for slot in part:
+            for slot, score in zip(part, scores[start : start + ASKED].tolist(), strict=True):
                 vector = unit_vectors(rows[slot].astype(np.float32))
                 each = tuple(cosines(units, vector).tolist())
                 for path, width, height, taken in found.get(slot, ()):
                     if restriction.allows(path, taken):
-                        yield Hit(os.fsdecode(path), float(scores[slot]), each, width, height, taken)
+                        yield Hit(os.fsdecode(path), score, each, width, height, taken)
 
 
 def widened(rows: Array) -> Array:

@@ -118,13 +118,3 @@ def terms_of(query: str | Term | Iterable[str | Term]) -> list[Term]:
     if not terms or not all(isinstance(term, Term) for term in terms):
         raise InputError(f"The query is {shown(query)}; expected a text, a Term, or a list of them.")
     return terms
-
-
-def highest(scores: Array, count: int) -> Array:
-    """The indices of the `count` highest scores [S] above -inf, best first; of equal ones the first comes first."""
-    candidates = np.flatnonzero(scores > -np.inf)
-    if count < len(candidates):
-        least = np.partition(scores[candidates], len(candidates) - count)[len(candidates) - count]
-        candidates = candidates[scores[candidates] >= least]
-    best: Array = candidates[np.argsort(-scores[candidates], kind="stable")][:count]
-    return best

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from ..lazy import available_threads
 from ..similarity import cosines_with_rows
-from .query import highest
 
 Array: TypeAlias = NDArray[Any]
 
@@ -65,9 +64,15 @@ def _scan(scaled: Array, rows: Array, scores: Array) -> None:
         np.dot(wide.view(np.float32), scaled, out=scores[start : start + height])
 
 
-def make_exact(scores: Array, query: Array, rows: Array, count: int) -> None:
-    """Replace the `count` highest scores, and all that may be as high, by cosines, as `cosines_with_rows` has them."""
-    best = highest(scores, count)
-    if len(best):
-        near = np.flatnonzero(scores >= scores[best[-1]] - MARGIN)
-        scores[near] = cosines_with_rows(query, rows[near])
+def nearest_slots(scores: Array, query: Array, rows: Array, count: int) -> tuple[Array, Array]:
+    """The `count` rows nearest to a query and their cosines, as `cosines_with_rows` has them, best first.
+
+    `scores` are those of `scores_of`, -inf for what isn't asked for; of equal rows the first comes first.
+    """
+    least = -np.inf
+    if count < len(scores):
+        least = np.partition(scores, len(scores) - count)[len(scores) - count] - MARGIN
+    near = np.flatnonzero(scores >= least if least > -np.inf else scores > -np.inf)
+    cosines = cosines_with_rows(query, rows[near])
+    order = np.argsort(-cosines, kind="stable")[:count]
+    return near[order], cosines[order]
