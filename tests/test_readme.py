@@ -3,6 +3,7 @@
 import ast
 import re
 import shlex
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from clipref.conformance.faults import FAULTS
 from clipref.kernels.command import precisions
 from clipref.weights_tools.shapes import world
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("kernels/*.md"), *ROOT.glob("conformance/*.md")]
 
 
 def test_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,10 +55,23 @@ def rounded(value: Any) -> Any:
     return round(value, 2) if isinstance(value, float) else value
 
 
-def test_links_lead_somewhere() -> None:
-    root = Path(__file__).parent.parent
-    links = re.findall(r"\]\(([^)#]+)\)", README)
-    assert links and all(link.startswith("https://") or (root / link).exists() for link in links)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))
+    for link in links:
+        assert link.startswith("https://") or (page.parent / link).exists(), link
+
+
+def test_words_in_code_are_there() -> None:
+    """Names of functions and files in the glossary."""
+    words = (ROOT / "docs" / "GLOSSARY.md").read_text(encoding="utf-8")
+    files = re.findall(r"`([\w/]+\.(?:py|md))`", words)
+    assert files and all((ROOT / file).exists() for file in files)
+    functions = re.findall(r"`(\w+)\.(\w+)`", words)
+    functions = [(module, name) for module, name in functions if name not in ("py", "json")]
+    assert functions
+    for module, name in functions:
+        assert hasattr(import_module(f"clipref.{module}"), name), f"{module}.{name}"
 
 
 def test_the_table_of_precisions_is_what_the_code_states() -> None:
