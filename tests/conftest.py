@@ -1,6 +1,7 @@
 """What the tests share: a tiny checkpoint of each architecture, and images."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,11 @@ from .engine_questions import TINY_VIT, questions
 
 TINY = {"vit": cases.TINY["vit-a"], "resnet": cases.TINY["rn-a"]}
 MERGES = "#version: 0.2\na t</w>\nc at</w>\nd o\ndo g</w>\nr e\nre d</w>\nb l\n"
+
+
+def pytest_xdist_setupnodes() -> None:
+    """Before xdist starts its workers: each gets one thread of BLAS, or they would wait for one another's threads."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session", params=sorted(TINY))

@@ -1,7 +1,9 @@
-"""`pytest --pyargs clipref.conformance --engine=...`, in a process and a folder of its own."""
+"""`pytest --pyargs clipref.conformance --engine=...`, in a folder of its own."""
 
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,17 +17,35 @@ class Engine(FaultyEngine):
 """
 
 
-def run(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+@dataclass(frozen=True)
+class Done:
+    """How a run of pytest ended, and what it said."""
+
+    code: int
+    out: str
+    err: str
 
 
-def test_each_case_is_a_test(tmp_path: Path) -> None:
-    done = run(
-        tmp_path, "--pyargs", "clipref.conformance", "--engine=backend:onnx", "--levels", "similarity", "describe"
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "8 passed, 5 skipped" in done.stdout and "has no similarity" in done.stdout
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """pytest, run in this process in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def run(*arguments: str) -> Done:
+        code = pytest.main(["-q", "-rs", "-p", "no:cacheprovider", *arguments])
+        return Done(int(code), *capsys.readouterr())
+
+    return run
+
+
+def test_each_case_is_a_test(run: Run) -> None:
+    done = run("--pyargs", "clipref.conformance", "--engine=backend:onnx", "--levels", "similarity", "describe")
+    assert done.code == 0, done.out + done.err
+    assert "8 passed, 5 skipped" in done.out and "has no similarity" in done.out
 
 
 SKIPS = """
@@ -37,25 +57,25 @@ class Engine:
 @pytest.mark.parametrize(
     ("asked", "says"), [((), "5 skipped"), pytest.param(("-k", "nothing"), "5 deselected", marks=pytest.mark.slow)]
 )
-def test_nothing_answered_is_no_pass(asked: tuple[str, ...], says: str, tmp_path: Path) -> None:
+def test_nothing_answered_is_no_pass(asked: tuple[str, ...], says: str, tmp_path: Path, run: Run) -> None:
     (tmp_path / "skips.py").write_text(SKIPS)
     given = ("--pyargs", "clipref.conformance", "--engine=skips:Engine", "--levels", "similarity")
-    done = run(tmp_path, *given, *asked)
-    assert done.returncode in (1, 5) and says in done.stdout, done.stdout
-    assert "skips:Engine: No verdict: nothing was answered." in done.stdout
+    done = run(*given, *asked)
+    assert done.code in (1, 5) and says in done.out, done.out
+    assert "skips:Engine: No verdict: nothing was answered." in done.out
 
 
 @pytest.mark.slow
-def test_a_failure_is_explained_and_may_be_expected(tmp_path: Path) -> None:
+def test_a_failure_is_explained_and_may_be_expected(tmp_path: Path, run: Run) -> None:
     (tmp_path / "wrong.py").write_text(WRONG)
     asked = ("--pyargs", "clipref.conformance", "--engine=wrong:Engine", "--levels", "similarity")
-    done = run(tmp_path, *asked)
-    assert done.returncode == 1 and "5 failed" in done.stdout
-    assert "what explains the failures" in done.stdout and "(SIM-" in done.stdout.partition("what explains")[2]
+    done = run(*asked)
+    assert done.code == 1 and "5 failed" in done.out
+    assert "what explains the failures" in done.out and "(SIM-" in done.out.partition("what explains")[2]
     names = [question.id for question in levels.questions(["similarity"])]
     (tmp_path / "expected.txt").write_text("".join(f"{name}  # not yet\n" for name in names))
-    done = run(tmp_path, *asked, "--expected-failures", "expected.txt")
-    assert done.returncode == 0 and "5 xfailed" in done.stdout, done.stdout
+    done = run(*asked, "--expected-failures", "expected.txt")
+    assert done.code == 0 and "5 xfailed" in done.out, done.out
 
 
 @pytest.mark.parametrize(
@@ -68,16 +88,17 @@ def test_a_failure_is_explained_and_may_be_expected(tmp_path: Path) -> None:
         (("--engine=backend:onnx", "--levels", "full"), "The level full needs --full MODEL"),
     ],
 )
-def test_wrong_usage_is_explained(arguments: tuple[str, ...], says: str, tmp_path: Path) -> None:
-    done = run(tmp_path, "--pyargs", "clipref.conformance", *arguments)
-    assert done.returncode == 4 and says in done.stderr
+def test_wrong_usage_is_explained(arguments: tuple[str, ...], says: str, run: Run) -> None:
+    done = run("--pyargs", "clipref.conformance", *arguments)
+    assert done.code == 4 and says in done.err
 
 
 def test_other_runs_of_pytest_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "test_other.py").write_text(
         "import sys\ndef test(): assert 'clipref.conformance.pytest_plugin' not in sys.modules\n"
     )
-    assert run(tmp_path).returncode == 0
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
 
 
 LEANS = """
@@ -97,9 +118,9 @@ class Engine:
 
 
 @pytest.mark.slow
-def test_what_is_wrong_only_in_all_answers_together_fails_the_run(tmp_path: Path) -> None:
+def test_what_is_wrong_only_in_all_answers_together_fails_the_run(tmp_path: Path, run: Run) -> None:
     (tmp_path / "leans.py").write_text(LEANS)
     asked = ("--pyargs", "clipref.conformance", "--engine=leans:Engine", "--levels", "towers", "--precision", "int8")
-    done = run(tmp_path, *asked)
-    assert done.returncode == 1 and "failed" not in done.stdout, done.stdout
-    assert "lean, within their precision, to patches read column by column (VIT-1)" in done.stdout
+    done = run(*asked)
+    assert done.code == 1 and "failed" not in done.out, done.out
+    assert "lean, within their precision, to patches read column by column (VIT-1)" in done.out

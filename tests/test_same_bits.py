@@ -4,7 +4,7 @@ Which bits numpy gives depends on its version, on the processor, and on the matr
 digest is kept beside a print of what numpy itself gives here for a few sums; where the print is a new one, there is
 nothing to compare with, and `python -m tests.test_same_bits` records (from a commit that is known to be right).
 tests/golden/bits.json was recorded under three OPENBLAS_CORETYPEs from the commit before the towers' engine was
-rewritten.
+rewritten; with one thread, as pytest's workers have it, from a commit that gives those bits with two.
 """
 
 import hashlib
