@@ -213,6 +213,9 @@ def ours(change: Any) -> faults.Fault:
     return faults.Fault("ours", "BLK-5", "something else", ("vit", "text"), change)
 
 
+WITHOUT_RESNETS = [q for q in levels.questions(["towers"]) if "/rn" not in q.id or q.id.endswith("text")]
+
+
 @pytest.mark.parametrize("precision", ["float16", pytest.param("bfloat16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("fault", "models"),
@@ -225,13 +228,16 @@ def ours(change: Any) -> faults.Fault:
 )
 def test_a_wrong_formula_is_no_precision(fault: faults.Fault, models: set[str], precision: str) -> None:
     """Each of its answers would pass in a coarse precision, and others are exact to float32, as rounding gives none."""
-    asked = [q for q in levels.questions(["towers"]) if "/rn" not in q.id or q.id.endswith("text")]
-    report = suite.run(FaultyEngine(fault), asked, precision=precision)
+    report = suite.run(FaultyEngine(fault), WITHOUT_RESNETS, precision=precision)
     assert not report.passed
     assert any("no precision but a mixture" in d.says for d in report.diagnoses), report.diagnoses
     failed = {r.case.split("/")[1].split(" ")[0] for r in report.results if r.verdict == "FAIL"}
     assert not models or failed == models
-    assert suite.run(FaultyEngine(), asked, precision=precision).passed
+
+
+@pytest.mark.parametrize("precision", ["float16", pytest.param("bfloat16", marks=pytest.mark.slow)])
+def test_what_is_right_is_no_mixture_and_leans_to_nothing(precision: str) -> None:
+    assert suite.run(FaultyEngine(), WITHOUT_RESNETS, precision=precision).passed
 
 
 def test_golden_files_that_were_changed_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

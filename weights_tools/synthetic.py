@@ -54,15 +54,19 @@ def tensors(
     `storage` "mixed" gives float16 where OpenAI's checkpoints have it and float32 elsewhere; "float32" gives the same
     values in float32. Raises InputError for an unknown style or storage.
     """
-    for name in tensor_shapes(config):
-        yield name, tensor(config, name, seed, style, storage)
+    for name, shape in tensor_shapes(config).items():
+        yield name, _tensor(config, name, shape, seed, style, storage)
 
 
 def tensor(config: ClipConfig, name: str, seed: int = 0, style: Style = "plain", storage: Storage = "mixed") -> Array:
     """One tensor of those that `tensors` gives."""
+    return _tensor(config, name, tensor_shapes(config)[name], seed, style, storage)
+
+
+def _tensor(config: ClipConfig, name: str, shape: Shape, seed: int, style: Style, storage: Storage) -> Array:
     if style not in STYLES or storage not in ("mixed", "float32"):
         raise InputError(f"style {style!r}, storage {storage!r}; expected one of {STYLES}, and 'mixed' or 'float32'.")
-    value = _value(config, name, tensor_shapes(config)[name], style, f"{seed} {style}")
+    value = _value(config, name, shape, style, f"{seed} {style}")
     return value.astype(dtype_of(name, "mixed")).astype(dtype_of(name, storage), copy=False)
 
 

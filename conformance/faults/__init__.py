@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from clipref.config import ResNetConfig
-from clipref.weights import Checkpoint
+from clipref.weights import read_config
 
 from ..protocol import Array, Case, Outputs, Unsupported
 from ..restated import preprocessing, similarity, tokenizer
@@ -31,7 +31,7 @@ def place(case: Case) -> Place | Literal["operation"] | None:
     """Where the faults are that a case can show; None if there are none."""
     if case.verb in ("encode_image", "trace_image"):
         assert case.checkpoint is not None
-        return "resnet" if isinstance(Checkpoint(case.checkpoint).config.vision, ResNetConfig) else "vit"
+        return "resnet" if isinstance(read_config(case.checkpoint / "config.json").vision, ResNetConfig) else "vit"
     places: dict[str, Place | Literal["operation"]] = {
         "encode_text": "text", "trace_text": "text", "preprocess": "preprocess", "tokenize": "tokenize",
         "similarity": "similarity", "operation": "operation",

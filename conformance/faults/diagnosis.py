@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from clipref.numerics import rms, rms_error
-from clipref.weights import Checkpoint
 
 from .. import faults
 from ..grading.units import key, table
@@ -93,7 +92,7 @@ def _chosen(answers: Sequence[Answered], where: str) -> Sequence[Answered]:
 
     def cost(answer: Answered) -> int:
         assert answer.case.checkpoint is not None
-        return Checkpoint(answer.case.checkpoint).file.path.stat().st_size
+        return (answer.case.checkpoint / "model.safetensors").stat().st_size
 
     return sorted(answers, key=cost)[:_CASES] if where in ("vit", "resnet", "text") else answers
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,21 @@ from .models import FULL, SEED, TINY, WORDS
 def write_checkpoint(name: str, style: str, folder: Path) -> Path:
     """The folder of a synthetic checkpoint, made if it isn't there."""
     path = folder / f"{name.removeprefix('clip/')}-{style}"
-    if not path.exists():
-        synthetic.write(path, {**TINY, **FULL, **WORDS}[name], SEED, style)  # type: ignore[arg-type]
+    if not path.exists() and name in FULL:
+        synthetic.write(path, FULL[name], SEED, style)  # type: ignore[arg-type]
+    elif not path.exists():
+        path.mkdir(parents=True)
+        for file, content in _small_files(name, style).items():
+            (path / file).write_bytes(content)
     return path
+
+
+@cache
+def _small_files(name: str, style: str) -> Mapping[str, bytes]:
+    """The files of a checkpoint that is small, made once a process: every run has a folder of its own for them."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = synthetic.write(Path(folder, "made"), {**TINY, **WORDS}[name], SEED, style)  # type: ignore[arg-type]
+        return {file.name: file.read_bytes() for file in made.iterdir()}
 
 
 def question(

@@ -53,8 +53,13 @@ def _image_claims(config: ClipConfig) -> tuple[str, ...]:
 
 
 def inputs(name: str, tower: str) -> dict[str, Array]:
-    pixels, ids = tiny_inputs(TINY[name]) if name in TINY else full_inputs(FULL[name])
+    pixels, ids = _inputs(name)
     return {"pixels": pixels} if tower == "image" else {"ids": ids}
+
+
+@cache
+def _inputs(name: str) -> tuple[Array, Array]:
+    return tiny_inputs(TINY[name]) if name in TINY else full_inputs(FULL[name])
 
 
 @cache
