@@ -2,15 +2,20 @@
 
 import hashlib
 import json
+import multiprocessing
 import os
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load_file
+
+from clipref import ClipError, hub
+from clipref.config import PUBLISHED, ClipConfig
+from clipref.weights_tools import convert as convert
+from clipref.weights_tools import download as download
 
 from .conftest import TINY
 
@@ -93,40 +98,48 @@ def handler(state: Hub) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-# In a process of its own, because huggingface_hub reads the environment once; and there clip/ViT-B-32 is tiny.
-CODE = """
-import json, sys
-from clipref import ClipError, hub
-from clipref.config import PUBLISHED, ClipConfig
-PUBLISHED["clip/ViT-B-32"] = ClipConfig.from_dict(json.loads(sys.argv[2]))
-try:
-    print(hub.locate(sys.argv[1], **json.loads(sys.argv[3]))[0])
-except ClipError as error:
-    assert error.__suppress_context__ or "could not be downloaded" not in str(error), "a chain of tracebacks"
-    print("ERROR", error)
-"""
+# Processes of their own, because huggingface_hub reads the environment once. They are forked from a server that has
+# imported the rest already.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["tests.hub_server"])
 
 
-def start(
-    name: str, folder: Path, arguments: dict[str, str] | None = None, **environment: str
-) -> "subprocess.Popen[str]":
-    clean = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
-    return subprocess.Popen(
-        [sys.executable, "-c", CODE, name, json.dumps(TINY["vit"].to_dict()), json.dumps(arguments or {})],
-        env=clean
-        | {"HF_HOME": str(folder / "hf"), "CLIPREF_HOME": str(folder / "home"), "HF_HUB_DOWNLOAD_TIMEOUT": "5"}
-        | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def _locate(
+    answer: Connection, name: str, config: ClipConfig, arguments: dict[str, str], environment: dict[str, str]
+) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    PUBLISHED["clip/ViT-B-32"] = config  # type: ignore[index]
+    try:
+        answer.send(str(hub.locate(name, **arguments)[0]))
+    except ClipError as error:
+        assert error.__suppress_context__ or "could not be downloaded" not in str(error), "a chain of tracebacks"
+        answer.send(f"ERROR {error}")
+
+
+class Locating:
+    """`hub.locate` in a process of its own, in which clip/ViT-B-32 is tiny."""
+
+    def __init__(self, name: str, folder: Path, arguments: dict[str, str] | None = None, **environment: str) -> None:
+        clean = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
+        homes = {"HF_HOME": str(folder / "hf"), "CLIPREF_HOME": str(folder / "home"), "HF_HUB_DOWNLOAD_TIMEOUT": "5"}
+        self._answer, theirs = PROCESSES.Pipe(duplex=False)
+        given = (theirs, name, TINY["vit"], arguments or {}, clean | homes | environment)
+        self._process = PROCESSES.Process(target=_locate, args=given)
+        self._process.start()
+        theirs.close()
+
+    def answer(self) -> str:
+        """The folder, or the error. Raises EOFError if the process ended without one."""
+        with self._answer:
+            found: str = self._answer.recv()
+        self._process.join()
+        assert self._process.exitcode == 0
+        return found
 
 
 def locate(name: str, folder: Path, arguments: dict[str, str] | None = None, **environment: str) -> str:
-    process = start(name, folder, arguments, **environment)
-    output, errors = process.communicate()
-    assert process.returncode == 0, errors
-    return output.strip()
+    return Locating(name, folder, arguments, **environment).answer()
 
 
 def weights(folder: Path | str) -> dict[str, np.ndarray]:

@@ -25,7 +25,7 @@ def picture(mode: str, width: int, height: int) -> Image.Image:
     """The same on every machine: whole-number arithmetic, no generator. Sharp edges, the full range of values."""
     bands = dict.fromkeys(["L", "P"], 1) | dict.fromkeys(["RGB", "YCbCr", "LAB", "HSV"], 3)
     bands |= dict.fromkeys(["RGBA", "RGBa", "RGBX", "CMYK"], 4) | {"LA": 2}
-    y, x, band = np.mgrid[:height, :width, : bands.get(mode, 1)].astype(np.int64)
+    y, x, band = (axis.astype(np.int64) for axis in np.ogrid[:height, :width, : bands.get(mode, 1)])
     mixed = (x * x * 7 + y * y * 13 + x * y * 5 + x // 3 * 91 + y // 4 * 57 + band * 83) * 2654435761 >> 13
     byte = (mixed % 256).astype(np.uint8)
     if mode in bands:

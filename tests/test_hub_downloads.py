@@ -20,7 +20,7 @@ from clipref.weights_tools import download
 from clipref.weights_tools.convert import convert
 
 from .conftest import MERGES, TINY
-from .hub_server import COMMIT, PUBLISHED_REPOSITORY, Hub, flip, handler, locate, same_weights, start
+from .hub_server import COMMIT, PUBLISHED_REPOSITORY, Hub, Locating, flip, handler, locate, same_weights
 from .layouts import as_open_clip, as_transformers
 
 
@@ -156,8 +156,8 @@ def test_revisions_and_digests_are_kept_to(published: Hub, tiny_vit: Path, tmp_p
 
 
 def test_two_processes_at_once(published: Hub, tiny_vit: Path, tmp_path: Path) -> None:
-    processes = [start("clip/ViT-B-32", tmp_path, HF_ENDPOINT=published.url) for _ in range(3)]
-    folders = {process.communicate()[0].strip() for process in processes}
+    processes = [Locating("clip/ViT-B-32", tmp_path, HF_ENDPOINT=published.url) for _ in range(3)]
+    folders = {process.answer() for process in processes}
     assert folders == {str(tmp_path / "home" / "clip" / "ViT-B-32")} and same_weights(folders.pop(), tiny_vit)
     assert [path.name for path in (tmp_path / "home" / "clip").iterdir()] == ["ViT-B-32"]
 

@@ -16,7 +16,6 @@ from . import cases, texts
 from .tolerances import assert_close
 
 pytestmark = pytest.mark.oracle
-DEFAULT = Tokenizer.default()
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +26,7 @@ def original() -> object:
 
 
 def test_twenty_thousand_texts(original) -> None:  # type: ignore[no-untyped-def]
-    wrong = [text for text in texts.texts(texts.ALL) if DEFAULT.encode(text) != original.encode(text)]
+    wrong = [text for text in texts.texts(texts.ALL) if Tokenizer.default().encode(text) != original.encode(text)]
     assert not wrong, f"{len(wrong)} differ, the first is {wrong[0]!r}"
 
 
@@ -35,7 +34,7 @@ def test_any_text(original) -> None:  # type: ignore[no-untyped-def]
     @settings(max_examples=2000, deadline=None)
     @given(st.text())
     def check(text: str) -> None:
-        assert DEFAULT.encode(text) == original.encode(text)
+        assert Tokenizer.default().encode(text) == original.encode(text)
 
     check()
 
@@ -46,7 +45,7 @@ def test_a_third_tokenizer_where_cleaning_changes_nothing() -> None:
     rust, compared = Rust(), 0
     for text in texts.texts(texts.ALL):
         if text.isascii() and text.isprintable() and "&" not in text and "<" not in text:
-            assert DEFAULT.encode(text) == rust.encode(text), text
+            assert Tokenizer.default().encode(text) == rust.encode(text), text
             compared += 1
     assert compared > 1500
 

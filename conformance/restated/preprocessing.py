@@ -146,7 +146,7 @@ def picture(mode: str, width: int, height: int) -> Image.Image:
     """
     mode, _, extra = mode.partition(" with ")
     bands = {"L": 1, "P": 1, "LA": 2, "RGB": 3, "RGBA": 4}
-    y, x, band = np.mgrid[:height, :width, : bands.get(mode, 1)].astype(np.int64)
+    y, x, band = (axis.astype(np.int64) for axis in np.ogrid[:height, :width, : bands.get(mode, 1)])
     mixed = (x * x * 7 + y * y * 13 + x * y * 5 + x // 3 * 91 + y // 4 * 57 + band * 83) * 2654435761 >> 13
     if mode == "1":
         return Image.fromarray(mixed[..., 0] % 256 > 100)
