@@ -88,13 +88,22 @@ def by_place(answers: Sequence[Answered]) -> dict[str, list[Answered]]:
 
 
 def _chosen(answers: Sequence[Answered], where: str) -> Sequence[Answered]:
-    """In the towers, the cheapest to recompute; elsewhere all, because each shows something else."""
+    """In the towers, the cheapest to recompute, of as many models as there are; elsewhere all, because each shows
+    something else.
+    """
+    if where not in ("vit", "resnet", "text"):
+        return answers
 
     def cost(answer: Answered) -> int:
         assert answer.case.checkpoint is not None
-        return (answer.case.checkpoint / "model.safetensors").stat().st_size
+        (x,) = answer.case.inputs.values()
+        return x.size * (answer.case.checkpoint / "model.safetensors").stat().st_size
 
-    return sorted(answers, key=cost)[:_CASES] if where in ("vit", "resnet", "text") else answers
+    models: dict[str, list[Answered]] = {}
+    for answer in sorted(answers, key=cost):
+        models.setdefault(answer.case.id.rpartition(" ")[0], []).append(answer)
+    in_turn = [answer for each in itertools.zip_longest(*models.values()) for answer in each if answer is not None]
+    return in_turn[:_CASES]
 
 
 @dataclass(frozen=True)
