@@ -182,7 +182,12 @@ def test_the_model_that_answers_where_none_was_named(images: Path, capsys: pytes
 def test_options_of_the_model(tiny_vit: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[dict[str, Any]] = []
     model = AutoModel.from_pretrained(tiny_vit)
-    monkeypatch.setattr(AutoModel, "from_pretrained", lambda *names, **options: given.append(options) or model)
+
+    def from_pretrained(*names: Any, **options: Any) -> CLIP:
+        given.append(options)
+        return model
+
+    monkeypatch.setattr(AutoModel, "from_pretrained", from_pretrained)
     assert run("embed", "--text", "cat", "--model", tiny_vit) == 0
     every = ("--activation", "gelu", "--upright", "--max-pixels", 99, "--revision", "abc", "--digest", "0f")
     for command in (("embed", "--text", "cat"), ("classify", images / "b.png", "--labels", "cat"),

@@ -229,7 +229,7 @@ def test_embeddings_given_instead_of_items(tiny_vit: Path) -> None:
     assert np.abs(model.compare_embeddings(x.astype(np.float64) * 1e200, y) - matrix).max() < 1e-6
     assert np.abs(model.compare_embeddings(x.astype(np.float16), y) - matrix).max() < 1e-3
     assert model.compare(x[0], texts) == matrix[0].tolist() and model.compare(x, y) == matrix.tolist()
-    assert model.search(y[1], y, top_k=1) == model.search("dog", y, top_k=1) == [(1, pytest.approx(1))]
+    assert model.search(y[1], y, top_k=1) == model.search("dog", y, top_k=1) == [pytest.approx((1, 1))]
     x[1] = np.inf
     with pytest.raises(InputError, match="Row 1 of the embeddings given"):
         model.compare_embeddings(x, y)
