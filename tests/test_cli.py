@@ -17,6 +17,7 @@ from clipref import CLIP, AutoModel
 from clipref.cli import main
 
 from .conftest import pictures
+from .tolerances import UNIT
 
 
 @pytest.fixture
@@ -78,7 +79,7 @@ def test_embed_to_lines(tiny: Path, images: Path, capsys: pytest.CaptureFixture[
     expected = np.concatenate(
         [model.embed_images([images / "b.png", images / "deep/a.PNG"]), model.embed_text("a cat")]
     )
-    assert np.allclose([line["embedding"] for line in lines], expected, atol=1e-6)
+    assert np.allclose([line["embedding"] for line in lines], expected, atol=UNIT)
 
 
 @pytest.mark.parametrize("suffix", ["npy", "safetensors"])
@@ -95,7 +96,7 @@ def test_embed_to_a_file(
         with safe_open(out, framework="numpy") as file:
             found, names = file.get_tensor("embeddings"), json.loads(file.metadata()["names"])
     assert names == ["a cat", "red"] and found.dtype == np.float32
-    assert np.allclose(found, AutoModel.from_pretrained(tiny).embed_text(names, normalize=True), atol=1e-6)
+    assert np.allclose(found, AutoModel.from_pretrained(tiny).embed_text(names, normalize=True), atol=UNIT)
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 

@@ -24,7 +24,7 @@ from clipref import (
 from clipref.ops import softmax
 
 from .conftest import TINY, pictures, pixels
-from .tolerances import assert_close
+from .tolerances import PROBABILITY, UNIT, UNIT_FLOAT16, assert_close
 
 TEXTS = ["a cat", "the red dog, and a cat", "dog", "a b c d e"]
 
@@ -179,13 +179,13 @@ def test_compare(model: clipref.CLIP) -> None:
     image, other = pictures(2)
     expected = [cosine(model.embed_image(image), model.embed_text(text)) for text in TEXTS]
     row = model.compare(image, TEXTS)
-    assert isinstance(row, list) and row == pytest.approx(expected, abs=1e-6)
-    assert model.compare(subject=image, prompt=TEXTS[0]) == pytest.approx(expected[:1], abs=1e-6)
+    assert isinstance(row, list) and row == pytest.approx(expected, abs=UNIT)
+    assert model.compare(subject=image, prompt=TEXTS[0]) == pytest.approx(expected[:1], abs=UNIT)
     assert model.compare(image, dict(zip("wxyz", TEXTS, strict=True))) == dict(zip("wxyz", row, strict=True))
     assert model.compare([image, other], TEXTS) == [row, model.compare(other, TEXTS)]
-    assert model.compare(TEXTS[1], image, "text", "image") == pytest.approx(expected[1:2], abs=1e-6)
-    assert model.compare(TEXTS[0], TEXTS[0], "text", "text") == pytest.approx([1.0], abs=1e-6)
-    assert model.compare(image, {"same": image}, prompt_type="image") == pytest.approx({"same": 1.0}, abs=1e-6)
+    assert model.compare(TEXTS[1], image, "text", "image") == pytest.approx(expected[1:2], abs=UNIT)
+    assert model.compare(TEXTS[0], TEXTS[0], "text", "text") == pytest.approx([1.0], abs=UNIT)
+    assert model.compare(image, {"same": image}, prompt_type="image") == pytest.approx({"same": 1.0}, abs=UNIT)
 
 
 def test_compare_takes_any_iterable(model: clipref.CLIP) -> None:
@@ -252,7 +252,7 @@ def test_classify(model: clipref.CLIP) -> None:
     logits = np.array([[model.logit_scale * cosine(model.embed_image(i), m) for m in means] for i in images])
     for row, expected in zip(rows, softmax(logits), strict=True):
         assert [label for label, _ in row] == [labels[i] for i in np.argsort(-expected)]
-        assert [p for _, p in row] == pytest.approx(sorted(expected, reverse=True), abs=1e-4)
+        assert [p for _, p in row] == pytest.approx(sorted(expected, reverse=True), abs=PROBABILITY)
         assert sum(p for _, p in row) == pytest.approx(1)
     assert model.classify(images[0], labels, templates, top_k=2) == rows[0][:2]
     assert model.classify(images[0], ["cat"]) == [("cat", 1.0)]
@@ -283,7 +283,7 @@ def test_labels_may_hold_braces(model: clipref.CLIP) -> None:
 def test_search(model: clipref.CLIP) -> None:
     corpus = model.embed_text(TEXTS)
     best = model.search(TEXTS[2], corpus, top_k=3)
-    assert best[0] == pytest.approx((2, 1.0), abs=1e-6) and len(best) == 3
+    assert best[0] == pytest.approx((2, 1.0), abs=UNIT) and len(best) == 3
     assert [s for _, s in best] == sorted((s for _, s in best), reverse=True)
     for wrong in (corpus[0], corpus[:, 1:], corpus.astype(str)):
         with pytest.raises(InputError, match="expected \\[N, 22\\]"):
@@ -295,7 +295,7 @@ def test_search(model: clipref.CLIP) -> None:
 def test_search_of_what_float16_can_hold_but_not_square(model: clipref.CLIP) -> None:
     corpus = model.embed_text(TEXTS, normalize=True)
     large = (corpus * 5000).astype(np.float16)
-    assert model.search(TEXTS[2], large)[0] == pytest.approx((2, 1.0), abs=1e-3)
+    assert model.search(TEXTS[2], large)[0] == pytest.approx((2, 1.0), abs=UNIT_FLOAT16)
     for value in (0.0, np.nan, np.inf):
         spoiled = corpus.copy()
         spoiled[1] *= value
