@@ -11,16 +11,7 @@ import pytest
 from PIL import Image
 
 import clipref
-from clipref import (
-    AutoModel,
-    BackendError,
-    ConfigError,
-    ImageError,
-    InputError,
-    ModelNotFound,
-    TextError,
-    preprocessing,
-)
+from clipref import AutoModel, BackendError, ConfigError, ImageError, InputError, ModelNotFound, TextError
 from clipref.ops import softmax
 
 from .conftest import TINY, pictures, pixels
@@ -113,7 +104,7 @@ def test_files_are_decoded_beside_the_engine_and_given_back_in_order(
     for path, picture in zip(paths, pictures(9), strict=True):
         Image.fromarray(picture).save(path)
     expected = np.concatenate([model.embed_image(path) for path in paths])
-    preprocess, threads = preprocessing.preprocess, set[str]()
+    preprocess, threads = clipref.preprocess, set[str]()
 
     def slow_at_first(image: object, *args: object, **options: object) -> np.ndarray:
         threads.add(threading.current_thread().name)
@@ -266,8 +257,7 @@ def test_logit_scale_is_the_checkpoints(tiny: Path, model: clipref.CLIP) -> None
 
 def test_classify_refuses(model: clipref.CLIP) -> None:
     image = pictures(1)[0]
-    no_labels: tuple[Any, ...] = ([], "cat")
-    for labels in no_labels:
+    for labels in (list[str](), "cat"):
         with pytest.raises(InputError, match="labels"):
             model.classify(image, labels)
     with pytest.raises(InputError, match="templates"):

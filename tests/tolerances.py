@@ -27,7 +27,7 @@ UNIT_FLOAT16 = 1e-3
 PROBABILITY = 1e-4
 # The same in float64 (epsilon 2.2e-16), after a tower of a few layers.
 UNIT_FLOAT64 = 1e-10
-# Errors of an exported graph relative to the RMS of the reference's float32; export_onnx refuses to write more.
+# Errors of an exported graph relative to the RMS of the reference's float32; export_onnx refuses ten times as much.
 EXPORTED = 1e-4
 
 # How much more than the oracle's own float32 run the float32 reference may err: measured up to 2.2.
