@@ -24,7 +24,7 @@ class TorchEager:
     """OpenAI's CLIP under torch, in float32, as its users run it."""
 
     name = "torch eager"
-    needs = ("torch", "clip-anytorch")
+    needs: tuple[str, ...] = ("torch", "clip-anytorch")
 
     def __init__(self, checkpoint: Checkpoint, threads: int) -> None:
         import torch
@@ -195,7 +195,7 @@ def _tensor(output: Any) -> Any:
 PEERS: tuple[type[Any], ...] = (TorchEager, TorchCompiled, OnnxRuntimeAlone, Transformers)
 
 
-def installed(checkpoint: Checkpoint) -> list[type[Any]]:
+def installed(checkpoint: Checkpoint) -> list[Any]:
     """The peers that can run here and have this architecture."""
     resnet = checkpoint.config.vision.kind == "resnet"
     return [peer for peer in PEERS if all(map(_has, peer.needs)) and not (resnet and peer is Transformers)]

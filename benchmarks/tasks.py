@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from clipref.weights import Checkpoint
 from clipref.weights_tools import synthetic
 
 MODEL = "clip/ViT-B-32"
-WORDS = ("dog", "cat", "horse", "bird", "fish", "tree", "river", "mountain", "house", "car")
+WORDS = ["dog", "cat", "horse", "bird", "fish", "tree", "river", "mountain", "house", "car"]
 WORDS += ("train", "boat", "child", "woman", "man", "city", "street", "field", "sky", "bridge")
 PROMPTS = [
     f"{start} {word}{end}"
@@ -54,7 +54,7 @@ LABELS = [f"{a} {b}" if a != b else a for a in WORDS for b in WORDS] + [f"old {a
 LABELS = (LABELS + [f"small {a} {b}" for a in WORDS for b in WORDS])[:1000]
 
 
-def alternate(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+def alternate(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
     """Seconds of each call in each round, in turn, after one round that isn't counted."""
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for round_ in range(rounds + 1):
@@ -235,9 +235,9 @@ def photos(folder: Path, backend: str, rounds: int, count: int = 2000) -> dict[s
     paths = []
     (folder / "photos").mkdir(exist_ok=True)
     for i in range(count):
-        size = tuple(int(s) for s in generator.integers((440, 340), (560, 460)))
+        width, height = (int(s) for s in generator.integers((440, 340), (560, 460)))
         coarse = generator.integers(0, 256, (12, 16, 3), dtype=np.uint8)
-        fine = np.asarray(Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC), np.int16)
+        fine = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC), np.int16)
         noisy = (fine + generator.integers(-12, 13, fine.shape)).clip(0, 255).astype(np.uint8)
         paths.append(str(folder / "photos" / f"{i}.jpg"))
         Image.fromarray(noisy).save(paths[-1], quality=85)

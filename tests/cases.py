@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -67,7 +68,7 @@ def as_ours(name: str, theirs: np.ndarray, ours_shape: tuple[int, ...], tokens: 
 def logits(image: np.ndarray, text: np.ndarray, logit_scale: float) -> np.ndarray:
     """Logits [images, texts]: exp(logit_scale) times the cosines."""
     a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (image, text))
-    return logit_scale * a @ b.T
+    return np.asarray(logit_scale * a @ b.T)
 
 
 def digest(path: Path) -> str:
@@ -86,7 +87,7 @@ def cases(which: dict[str, ClipConfig]) -> Iterator[tuple[str, ClipConfig, str]]
             yield name, config, style
 
 
-def with_activation(config: ClipConfig, activation: str) -> ClipConfig:
+def with_activation(config: ClipConfig, activation: Literal["quick_gelu", "gelu"]) -> ClipConfig:
     """The same configuration with another activation in both towers."""
     assert isinstance(config.vision, ViTConfig)
     return dataclasses.replace(

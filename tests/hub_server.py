@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file
@@ -105,7 +106,7 @@ PROCESSES.set_forkserver_preload(["tests.hub_server"])
 
 
 def _locate(
-    answer: Connection, name: str, config: ClipConfig, arguments: dict[str, str], environment: dict[str, str]
+    answer: Connection, name: str, config: ClipConfig, arguments: dict[str, Any], environment: dict[str, str]
 ) -> None:
     os.environ.clear()
     os.environ.update(environment)
@@ -120,7 +121,7 @@ def _locate(
 class Locating:
     """`hub.locate` in a process of its own, in which clip/ViT-B-32 is tiny."""
 
-    def __init__(self, name: str, folder: Path, arguments: dict[str, str] | None = None, **environment: str) -> None:
+    def __init__(self, name: str, folder: Path, arguments: dict[str, Any] | None = None, /, **environment: str) -> None:
         clean = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
         homes = {"HF_HOME": str(folder / "hf"), "CLIPREF_HOME": str(folder / "home"), "HF_HUB_DOWNLOAD_TIMEOUT": "5"}
         self._answer, theirs = PROCESSES.Pipe(duplex=False)
@@ -138,7 +139,8 @@ class Locating:
         return found
 
 
-def locate(name: str, folder: Path, arguments: dict[str, str] | None = None, **environment: str) -> str:
+def locate(name: str, folder: Path, arguments: dict[str, Any] | None = None, /, **environment: str) -> str:
+    """The folder that `hub.locate` finds in a process of its own, or its error."""
     return Locating(name, folder, arguments, **environment).answer()
 
 

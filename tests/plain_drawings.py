@@ -39,7 +39,7 @@ def _star(x: Array, y: Array) -> Array:
     """A pentagram with its inside: at least four of its five half-planes hold."""
     angles = [2 * math.pi * i / 5 for i in range(5)]
     inside = [x * math.sin(a) + y * math.cos(a) >= -math.cos(2 * math.pi / 5) for a in angles]
-    return np.sum(inside, axis=0) >= 4
+    return np.asarray(np.sum(inside, axis=0) >= 4)
 
 
 def _heart(x: Array, y: Array) -> Array:

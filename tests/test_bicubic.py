@@ -144,7 +144,7 @@ def test_refuses_what_it_cannot_do() -> None:
     pixels = noise("RGB", 9, 7)
     for bad in (pixels.astype(np.float32), pixels[None], pixels[:0], pixels[0, 0]):
         with pytest.raises(InputError, match="expected uint8"):
-            resize_bicubic(bad, (3, 3))
+            resize_bicubic(bad, (3, 3))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="at least 1 x 1"):
         resize_bicubic(pixels, (0, 3))
     with pytest.raises(InputError, match="2\\] or"):

@@ -101,7 +101,7 @@ def convolve(case: tuple[int, ...], dtype: str, laid_out: Callable[..., Convolut
     norm["running_var"] = np.exp(normal(outputs) - 8).astype(dtype)  # so small that eps matters
     doubled = {name: value.astype("f8") for name, value in norm.items()}
     expected = ops.batch_norm(ops.conv2d(x.astype("f8"), weight.astype("f8"), stride, padding), **doubled)
-    actual = BlasOps().conv2d(x, laid_out(weight, norm), stride, padding)  # type: ignore[arg-type]
+    actual = BlasOps().conv2d(x, laid_out(weight, norm), stride, padding)
     assert_close(actual, expected.astype(dtype), "operation")
 
 

@@ -104,11 +104,13 @@ def test_errors_name_the_label(model: CLIP) -> None:
 
 def test_what_was_asked_for_last_is_remembered() -> None:
     memory: Memory[str, int] = Memory(2)
-    memory.put("a", 1), memory.put("b", 2)
+    memory.put("a", 1)
+    memory.put("b", 2)
     assert memory.get("a") == 1 and memory.get("c") is None
     memory.put("c", 3)
     assert (memory.get("a"), memory.get("b"), memory.get("c"), len(memory)) == (1, None, 3, 2)
-    memory.put("a", 4), memory.put("d", 5)
+    memory.put("a", 4)
+    memory.put("d", 5)
     assert (memory.get("a"), memory.get("c"), memory.get("d")) == (4, None, 5)
     memory.clear()
     assert len(memory) == 0

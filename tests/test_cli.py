@@ -17,6 +17,7 @@ from clipref import CLIP, AutoModel
 from clipref.cli import main
 
 from .conftest import pictures
+from .tolerances import UNIT
 
 
 @pytest.fixture
@@ -78,7 +79,7 @@ def test_embed_to_lines(tiny: Path, images: Path, capsys: pytest.CaptureFixture[
     expected = np.concatenate(
         [model.embed_images([images / "b.png", images / "deep/a.PNG"]), model.embed_text("a cat")]
     )
-    assert np.allclose([line["embedding"] for line in lines], expected, atol=1e-6)
+    assert np.allclose([line["embedding"] for line in lines], expected, atol=UNIT)
 
 
 @pytest.mark.parametrize("suffix", ["npy", "safetensors"])
@@ -95,7 +96,7 @@ def test_embed_to_a_file(
         with safe_open(out, framework="numpy") as file:
             found, names = file.get_tensor("embeddings"), json.loads(file.metadata()["names"])
     assert names == ["a cat", "red"] and found.dtype == np.float32
-    assert np.allclose(found, AutoModel.from_pretrained(tiny).embed_text(names, normalize=True), atol=1e-6)
+    assert np.allclose(found, AutoModel.from_pretrained(tiny).embed_text(names, normalize=True), atol=UNIT)
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
@@ -182,7 +183,12 @@ def test_the_model_that_answers_where_none_was_named(images: Path, capsys: pytes
 def test_options_of_the_model(tiny_vit: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[dict[str, Any]] = []
     model = AutoModel.from_pretrained(tiny_vit)
-    monkeypatch.setattr(AutoModel, "from_pretrained", lambda *names, **options: given.append(options) or model)
+
+    def from_pretrained(*names: Any, **options: Any) -> CLIP:
+        given.append(options)
+        return model
+
+    monkeypatch.setattr(AutoModel, "from_pretrained", from_pretrained)
     assert run("embed", "--text", "cat", "--model", tiny_vit) == 0
     every = ("--activation", "gelu", "--upright", "--max-pixels", 99, "--revision", "abc", "--digest", "0f")
     for command in (("embed", "--text", "cat"), ("classify", images / "b.png", "--labels", "cat"),

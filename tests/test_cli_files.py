@@ -106,7 +106,7 @@ def test_what_may_not_be_read_and_what_vanishes(tmp_path: Path, monkeypatch: pyt
             raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
         return scandir(path)
 
-    monkeypatch.setattr(walk.os, "scandir", refused)
+    monkeypatch.setattr("os.scandir", refused)
     found = walk.images_in(tmp_path)
     assert names(found, tmp_path) == ["there/x.png"] and found.left_out == {"vanished": 1}
     assert found.failures == [f"'{tmp_path / 'forbidden'}': Permission denied"]

@@ -69,7 +69,7 @@ def test_room_is_looked_for_before_the_work(
     tiny_vit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(output.shutil, "disk_usage", lambda path: usage(1000, 950, 50))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(1000, 950, 50))
     monkeypatch.setattr(embed, "embed_in_batches", None)  # which would do the work
     assert run("embed", "--text", "a cat", "--out", tmp_path / "e.npy", "--model", tiny_vit) == 1
     assert "bytes, and 50 are free" in capsys.readouterr().err and not list(tmp_path.iterdir())
@@ -114,8 +114,8 @@ def test_no_pair_of_array_and_names_is_torn(
         return stepped
 
     with monkeypatch.context() as patched:
-        patched.setattr(files.os, "replace", until_killed(replace))
-        patched.setattr(output.Path, "unlink", until_killed(Path.unlink))
+        patched.setattr("os.replace", until_killed(replace))
+        patched.setattr(Path, "unlink", until_killed(Path.unlink))
         assert run("embed", "--text", "cat", "--out", out, "--model", tiny_vit) == (0 if killed_at == 3 else 130)
     assert next(steps) == min(killed_at + 1, 3)
     assert killed_at not in (0, 3) or names_path.exists()
@@ -125,7 +125,8 @@ def test_no_pair_of_array_and_names_is_torn(
 
 
 def test_two_runs_exchange_their_pairs_one_after_the_other(tmp_path: Path) -> None:
-    inside, most = [], []
+    inside: list[None] = []
+    most: list[int] = []
 
     def exchange() -> None:
         with files.lock_folder(tmp_path):

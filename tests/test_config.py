@@ -139,7 +139,7 @@ def test_upright_is_part_of_what_is_recorded() -> None:
     older = changed(preprocess__upright=None)  # as versions without it wrote it
     assert ClipConfig.from_dict(older) == PUBLISHED["clip/ViT-B-32"]
     with pytest.raises(ConfigError, match="upright is 1"):
-        dataclasses.replace(turned, preprocess=dataclasses.replace(turned.preprocess, upright=1))
+        dataclasses.replace(turned, preprocess=dataclasses.replace(turned.preprocess, upright=1))  # type: ignore[arg-type]
 
 
 def test_configs_cannot_be_changed() -> None:

@@ -5,7 +5,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -110,7 +110,7 @@ def test_what_an_engine_does_to_the_process_is_undone() -> None:
 
 def test_a_spoilt_checkpoint_is_made_again_for_the_next_question() -> None:
     asked = [q for q in levels.questions(["towers"]) if "vit-a plain" in q.id]
-    spoilt = iter([zeroed, lambda case, outputs: outputs])
+    spoilt: Iterator[Callable[[Case, Outputs], Outputs]] = iter([zeroed, lambda case, outputs: outputs])
     first, second = suite.run(Spoilt(lambda case, outputs: next(spoilt)(case, outputs)), asked).results
     assert first.verdict == "FAIL" and second.verdict == "PASS"
 
@@ -226,7 +226,7 @@ def test_an_answer_that_depends_on_the_batch_or_the_time_is_caught() -> None:
     rng = np.random.default_rng(1)
 
     def batch(x: np.ndarray) -> np.ndarray:
-        return x + 1e-3 * x.mean(axis=0, keepdims=True)
+        return np.asarray(x + 1e-3 * x.mean(axis=0, keepdims=True))
 
     def first_eight(x: np.ndarray) -> np.ndarray:
         x[8:] = 0

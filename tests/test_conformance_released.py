@@ -28,7 +28,7 @@ def as_released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     model = hub.present("clipref/shapes-vit")
     weights = (model / "model.safetensors").read_bytes()
     monkeypatch.setitem(OPENAI_FILES, "clip/ViT-B-32", hashlib.sha256(weights).hexdigest())
-    monkeypatch.setitem(PUBLISHED, "clip/ViT-B-32", read_config(model / "config.json"))  # type: ignore[misc]
+    monkeypatch.setitem(PUBLISHED, "clip/ViT-B-32", read_config(model / "config.json"))
     return convert(model, tmp_path / "clip" / "ViT-B-32")
 
 

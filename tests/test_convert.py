@@ -107,7 +107,7 @@ def test_activation_in_torchscript(code: str, activation: str | None) -> None:
 
 def test_openais_files_are_known_by_their_digest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sources.OPENAI_FILES, "clip/RN50", cases.digest(TORCH / "vit.bin"))
-    monkeypatch.setitem(PUBLISHED, "clip/RN50", cases.MINI["vit"])  # type: ignore[misc]
+    monkeypatch.setitem(PUBLISHED, "clip/RN50", cases.MINI["vit"])
     source = open_source(TORCH / "vit.bin")
     assert source.model == "clip/RN50" and source.config == cases.MINI["vit"]
 

@@ -89,7 +89,7 @@ def test_a_scripted_archive(tmp_path: Path) -> None:
     model = torch_writers.openai_module(original)
     first = model.visual.layer1  # the whole of OpenAI's code can't be scripted by this torch
 
-    class Whole(torch.nn.Module):
+    class Whole(torch.nn.Module):  # type: ignore[misc]
         sizes: list[int]
 
         def __init__(self) -> None:

@@ -139,8 +139,13 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "a number": lambda folder: edit(folder, digest=3),
     "another size": lambda folder: edit(folder, weights={"size": 1, "mtime_ns": 1}),
     "no time": lambda folder: edit(folder, weights=None),
-    "a pipe": lambda folder: ((folder / "provenance.json").unlink(), os.mkfifo(folder / "provenance.json")),
+    "a pipe": lambda folder: a_pipe(folder / "provenance.json"),
 }
+
+
+def a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
 
 
 def edit(folder: Path, **changes: object) -> None:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -40,7 +40,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setitem(sys.modules, "somebodys_kernels", module)
     found = [
         EntryPoint("somebodys", "somebodys_kernels", "clipref.kernels"),
-        *engines.entry_points(group="clipref.kernels"),
+        *entry_points(group="clipref.kernels"),
     ]
     monkeypatch.setattr(engines, "entry_points", lambda group: found if group == engines.GROUP else [])
     return module
@@ -52,7 +52,7 @@ def test_a_kernel_set_overrides_what_it_has(registered: ModuleType, tiny_vit: Pa
     assert model.backend == "somebodys"
     (image,) = pictures(1)
     assert np.array_equal(model.embed_image(image), plain.embed_image(image))
-    assert len(registered.calls) == model.config.vision.layers  # type: ignore[attr-defined, union-attr]
+    assert len(registered.calls) == model.config.vision.layers
     registered.quick_gelu = ops.gelu  # type: ignore[attr-defined]
     wrong = AutoModel.from_pretrained(tiny_vit, backend="somebodys")
     assert not np.allclose(wrong.embed_image(image), plain.embed_image(image), rtol=1e-3)

@@ -23,6 +23,7 @@ from clipref.conformance.engines.failures import Crashed, Garbage, Hung
 from clipref.conformance.protocol import Unsupported
 
 from .engine_questions import TINY_VIT, questions, run
+from .tolerances import UNIT
 
 
 @contextlib.contextmanager
@@ -178,4 +179,4 @@ def test_many_texts_go_in_several_requests(tmp_path: Path, words_model: Path) ->
     with served(clip_server) as address:
         found = open_engine(address).answer(many)["embeddings"]
     expected = AutoModel.from_pretrained(words_model).embed_text(texts)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=UNIT)

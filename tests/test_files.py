@@ -1,5 +1,6 @@
 """Files: what is read is a file; what is written is there whole or not at all; killed runs leave nothing for long."""
 
+import fcntl
 import os
 import signal
 import socket
@@ -7,7 +8,8 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -123,11 +125,13 @@ def test_what_cant_be_written_is_found_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
     (tmp_path / "link").symlink_to(tmp_path / "full")
-    places = [(written_whole, name) for name in ("full", "gone/x", "file/x")]
-    places += [(folder_written_whole, name) for name in ("full", "file", "link", "gone/x")]  # type: ignore[misc]
+    places: list[tuple[Callable[[Path], AbstractContextManager[Path]], str]] = [
+        (written_whole, name) for name in ("full", "gone/x", "file/x")
+    ]
+    places += [(folder_written_whole, name) for name in ("full", "file", "link", "gone/x")]
     for write, name in places:
         with pytest.raises(OSError), write(tmp_path / name):
-            pytest.fail(f"{write.__name__} {name}: the work began")
+            pytest.fail(f"{write} {name}: the work began")
     assert names(tmp_path) == ["file", "full", "link"]
 
 
@@ -182,7 +186,7 @@ def test_nobody_can_guess_the_name_or_plant_a_link_there(tmp_path: Path, monkeyp
     with written_whole(tmp_path / "file") as one, written_whole(tmp_path / "file") as other:
         assert one != other and one.name.startswith(".") and str(os.getpid()) not in (one.name, other.name)
     (tmp_path / "victim").write_text("old")
-    monkeypatch.setattr(files.secrets, "token_hex", lambda n: "known")
+    monkeypatch.setattr("secrets.token_hex", lambda n: "known")
     for write in (written_whole, folder_written_whole):
         planted = tmp_path / f".known{SCRATCH_SUFFIX}"
         planted.symlink_to("victim")
@@ -253,7 +257,8 @@ def test_only_scratch_is_removed_and_no_link_is_followed(tmp_path: Path) -> None
 def test_a_scratch_that_was_removed_before_it_was_locked_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lock, taken = files.fcntl.flock, []
+    lock = fcntl.flock
+    taken: list[str] = []
 
     def flock(descriptor: int, operation: int) -> None:
         if not taken:
@@ -261,7 +266,7 @@ def test_a_scratch_that_was_removed_before_it_was_locked_is_made_again(
             (tmp_path / taken[0]).unlink()  # as another run does that comes between
         lock(descriptor, operation)
 
-    monkeypatch.setattr(files.fcntl, "flock", flock)
+    monkeypatch.setattr(fcntl, "flock", flock)
     with written_whole(tmp_path / "file") as path:
         path.write_text("whole")
         assert path.name not in taken
@@ -272,7 +277,7 @@ def test_where_nothing_can_be_locked(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def flock(descriptor: int, operation: int) -> None:
         raise OSError("no locks here")
 
-    monkeypatch.setattr(files.fcntl, "flock", flock)
+    monkeypatch.setattr(fcntl, "flock", flock)
     (tmp_path / f".of another run{SCRATCH_SUFFIX}").mkdir()
     with written_whole(tmp_path / "file") as path:
         path.write_text("whole")

@@ -30,7 +30,11 @@ OPTIONS = Options(activation="quick_gelu", vision_heads=1, text_heads=1)
 
 def with_text(name: str, change: Callable[[str], str]) -> Callable[[Path], None]:
     """A file of the folder, changed."""
-    return lambda folder: (folder / name).write_text(change((folder / name).read_text())) and None
+
+    def spoil(folder: Path) -> None:
+        (folder / name).write_text(change((folder / name).read_text()))
+
+    return spoil
 
 
 def with_tensors(*names: str) -> Callable[[Path], None]:
@@ -55,7 +59,11 @@ def without_config(spoil: Callable[[Path], None]) -> Callable[[Path], None]:
 
 def index(text: str) -> Callable[[Path], None]:
     """An index of shards beside the weights, which is preferred to them."""
-    return lambda folder: (folder / "model.safetensors.index.json").write_text(text) and None
+
+    def spoil(folder: Path) -> None:
+        (folder / "model.safetensors.index.json").write_text(text)
+
+    return spoil
 
 
 def endless_ratio(folder: Path) -> None:

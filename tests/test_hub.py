@@ -18,6 +18,7 @@ from clipref.files import SCRATCH_SUFFIX
 from clipref.weights import Checkpoint, read_config
 from clipref.weights_tools import download, synthetic
 from clipref.weights_tools.convert import convert
+from clipref.weights_tools.sources import OPENAI_FILES
 
 from . import cases
 from .conftest import MERGES, TINY, make_tiny
@@ -151,7 +152,7 @@ def test_openais_file_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     file.write_bytes(b"PK")
     with pytest.raises(WeightsError, match="has sha256 .*; clip/ViT-B-32 has 40d365715913c9da.*the file is damaged or"):
         download.from_openai("clip/ViT-B-32", file)
-    monkeypatch.setitem(download.OPENAI_FILES, "clip/RN50", hashlib.sha256(b"PK").hexdigest())
+    monkeypatch.setitem(OPENAI_FILES, "clip/RN50", hashlib.sha256(b"PK").hexdigest())
     with pytest.raises(WeightsError, match=r"This is that of clip/RN50\."):
         download.from_openai("clip/ViT-B-32", file)
     with pytest.raises(InputError, match="'clip/B' is no model of OpenAI's"):
@@ -162,8 +163,8 @@ def test_openais_file_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_openais_file_is_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLIPREF_HOME", str(tmp_path / "home"))
     source = make_tiny(tmp_path, "vit") / "model.safetensors"  # what kind of file it is doesn't matter here
-    monkeypatch.setitem(PUBLISHED, "clip/ViT-B-32", TINY["vit"])  # type: ignore[misc]
-    monkeypatch.setitem(download.OPENAI_FILES, "clip/ViT-B-32", hashlib.sha256(source.read_bytes()).hexdigest())
+    monkeypatch.setitem(PUBLISHED, "clip/ViT-B-32", TINY["vit"])
+    monkeypatch.setitem(OPENAI_FILES, "clip/ViT-B-32", hashlib.sha256(source.read_bytes()).hexdigest())
     folder = download.from_openai("clip/ViT-B-32", source)
     assert hub.locate("clip/ViT-B-32") == (folder, TINY["vit"]) and same_weights(folder, source.parent)
     with pytest.raises(InputError, match="exists already"):
@@ -194,7 +195,7 @@ def test_command_used_wrongly(arguments: list[str], message: str, capsys: pytest
 
 def test_names() -> None:
     assert PUBLISHED.keys() == hub.REPOSITORIES.keys() and set(hub.models()) == {*hub.EMBEDDED, *PUBLISHED}
-    assert PUBLISHED.keys() == download.OPENAI_FILES.keys()
+    assert PUBLISHED.keys() == OPENAI_FILES.keys()
     for name in hub.EMBEDDED:
         path, config = hub.locate(name)
         assert (path / "model.safetensors").is_file() and config == read_config(path / "config.json")

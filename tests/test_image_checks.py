@@ -105,8 +105,17 @@ def test_a_meter_bounds_what_is_read() -> None:
 
 def tiff(*entries: tuple[int, int, int, int], data: bytes = b"", order: str = "<", big: bool = False) -> bytes:
     """Grey, 16 x 16, of these entries (tag, type, count, value) beside the needed ones; `data` begins at 1000."""
-    needed = {256: (4, 1, 16), 257: (4, 1, 16), 258: (3, 1, 8), 259: (3, 1, 1), 262: (3, 1, 1), 277: (3, 1, 1)}
-    needed |= {278: (4, 1, 16), 273: (4, 1, 500), 279: (4, 1, 256)} | {tag: tuple(rest) for tag, *rest in entries}
+    needed: dict[int, tuple[int, int, int]] = {
+        256: (4, 1, 16),
+        257: (4, 1, 16),
+        258: (3, 1, 8),
+        259: (3, 1, 1),
+        262: (3, 1, 1),
+        277: (3, 1, 1),
+    }
+    needed |= {278: (4, 1, 16), 273: (4, 1, 500), 279: (4, 1, 256)} | {
+        tag: (kind, count, value) for tag, kind, count, value in entries
+    }
     directory = b""
     for tag, (kind, count, value) in sorted(needed.items()):
         width = {3: 2}.get(kind, 8 if big else 4) if count == 1 else (8 if big else 4)

@@ -34,7 +34,7 @@ class SlowFile(io.BytesIO):
 
 @pytest.mark.parametrize("lazy", [True, False], ids=["a PIL image", "a file object"])
 def test_threads_may_give_the_same_object(lazy: bool) -> None:
-    formats = [("PNG", {}), ("TIFF", {}), ("GIF", {}), ("BMP", {})]
+    formats: list[tuple[str, dict[str, Any]]] = [("PNG", {}), ("TIFF", {}), ("GIF", {}), ("BMP", {})]
     for (format, options), _ in itertools.product(formats, range(5)):
         file = SlowFile(encoded(RGB, format, **options))
         thing = Image.open(file) if lazy else file

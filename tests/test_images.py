@@ -133,8 +133,8 @@ def test_objects_that_only_read(tmp_path: Path) -> None:
         mapped.seek(5)
         same(preprocess(mapped, 24), expected)
         same(preprocess(mapped, 24), expected)
-    with path.open("rb", buffering=0) as file:
-        same(preprocess(file, 24), expected)
+    with path.open("rb", buffering=0) as unbuffered:
+        same(preprocess(unbuffered, 24), expected)
     with zipfile.ZipFile(tmp_path / "images.zip") as archive, archive.open("image.png") as member:
         same(preprocess(member, 24), expected)
     with gzip.open(tmp_path / "image.tif.gz") as unpacked:  # whose fileno is that of the packed file
@@ -269,7 +269,7 @@ def test_absurd_arguments() -> None:
     huge = 10**5000
     for resolution in (True, 4097, huge, float("nan"), "x", [3], np.array([3, 4])):
         with pytest.raises(InputError, match="resolution"):
-            preprocess(RGB, resolution)
+            preprocess(RGB, resolution)  # type: ignore[arg-type]
     for options in (
         {"mean": "abc"},
         {"mean": (1, huge, 1)},
@@ -290,4 +290,4 @@ def test_absurd_arguments() -> None:
         {"input_color_format": np.array(["rgb", "bgr"])},
     ):
         with pytest.raises(InputError, match=next(iter(options))):
-            preprocess(RGB, 24, **options)  # type: ignore[arg-type]
+            preprocess(RGB, 24, **options)

@@ -127,7 +127,7 @@ def test_verify_compares_published_values(monkeypatch: pytest.MonkeyPatch, tmp_p
     pooled = tuple(seen["visual.ln_post"][0, 1:4].tolist())
     wrong = (truth[0], truth[1], truth[2] + 1e-2)
     name = "clip/ViT-B-32"
-    monkeypatch.setitem(PUBLISHED, name, model.config)  # type: ignore[misc]
+    monkeypatch.setitem(PUBLISHED, name, model.config)
     values = (
         Published(name, "here", "right", truth, 1e-4, _grey_embedding),
         Published(name, "here", "pooled", pooled, 1e-4, _grey_pooled_output),

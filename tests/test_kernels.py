@@ -4,7 +4,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -29,7 +29,7 @@ def register(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[ModuleType],
 
     def put(module: ModuleType) -> None:
         monkeypatch.setitem(sys.modules, "mine", module)
-        found = [EntryPoint("mine", "mine", "clipref.kernels"), *engines.entry_points(group="clipref.kernels")]
+        found = [EntryPoint("mine", "mine", "clipref.kernels"), *entry_points(group="clipref.kernels")]
         monkeypatch.setattr(engines, "entry_points", lambda group: found)
 
     yield put

@@ -168,7 +168,7 @@ def test_threads_are_those_of_the_container(
     if quota is not None:
         file.write_text(quota + "\n", encoding="ascii")
     monkeypatch.setattr(lazy, "CGROUP_QUOTA", str(file))
-    monkeypatch.setattr(lazy.os, "sched_getaffinity", lambda _: set(range(processors)), raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(processors)), raising=False)
     assert lazy.available_threads() == expected
 
 
@@ -180,6 +180,6 @@ def test_threads_are_at_most_those_that_openmp_is_told(
     given: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lazy, "CGROUP_QUOTA", str(tmp_path / "none"))
-    monkeypatch.setattr(lazy.os, "sched_getaffinity", lambda _: set(range(4)), raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(4)), raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", given)
     assert lazy.available_threads() == expected

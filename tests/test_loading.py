@@ -61,12 +61,12 @@ def test_none_can_be_read(model: CLIP) -> None:
     bad = [b"", b"GIF89a"]
     assert model.embed_images(bad, on_error="skip").shape == (0, 22)
     assert np.isnan(model.embed_images(bad, on_error="null")).all()
-    assert model.embed_images(b"", on_error="null").shape == (1, 22)  # type: ignore[arg-type]
+    assert model.embed_images(b"", on_error="null").shape == (1, 22)
     for on_error in ("skip", "null"):
         with pytest.raises(InputError, match="No images"):
-            model.embed_images([], on_error=on_error)  # type: ignore[arg-type]
+            model.embed_images([], on_error=on_error)
         with pytest.raises(InputError, match="input_color_format"):  # not the fault of an image
-            model.embed_images(pictures(1), on_error=on_error, input_color_format="bgra")  # type: ignore[arg-type]
+            model.embed_images(pictures(1), on_error=on_error, input_color_format="bgra")
 
 
 def test_wrong_arguments(model: CLIP) -> None:

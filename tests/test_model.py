@@ -15,7 +15,7 @@ from clipref import AutoModel, BackendError, ConfigError, ImageError, InputError
 from clipref.ops import softmax
 
 from .conftest import TINY, pictures, pixels
-from .tolerances import assert_close
+from .tolerances import PROBABILITY, UNIT, UNIT_FLOAT16, assert_close
 
 TEXTS = ["a cat", "the red dog, and a cat", "dog", "a b c d e"]
 
@@ -104,7 +104,7 @@ def test_files_are_decoded_beside_the_engine_and_given_back_in_order(
     for path, picture in zip(paths, pictures(9), strict=True):
         Image.fromarray(picture).save(path)
     expected = np.concatenate([model.embed_image(path) for path in paths])
-    preprocess, threads = clipref.loading.preprocess, set()
+    preprocess, threads = clipref.preprocess, set[str]()
 
     def slow_at_first(image: object, *args: object, **options: object) -> np.ndarray:
         threads.add(threading.current_thread().name)
@@ -137,7 +137,7 @@ def test_a_buffer_may_be_used_again_for_the_next_image(model: clipref.CLIP) -> N
 def test_memory_is_bounded_by_the_batch(model: clipref.CLIP) -> None:
     taken = []
 
-    def images():  # type: ignore[no-untyped-def]
+    def images() -> Iterator[np.ndarray]:
         for i, image in enumerate(pictures(7)):
             taken.append((i, seen[0]))
             yield image
@@ -149,7 +149,7 @@ def test_memory_is_bounded_by_the_batch(model: clipref.CLIP) -> None:
         seen[0] += len(batch)
         return encode(batch)
 
-    model.engine.encode_image = counted  # type: ignore[method-assign]
+    model.engine.encode_image = counted  # type: ignore[method-assign, assignment]
     try:
         assert len(model.embed_images(images(), batch_size=2)) == 7
     finally:
@@ -170,13 +170,13 @@ def test_compare(model: clipref.CLIP) -> None:
     image, other = pictures(2)
     expected = [cosine(model.embed_image(image), model.embed_text(text)) for text in TEXTS]
     row = model.compare(image, TEXTS)
-    assert isinstance(row, list) and row == pytest.approx(expected, abs=1e-6)
-    assert model.compare(subject=image, prompt=TEXTS[0]) == pytest.approx(expected[:1], abs=1e-6)
+    assert isinstance(row, list) and row == pytest.approx(expected, abs=UNIT)
+    assert model.compare(subject=image, prompt=TEXTS[0]) == pytest.approx(expected[:1], abs=UNIT)
     assert model.compare(image, dict(zip("wxyz", TEXTS, strict=True))) == dict(zip("wxyz", row, strict=True))
     assert model.compare([image, other], TEXTS) == [row, model.compare(other, TEXTS)]
-    assert model.compare(TEXTS[1], image, "text", "image") == pytest.approx(expected[1:2], abs=1e-6)
-    assert model.compare(TEXTS[0], TEXTS[0], "text", "text") == pytest.approx([1.0], abs=1e-6)
-    assert model.compare(image, {"same": image}, prompt_type="image") == pytest.approx({"same": 1.0}, abs=1e-6)
+    assert model.compare(TEXTS[1], image, "text", "image") == pytest.approx(expected[1:2], abs=UNIT)
+    assert model.compare(TEXTS[0], TEXTS[0], "text", "text") == pytest.approx([1.0], abs=UNIT)
+    assert model.compare(image, {"same": image}, prompt_type="image") == pytest.approx({"same": 1.0}, abs=UNIT)
 
 
 def test_compare_takes_any_iterable(model: clipref.CLIP) -> None:
@@ -225,7 +225,8 @@ def test_compare_refuses(model: clipref.CLIP) -> None:
         model.compare(image, "a", prompt_type="sound")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="subject_type is 'video'"):
         model.compare(image, "a", subject_type="video")  # type: ignore[arg-type]
-    for empty in ([], {}):
+    nothing: tuple[Any, ...] = ([], {})
+    for empty in nothing:
         with pytest.raises(InputError):
             model.compare(image, empty)
     with pytest.raises(InputError):
@@ -242,7 +243,7 @@ def test_classify(model: clipref.CLIP) -> None:
     logits = np.array([[model.logit_scale * cosine(model.embed_image(i), m) for m in means] for i in images])
     for row, expected in zip(rows, softmax(logits), strict=True):
         assert [label for label, _ in row] == [labels[i] for i in np.argsort(-expected)]
-        assert [p for _, p in row] == pytest.approx(sorted(expected, reverse=True), abs=1e-4)
+        assert [p for _, p in row] == pytest.approx(sorted(expected, reverse=True), abs=PROBABILITY)
         assert sum(p for _, p in row) == pytest.approx(1)
     assert model.classify(images[0], labels, templates, top_k=2) == rows[0][:2]
     assert model.classify(images[0], ["cat"]) == [("cat", 1.0)]
@@ -256,7 +257,7 @@ def test_logit_scale_is_the_checkpoints(tiny: Path, model: clipref.CLIP) -> None
 
 def test_classify_refuses(model: clipref.CLIP) -> None:
     image = pictures(1)[0]
-    for labels in ([], "cat"):
+    for labels in (list[str](), "cat"):
         with pytest.raises(InputError, match="labels"):
             model.classify(image, labels)
     with pytest.raises(InputError, match="templates"):
@@ -272,7 +273,7 @@ def test_labels_may_hold_braces(model: clipref.CLIP) -> None:
 def test_search(model: clipref.CLIP) -> None:
     corpus = model.embed_text(TEXTS)
     best = model.search(TEXTS[2], corpus, top_k=3)
-    assert best[0] == (2, pytest.approx(1.0, abs=1e-6)) and len(best) == 3
+    assert best[0] == pytest.approx((2, 1.0), abs=UNIT) and len(best) == 3
     assert [s for _, s in best] == sorted((s for _, s in best), reverse=True)
     for wrong in (corpus[0], corpus[:, 1:], corpus.astype(str)):
         with pytest.raises(InputError, match="expected \\[N, 22\\]"):
@@ -284,7 +285,7 @@ def test_search(model: clipref.CLIP) -> None:
 def test_search_of_what_float16_can_hold_but_not_square(model: clipref.CLIP) -> None:
     corpus = model.embed_text(TEXTS, normalize=True)
     large = (corpus * 5000).astype(np.float16)
-    assert model.search(TEXTS[2], large)[0] == (2, pytest.approx(1.0, abs=1e-3))
+    assert model.search(TEXTS[2], large)[0] == pytest.approx((2, 1.0), abs=UNIT_FLOAT16)
     for value in (0.0, np.nan, np.inf):
         spoiled = corpus.copy()
         spoiled[1] *= value
@@ -368,9 +369,9 @@ def test_bad_arguments(model: clipref.CLIP) -> None:
     for ids in ([1, 2], [[1.0]], np.zeros((2, 20), int), np.zeros((0, 5), int), np.zeros((2, 0), int)):
         with pytest.raises(InputError, match="expected integers"):
             model.encode_text(np.asarray(ids))
-    for ids in ([[1, 521]], [[-1, 520]]):
+    for outside in ([[1, 521]], [[-1, 520]]):
         with pytest.raises(InputError, match="0 to 520"):
-            model.encode_text(np.asarray(ids))
+            model.encode_text(np.asarray(outside))
     with pytest.raises(InputError, match="batch_size"):
         model.embed_images(pictures(1), batch_size=0)
 

@@ -97,7 +97,7 @@ def as_timm(folder: Path, **head: Any) -> Tensors:
     return {name: tensor for name, tensor in found.items() if tensor is not None}
 
 
-def timm(folder: Path, architecture: str = "vit_base_patch32_clip_quickgelu_224", **head: Any) -> layouts.Files:
+def timm(folder: Path, architecture: str = "vit_base_patch32_clip_quickgelu_224", /, **head: Any) -> layouts.Files:
     pixels = CONFIG.preprocess
     settings = {"mean": pixels.mean, "std": pixels.std, "interpolation": pixels.interpolation, "crop_pct": 0.9}
     config = {"architecture": architecture, "num_classes": 22, "pretrained_cfg": settings}
@@ -269,7 +269,8 @@ def test_timms_activation_is_known_from_its_name_alone(whole: Path, tmp_path: Pa
     with pytest.raises(Doubt, match="doesn't tell its activation"):
         opened(folder)
     files = timm(whole, "vit_base_patch32_clip_quickgelu_224")
-    assert open_source(put(tmp_path / "named", files)).config.vision.activation == "quick_gelu"
+    vision = open_source(put(tmp_path / "named", files)).config.vision
+    assert isinstance(vision, ViTConfig) and vision.activation == "quick_gelu"
 
 
 def test_a_whole_model_that_lacks_a_projection_is_refused(whole: Path, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ TEXTS = ["a cat", "the red dog, and a cat", "dog"]
 
 @pytest.mark.parametrize("style", ["plain", "trained"])
 @pytest.mark.parametrize("kind", TINY)
-def test_graph_computes_the_reference(kind: str, style: str, tmp_path: Path) -> None:
+def test_graph_computes_the_reference(kind: str, style: synthetic.Style, tmp_path: Path) -> None:
     synthetic.write(tmp_path / "c", TINY[kind], seed=3, style=style)
     fast = AutoModel.from_pretrained(tmp_path / "c", backend="onnx")
     exact = AutoModel.from_pretrained(tmp_path / "c", backend="reference", dtype="float64")
@@ -84,7 +84,7 @@ class Mutants(RecordingOps):
     def attention(self, q, k, v, visible=None):  # type: ignore[no-untyped-def]
         return super().attention(q, k, v)
 
-    def conv2d(self, x, weight, stride=1, padding=0):  # type: ignore[no-untyped-def]
+    def conv2d(self, x, weight, stride=1, padding=0, bias=None):  # type: ignore[no-untyped-def]
         return super().conv2d(x, np.ascontiguousarray(weight.swapaxes(2, 3)), stride, padding)
 
     def batch_norm(self, x, weight, bias, running_mean, running_var):  # type: ignore[no-untyped-def]
@@ -117,13 +117,14 @@ def test_a_wrong_operation_is_caught(name: str) -> None:
         assert_close(run_operation(name, arguments, Mutants()), getattr(ops, name)(*arguments), "operation")
 
 
-def run_operation(name: str, arguments: list[object], operations: RecordingOps) -> np.ndarray:
+def run_operation(name: str, arguments: list[Any], operations: RecordingOps) -> np.ndarray:
     """One operation as a graph; arrays that a tower would compute are its inputs, weights are constants."""
     from onnx import helper
 
     computed = {"attention": 4, "take": 2}.get(name, 1)
     graph = Graph()
-    inputs, values = [], {}
+    inputs: list[Any] = []
+    values: dict[str, np.ndarray] = {}
     for i, a in enumerate(arguments):
         if i < computed:
             assert isinstance(a, np.ndarray)
@@ -329,7 +330,7 @@ def test_what_onnx_runtime_refuses_is_an_error_of_ours() -> None:
 )
 def test_options_of_another_kind(tiny_vit: Path, backend: str, option: str, value: object, message: str) -> None:
     with pytest.raises(BackendError, match=message):
-        AutoModel.from_pretrained(tiny_vit, backend=backend, **{option: value})
+        AutoModel.from_pretrained(tiny_vit, backend=backend, **{option: value})  # type: ignore[arg-type]
 
 
 def test_options(tiny: Path) -> None:

@@ -1,8 +1,8 @@
 """The onnx-int8 backend: operations within what their steps allow, exact transformations, what the models lose."""
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from clipref.weights_tools.shapes import captions, evaluate, world
 
 from . import cases
 from .conftest import TINY, pixels
-from .tolerances import INT8_COSINE, cosines
+from .tolerances import INT8_COSINE, UNIT, UNIT_FLOAT64, cosines
 
 EMBEDDED = ("clipref/shapes-vit", "clipref/shapes-rn")
 
@@ -163,10 +163,9 @@ def test_folding_a_norm_is_exact(name: str, tmp_path: Path) -> None:
     params = fold_norms(checkpoint.visual("float64"))
     assert not any(key.startswith("bn") and value for key, value in params.items())
     changed.visual = lambda: params
-    changed.ops = dataclasses.make_dataclass("Ops", [])()
-    vars(changed.ops).update({**vars(exact.ops), "conv2d": conv2d, "batch_norm": lambda x: x})
+    changed.ops = SimpleNamespace(**{**vars(exact.ops), "conv2d": conv2d, "batch_norm": lambda x: x})
     batch = cases.pixels(checkpoint.config, 2).astype(np.float64)
-    np.testing.assert_allclose(changed.encode_image(batch), exact.encode_image(batch), rtol=0, atol=1e-10)
+    np.testing.assert_allclose(changed.encode_image(batch), exact.encode_image(batch), rtol=0, atol=UNIT_FLOAT64)
 
 
 @pytest.mark.parametrize("style", synthetic.STYLES)
@@ -184,8 +183,8 @@ def test_moving_outliers_into_weights_is_exact_and_leaves_none(style: str, tmp_p
     visual = int8.balance_channels(checkpoint.visual("float64"), ranges, "visual.transformer")
     text = int8.balance_channels(checkpoint.text("float64"), ranges, "transformer")
     changed.visual, changed.text = lambda: visual, lambda: text
-    np.testing.assert_allclose(changed.encode_image(batch), exact.encode_image(batch), rtol=0, atol=1e-6)
-    np.testing.assert_allclose(changed.encode_text(ids), exact.encode_text(ids), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(changed.encode_image(batch), exact.encode_image(batch), rtol=0, atol=UNIT)
+    np.testing.assert_allclose(changed.encode_text(ids), exact.encode_text(ids), rtol=0, atol=UNIT)
 
     def spread(found: dict[str, np.ndarray]) -> float:
         sizes = [np.abs(x).max(axis=0) for name, x in found.items() if name.endswith(("ln_1", "ln_2"))]

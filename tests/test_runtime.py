@@ -1,6 +1,5 @@
 """Runtimes without their telemetry: run where the kernel ends a process that opens a socket, or a file to write."""
 
-import ast
 import os
 import platform
 import signal
@@ -9,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from .imports import imported
 
 ROOT = Path(__file__).parent.parent
 
@@ -83,15 +84,7 @@ def test_one_place_imports_the_runtimes() -> None:
     importing = set()
     packages = ("clipref", "kernels", "weights_tools", "conformance", "benchmarks", "tests")
     for path in (path for package in packages for path in (ROOT / package).rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names: list[str] = []
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and not node.level:
-                names = [node.module or ""]
-            elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
-                names = [str(a.value) for a in node.args if isinstance(a, ast.Constant)]
-            if any(name.partition(".")[0] in ("onnxruntime", "openvino") for name in names):
-                importing.add(path.relative_to(ROOT).as_posix())
+        if any(name.partition(".")[0] in ("onnxruntime", "openvino") for name in imported(path)):
+            importing.add(path.relative_to(ROOT).as_posix())
     # A test that measures ONNX Runtime's own tool for 8 bits imports it behind the door.
     assert importing == {"kernels/runtime.py", "tests/test_conformance.py"}

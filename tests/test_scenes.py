@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from PIL import Image
 
 from clipref import AutoModel
 from clipref.weights_tools.scenes import captions, evaluate, world
+from clipref.weights_tools.shapes.captions import class_prompt
 from clipref.weights_tools.shapes.world import CLASSES, HELD_OUT
 
 from .plain_drawings import drawings
@@ -53,7 +54,7 @@ def test_masks_are_where_the_objects_are(make: Callable[[int], world.Scene]) -> 
         masks = scene.masks(160)
         assert len(masks) == len(scene.kinds) and masks.any((1, 2)).all()
         assert len(masks) < 2 or not (_grown(masks[0], 3) & masks[1]).any()
-        background = ~_grown(masks.any(0), 6)
+        background = ~_grown(np.asarray(masks.any(0)), 6)
         assert np.ptp(pixels[background], axis=0).max() <= 2
         for kind, mask in zip(scene.kinds, masks, strict=True):
             inside = ~_grown(~mask, 6)
@@ -125,8 +126,8 @@ def test_related_kinds_are_said_in_either_order() -> None:
 class Constant:
     """A model to which all is the same, or that is told the truth."""
 
-    def embed_images(self, images: object, *, normalize: bool) -> np.ndarray:
-        return np.ones((len(list(images)), 2))  # type: ignore[call-overload]
+    def embed_images(self, images: Iterable[object], *, normalize: bool) -> np.ndarray:
+        return np.ones((len(list(images)), 2))
 
     def embed_text(self, text: list[str], *, normalize: bool) -> np.ndarray:
         return np.ones((len(text), 2))
@@ -152,7 +153,7 @@ def test_the_lower_bound_is_wilsons() -> None:
 @pytest.mark.parametrize(("name", "share"), [("clipref/shapes-rn", 0.85)])
 def test_drawings_by_other_code_are_recognised(name: str, share: float) -> None:
     model = AutoModel.from_pretrained(name)
-    prompts = model.embed_text([captions.class_prompt(*pair) for pair in CLASSES], normalize=True)
+    prompts = model.embed_text([class_prompt(*pair) for pair in CLASSES], normalize=True)
     pictures, *shown = zip(*drawings(72, size=120), strict=True)
     images = model.embed_images([Image.fromarray(picture) for picture in pictures], normalize=True)
     best = [CLASSES[i] for i in (images @ prompts.T).argmax(1)]

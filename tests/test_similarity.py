@@ -13,7 +13,7 @@ from clipref import AutoModel, InputError, WeightsError
 from clipref.similarity import BLOCK_BYTES, cosines, have_direction, nearest, unit_vectors
 
 from .conftest import pictures
-from .tolerances import assert_close
+from .tolerances import UNIT, UNIT_FLOAT16, assert_close
 
 
 def vectors(n: int, width: int, seed: int = 0) -> np.ndarray:
@@ -28,7 +28,7 @@ def test_unit_vectors_of_any_length(scale: float) -> None:
     assert unit.dtype == np.float32
     if scale > 1e-40:  # denormal floats have few digits
         assert_close(unit, expected.astype(np.float32), "operation")
-    assert np.linalg.norm(unit, axis=1) == pytest.approx(1, abs=1e-6)
+    assert np.linalg.norm(unit, axis=1) == pytest.approx(1, abs=UNIT)
 
 
 def test_scaling_changes_no_bit() -> None:
@@ -88,7 +88,7 @@ def test_nearest_rows_of_any_length() -> None:
     scales = np.float32(10.0) ** np.linspace(-37, 37, 40, dtype=np.float32)
     found = nearest(query, rows * scales[:, None], 40)
     assert [i for i, _ in found] == [i for i, _ in expected]
-    assert [score for _, score in found] == pytest.approx([score for _, score in expected], abs=1e-6)
+    assert [score for _, score in found] == pytest.approx([score for _, score in expected], abs=UNIT)
 
 
 def test_rows_without_direction_are_counted_over_all_blocks() -> None:
@@ -226,10 +226,10 @@ def test_embeddings_given_instead_of_items(tiny_vit: Path) -> None:
     assert (model.compare_embeddings(x, y) == matrix).all()
     assert (model.compare_embeddings(texts, images, "text", "image") == matrix.T).all()
     assert (model.compare_embeddings(x=images[0], y="dog", x_type="image", y_type="text") == matrix[:1, 1:2]).all()
-    assert np.abs(model.compare_embeddings(x.astype(np.float64) * 1e200, y) - matrix).max() < 1e-6
-    assert np.abs(model.compare_embeddings(x.astype(np.float16), y) - matrix).max() < 1e-3
+    assert np.abs(model.compare_embeddings(x.astype(np.float64) * 1e200, y) - matrix).max() < UNIT
+    assert np.abs(model.compare_embeddings(x.astype(np.float16), y) - matrix).max() < UNIT_FLOAT16
     assert model.compare(x[0], texts) == matrix[0].tolist() and model.compare(x, y) == matrix.tolist()
-    assert model.search(y[1], y, top_k=1) == model.search("dog", y, top_k=1) == [(1, pytest.approx(1))]
+    assert model.search(y[1], y, top_k=1) == model.search("dog", y, top_k=1) == [pytest.approx((1, 1))]
     x[1] = np.inf
     with pytest.raises(InputError, match="Row 1 of the embeddings given"):
         model.compare_embeddings(x, y)

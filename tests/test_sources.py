@@ -3,8 +3,9 @@
 import dataclasses
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from clipref.weights_tools.export_onnx import export_onnx
 from clipref.weights_tools.sources import Doubt, open_source
 from clipref.weights_tools.verify import verify
 
-from . import layouts
+from . import cases, layouts
 
 # Heads of 64 channels, so that only the activation and the preprocessing are in doubt; both unlike OpenAI's.
 VIT = ClipConfig(
@@ -124,6 +125,14 @@ DOUBTFUL: dict[str, Callable[[Path], layouts.Files]] = {
 }
 
 
+def verified(path: Path) -> list[Any]:
+    return list(verify(path))
+
+
+def exported(path: Path, out: Path) -> list[Any]:
+    return list(export_onnx(path, out))
+
+
 @pytest.mark.parametrize("case", DOUBTFUL)
 def test_what_is_doubtful_is_refused_alike_everywhere(
     case: str, ours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -133,10 +142,10 @@ def test_what_is_doubtful_is_refused_alike_everywhere(
     paths = [next(folder.glob("*.index.json"))] if case == "in shards" else paths
     for path in [*paths, *([] if case == "a file" else [folder])]:
         calls: list[Callable[[], Any]] = [
-            lambda path=path: AutoModel.from_pretrained(path),
-            lambda path=path: convert(path, tmp_path / "out"),
-            lambda path=path: list(verify(path)),
-            lambda path=path: list(export_onnx(path, tmp_path / "out")),
+            partial(AutoModel.from_pretrained, path),
+            partial(convert, path, tmp_path / "out"),
+            partial(verified, path),
+            partial(exported, path, tmp_path / "out"),
         ]
         for call in calls:
             with pytest.raises(Doubt, match=r"doesn't tell its activation.*activation=\.\.\. .*--activation \.\.\. "):
@@ -150,14 +159,17 @@ def test_what_is_doubtful_is_refused_alike_everywhere(
         assert not (tmp_path / "out").exists()
 
 
+ACTIVATIONS: tuple[Literal["gelu", "quick_gelu"], ...] = ("gelu", "quick_gelu")
+
+
 @pytest.mark.parametrize("case", DOUBTFUL)
 def test_what_is_said_settles_it(case: str, ours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = put(tmp_path / "doubtful", DOUBTFUL[case](ours))
     path = folder / "a.safetensors" if case == "a file" else folder
     expected = AutoModel.from_pretrained(ours, backend="reference").encode_text(np.array([[545, 7, 546]]))
-    for activation in ("gelu", "quick_gelu"):  # one after the other: neither is remembered
+    for activation in ACTIVATIONS:  # one after the other: neither is remembered
         model = AutoModel.from_pretrained(path, activation=activation, backend="reference")
-        assert model.config.text.activation == model.config.vision.activation == activation
+        assert model.config == cases.with_activation(model.config, activation)
         assert np.array_equal(model.encode_text(np.array([[545, 7, 546]])), expected) == (activation == "gelu")
     assert AutoModel.from_pretrained(path, config=VIT, backend="reference").config == VIT
     assert main(["convert", str(path), str(tmp_path / "out"), "--activation", "gelu"]) == 0
@@ -174,7 +186,7 @@ def test_what_is_said_counts_more_than_what_is_written(ours: Path, tmp_path: Pat
     for path in (ours, ours / "model.safetensors", transformers, transformers / "model.safetensors"):
         assert AutoModel.from_pretrained(path).config == VIT
         config = AutoModel.from_pretrained(path, activation="quick_gelu").config
-        assert config.vision.activation == config.text.activation == "quick_gelu"
+        assert config == cases.with_activation(config, "quick_gelu") and config != VIT
     assert AutoModel.from_pretrained("clipref/shapes-rn", activation="gelu").config.text.activation == "gelu"
     with pytest.raises(InputError, match="activation is 'relu'; expected 'quick_gelu' or 'gelu'"):
         AutoModel.from_pretrained(ours, activation="relu")  # type: ignore[arg-type]

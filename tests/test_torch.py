@@ -156,8 +156,9 @@ def test_shapes_of_the_nine_models_without_their_numbers(name: str) -> None:
         side = config.vision.resolution
         image = encoder(config.vision)(ops, torch.empty(3, 3, side, side), config.vision, **visual)
         ids = np.array([[5, 6, 7, 49407, 0], [5, 6, 49407, 0, 0]])
-        trees = [torch.from_numpy(np.ascontiguousarray(x)).to("meta") for x in single_texts(ids)]
-        embedded = encode_tree(ops, *trees, config.text, **text)
+        trees: Any = [torch.from_numpy(np.ascontiguousarray(x)).to("meta") for x in single_texts(ids)]
+        ids, positions, visible, ends = trees
+        embedded = encode_tree(ops, ids, positions, visible, ends, config.text, **text)
     assert image.shape == (3, config.embed_dim) and embedded.shape == (2, 1, config.embed_dim)
 
 
@@ -169,7 +170,7 @@ def test_weights_travel_once_and_inputs_once_a_batch(name: str, tmp_path: Path) 
 
     travelled: list[str] = []
 
-    class Watch(TorchDispatchMode):
+    class Watch(TorchDispatchMode):  # type: ignore[misc]
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
             result = func(*args, **(kwargs or {}))
             inputs = {a.device.type for a in args if isinstance(a, torch.Tensor)}
@@ -274,7 +275,7 @@ def test_gradients_and_tf32_of_the_program_are_left_alone() -> None:
 
 
 def test_embedding_says_what_computed_it(tiny: Path) -> None:
-    model = AutoModel.from_pretrained(tiny, backend=["torch", "onnx"], precision="bfloat16", device="cpu")  # type: ignore[arg-type]
+    model = AutoModel.from_pretrained(tiny, backend=["torch", "onnx"], precision="bfloat16", device="cpu")
     assert (model.backend, model.precision) == ("torch", "bfloat16") and "0.9999" in model.fidelity
     assert AutoModel.from_pretrained(tiny, device="cpu").backend == "torch"  # the one that has a device
     assert model.embed_images(pictures(2), normalize=True).shape == (2, model.config.embed_dim)

@@ -41,8 +41,7 @@ def test_what_torch_saved_is_read_to_the_bit(name: str) -> None:
         ours = file.tensors[key]
         assert (ours.dtype, ours.shape) == (stored.dtype, stored.shape)
         assert ours.read().tobytes() == stored.read().tobytes()
-    assert (file.code is not None) == name.endswith(".pt")
-    assert "sigmoid(" in (file.code or "sigmoid(")
+    assert "sigmoid(" in str(file.code) if name.endswith(".pt") else file.code is None
 
 
 def test_the_writer_is_honest(tmp_path: Path) -> None:

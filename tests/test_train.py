@@ -21,14 +21,13 @@ def test_five_steps_are_saved_and_opened_again(name: str, tmp_path: Path, monkey
 
     from clipref.weights_tools.shapes import train
 
-    trained: list[train.Trainee] = []
-
     class Trainee(train.Trainee):
         def __init__(self, *arguments: object) -> None:
             super().__init__(*arguments)  # type: ignore[arg-type]
             trained.append(self)
             self.before = {name: tensor.detach().clone() for name, tensor in self.tensors.items()}
 
+    trained: list[Trainee] = []
     scenes = [world.scene(seed) for seed in range(24)]
     monkeypatch.setattr(train, "Trainee", Trainee)
     monkeypatch.setattr(train, "training_scenes", lambda: scenes)

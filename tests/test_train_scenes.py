@@ -22,15 +22,15 @@ def test_five_steps_are_saved_and_opened_again(name: str, tmp_path: Path, monkey
     import torch
 
     from clipref.weights_tools.scenes import train
+    from clipref.weights_tools.shapes.train import Trainee as Original
 
-    trained: list[train.Trainee] = []
-
-    class Trainee(train.Trainee):
+    class Trainee(Original):
         def __init__(self, *arguments: object) -> None:
             super().__init__(*arguments)  # type: ignore[arg-type]
             trained.append(self)
             self.before = {name: tensor.detach().clone() for name, tensor in self.tensors.items()}
 
+    trained: list[Trainee] = []
     monkeypatch.setattr(train, "Trainee", Trainee)
     monkeypatch.setattr(train, "Progress", lambda trainee: lambda: "not scored")
     monkeypatch.setattr(train, "score", lambda folder: {})

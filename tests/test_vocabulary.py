@@ -158,6 +158,11 @@ def change(*path: Any, value: Any) -> Callable[[dict[str, Any]], None]:
     return changed
 
 
+def without_specials(tokenizer: dict[str, Any]) -> None:
+    tokenizer["model"]["vocab"].pop(START)
+    tokenizer["added_tokens"].clear()
+
+
 ID = len(SYMBOLS)
 OTHERS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "another kind": (change("model", value={"type": "WordPiece", "vocab": {}}), "its model is 'WordPiece'"),
@@ -174,7 +179,7 @@ OTHERS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "one merge less": (lambda t: t["model"]["merges"].pop(), "a tokenizer of another kind"),
     "one merge more": (lambda t: t["model"]["merges"].append(["a", "b"]), "has no id for 'ab'"),
     "ids exchanged": (lambda t: t["model"]["vocab"].update(at=512, cat=513), "gives the id 512 to 'at'"),
-    "no specials": (lambda t: [t["model"]["vocab"].pop(START), t["added_tokens"].clear()], "has no id for '<|start"),
+    "no specials": (without_specials, "has no id for '<|start"),
     "other specials": (
         lambda t: t["model"]["vocab"].update({"<s>": t["model"]["vocab"].pop(START)}),
         "to '<s>', and the merges give it to '<|startoftext|>'",

@@ -257,7 +257,7 @@ def test_float64_is_read_as_what_is_asked_for(checkpoint: Path) -> None:
     projection = np.linspace(-1, 1, 36 * 22).reshape(36, 22)
     opened = Checkpoint(edit(checkpoint, visual__proj=projection))
     for dtype in ("float32", "float64"):
-        read = opened.file.read("visual.proj", dtype)  # type: ignore[arg-type]
+        read = opened.file.read("visual.proj", dtype)
         assert read.dtype == dtype and np.array_equal(read, projection.astype(dtype))
     with pytest.raises(WeightsError, match=r"'visual\.proj' has 792 values that are not finite"):
         Checkpoint(edit(checkpoint, visual__proj=projection * 0 + 1e300)).visual("float32")

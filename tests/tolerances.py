@@ -20,6 +20,15 @@ BUDGETS = {
     "oracle float64": 1e-10 / np.finfo(np.float64).eps,
 }
 
+# For single numbers, absolute. Cosines and parts of unit vectors are up to 1: a few roundings in float32 (epsilon
+# 1.2e-7), or one in float16 (9.8e-4). Probabilities come from logits, which are up to 100 times cosines.
+UNIT = 1e-6
+UNIT_FLOAT16 = 1e-3
+PROBABILITY = 1e-4
+# The same in float64 (epsilon 2.2e-16), after a tower of a few layers.
+UNIT_FLOAT64 = 1e-10
+# Errors of an exported graph relative to the RMS of the reference's float32; export_onnx refuses ten times as much.
+EXPORTED = 1e-4
 
 # How much more than the oracle's own float32 run the float32 reference may err: measured up to 2.2.
 FLOAT32_MARGIN = 4.0

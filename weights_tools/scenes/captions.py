@@ -164,4 +164,7 @@ def truth(scenes: tuple[Array, Array], said: tuple[Array, Array]) -> np.ndarray[
     fits |= (wanted == ABSENT).all(-1)
     straight = fits[:, :, 0, 0] & fits[:, :, 1, 1]
     crossed = fits[:, :, 0, 1] & fits[:, :, 1, 0]
-    return (straight | crossed) & ((grounds[:, None] == said_grounds) | (said_grounds == UNSAID))
+    true: np.ndarray[Any, np.dtype[np.bool_]] = (straight | crossed) & (
+        (grounds[:, None] == said_grounds) | (said_grounds == UNSAID)
+    )
+    return true

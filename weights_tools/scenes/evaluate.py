@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..shapes.captions import class_prompt
 from ..shapes.evaluate import Embeds
 from ..shapes.world import CLASSES
 from . import captions, world
@@ -75,4 +76,4 @@ def _images(model: Embeds, scenes: list[world.Scene]) -> Any:
 
 
 def _class_prompts(model: Embeds) -> Any:
-    return model.embed_text([captions.class_prompt(*pair) for pair in CLASSES], normalize=True)
+    return model.embed_text([class_prompt(*pair) for pair in CLASSES], normalize=True)
