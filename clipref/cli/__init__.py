@@ -27,7 +27,7 @@ EXIT_CODES = """exit codes:
   0    all that was asked for is done (`verify` and others that judge: and it is right)
   1    an error, said in one line on standard error; or what is judged is wrong
   2    wrong usage, said likewise
-  3    done, but for what --keep-going left out
+  3    done, but for what could not be read (--keep-going leaves it out, index remembers it)
   130  interrupted (Ctrl-C, SIGTERM)"""
 
 
