@@ -88,8 +88,8 @@ def check_pooling(model: CLIP, result: Array) -> None:
     if result.shape[1] != 1:
         kind = type(model.config.vision).__name__.removesuffix("Config")
         raise InputError(
-            f"The embedding of this {kind} is made of {result.shape[1]} positions; expected a tower that pools one, the "
-            f"class token or the end of the text. `occlusion` and `rise` take any tower."
+            f"The embedding of this {kind} is made of {result.shape[1]} positions; expected a tower that pools one, "
+            f"the class token or the end of the text. `occlusion` and `rise` take any tower."
         )
 
 

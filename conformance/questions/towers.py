@@ -54,7 +54,7 @@ def _image_claims(config: ClipConfig) -> tuple[str, ...]:
 
 def inputs(name: str, tower: str) -> dict[str, Array]:
     pixels, ids = _inputs(name)
-    return {"pixels": pixels} if tower == "image" else {"ids": ids}
+    return {"pixels": pixels.copy()} if tower == "image" else {"ids": ids.copy()}
 
 
 @cache
