@@ -211,7 +211,6 @@ def test_span_refusals() -> None:
 
 def test_a_tower_that_pools_several_positions_is_refused(vit: CLIP, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a tower does whose embedding is the mean of its patches."""
-
     monkeypatch.setattr(vision_transformer, "class_token", lambda x: x[:, 1:])
     for name in ("decompose", "rollout"):
         with pytest.raises(InputError, match="made of 16 positions"):

@@ -228,7 +228,7 @@ def _transformer_run(model: CLIP, item: Item) -> Run:
     kept = [f"{name}.{part}" for name in transformer.names for part in ("attn.[qkv]", "mlp")]
     ends = ["visual"] if image else ["text_projection", "ids"]
     seen = seen_by_reference(model, item, [*kept, transformer.names[-1], transformer.beginning, *ends])
-    check_pooling(model, seen[transformer.names[-1]])
+    check_pooling(seen[transformer.names[-1]])
     pooled = pooled_position(item, seen)
     pairs = [pooled_attention(seen, f"{name}.attn", pooled) for name in transformer.names]
     out = [block["attn"]["out_proj"] for block in transformer.blocks]

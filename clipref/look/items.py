@@ -83,13 +83,12 @@ def pooled_position(item: Item, seen: Trace) -> int:
     return 0 if item.ids is None else int(seen["ids"].shape[1]) - 1
 
 
-def check_pooling(model: CLIP, result: Array) -> None:
+def check_pooling(result: Array) -> None:
     """Raise InputError where a transformer's result [1, S, W] has more positions than one that the embedding is of."""
     if result.shape[1] != 1:
-        kind = type(model.config.vision).__name__.removesuffix("Config")
         raise InputError(
-            f"The embedding of this {kind} is made of {result.shape[1]} positions; expected a tower that pools one, "
-            f"the class token or the end of the text. `occlusion` and `rise` take any tower."
+            f"The embedding is made of {result.shape[1]} positions; expected a tower that pools one, the class token "
+            "or the end of the text. `occlusion` and `rise` take any tower."
         )
 
 

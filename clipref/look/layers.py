@@ -100,7 +100,7 @@ def logit_lens(
         raise InputError("A ResNet has no stream of tokens to read out after each layer; expected a ViT or a text.")
     stages = [transformer.beginning, *transformer.names]
     seen = seen_by_reference(model, item, stages if item.ids is None else [*stages, "ids"])
-    check_pooling(model, seen[stages[-1]])
+    check_pooling(seen[stages[-1]])
     pooled = pooled_position(item, seen)
     rows = np.stack([pooled_token(seen[stage], pooled) for stage in stages])  # [1 + layers, W]
     embeddings = ops.layer_norm(rows, **transformer.end) @ transformer.projection
@@ -131,7 +131,7 @@ def rollout(
     names = [f"{name}.attn.weights" for name in transformer.names]
     seen = seen_by_reference(model, item, names if item.ids is None else [*names, "ids"])
     layers = [seen[name][0].mean(axis=0) for name in names]  # [Q, L] each
-    check_pooling(model, layers[-1][None])
+    check_pooling(layers[-1][None])
     row = np.zeros(layers[-1].shape[1], layers[-1].dtype)
     row[pooled_position(item, seen)] = 1
     for i, attention in enumerate(reversed(layers)):
