@@ -179,7 +179,20 @@ def rate_of(count: int, call: Callable[[], Any]) -> float:
     return count / (time.perf_counter() - start)
 
 
-def one_at_a_time(model: Any) -> Any:
+@contextmanager
+def plain_server(folder: str, backend: str) -> Iterator[int]:
+    """`one_at_a_time` as a process of its own, as the other server is one; its port."""
+    command = [sys.executable, __file__, "--model", folder, "--backend", backend, "--plain"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield int(process.stdout.readline())
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def one_at_a_time(model: Any) -> None:
     """The plain server that everybody writes: a request is decoded and computed before the next is looked at."""
     import threading
     from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -188,6 +201,7 @@ def one_at_a_time(model: Any) -> Any:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -204,8 +218,8 @@ def one_at_a_time(model: Any) -> Any:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return server
+    print(server.server_port, flush=True)
+    server.serve_forever()
 
 
 def measure(folder: str, backend: str, rounds: int, count: int) -> dict[str, Any]:
@@ -218,7 +232,6 @@ def measure(folder: str, backend: str, rounds: int, count: int) -> dict[str, Any
     pixels = np.random.default_rng(1).uniform(-1.8, 2.1, (BATCH, 3, side, side)).astype(np.float32)
     ids = model.tokenize(texts[:BATCH])
     expected = model.embed_images(files), model.embed_text(texts)
-    plain = one_at_a_time(model)
     text_rates = AutoModel.from_pretrained(folder, backend=backend)  # remembers none of the texts below
 
     def engine(encode: Any, given: Any, size: int) -> float:
@@ -231,7 +244,8 @@ def measure(folder: str, backend: str, rounds: int, count: int) -> dict[str, Any
         errors[name] = check(answers, truth)
         return rate
 
-    with serving("--model", folder, "--backend", backend) as (port, ready, _):
+    arguments = ("--model", folder, "--backend", backend)
+    with serving(*arguments) as (port, ready, _), plain_server(folder, backend) as plain:
         before = resource.getrusage(resource.RUSAGE_SELF)
         closed_loop(port, images)
         after = resource.getrusage(resource.RUSAGE_SELF)
@@ -247,11 +261,11 @@ def measure(folder: str, backend: str, rounds: int, count: int) -> dict[str, Any
             {
                 "images served": lambda: served(port, images, "images", expected[0]),
                 "embed_images": lambda: rate_of(count, lambda: model.embed_images(files)),
-                "images one at a time": lambda: closed_loop(plain.server_port, images)[0],
+                "images one at a time": lambda: closed_loop(plain, images)[0],
                 "image engine, batch 1": lambda: engine(model.encode_image, pixels, 1),
                 "image engine, batch 16": lambda: engine(model.encode_image, pixels, BATCH),
                 "texts served": lambda: closed_loop(port, fresh())[0],
-                "texts one at a time": lambda: closed_loop(plain.server_port, fresh())[0],
+                "texts one at a time": lambda: closed_loop(plain, fresh())[0],
                 "text engine, batch 1": lambda: engine(text_rates.encode_text, ids, 1),
                 "text engine, batch 16": lambda: engine(text_rates.encode_text, ids, BATCH),
             },
@@ -259,7 +273,6 @@ def measure(folder: str, backend: str, rounds: int, count: int) -> dict[str, Any
         )
         check(closed_loop(port, words)[1], expected[1])
         latency = lone_latency(port, model, files[0], images[0], max(20, count // 8))
-    plain.shutdown()
     return {"ready_s": ready, "client_cpu_s_per_request": client_seconds, "errors": errors, "rates": found, **latency}
 
 
@@ -303,7 +316,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--count", type=int, default=320)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--plain", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.plain:
+        one_at_a_time(AutoModel.from_pretrained(args.model, backend=args.backend, upright=True))
     with tempfile.TemporaryDirectory() as name:
         folder = args.model
         if folder in PUBLISHED:

@@ -251,6 +251,22 @@ def test_connections_that_ask_nothing_are_closed(monkeypatch: pytest.MonkeyPatch
             assert connection.recv(65536) == b""
 
 
+def test_answers_are_sent_at_once(server: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nagle's algorithm is off on every connection: it would hold the second part of an answer back for 40 ms."""
+    from clipref.server.listening import Protocol
+
+    seen: list[int] = []
+    made = Protocol.connection_made
+
+    def connection_made(self: Any, transport: Any) -> None:
+        made(self, transport)
+        connection = transport.get_extra_info("socket")
+        seen.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    monkeypatch.setattr(Protocol, "connection_made", connection_made)
+    assert server.get("/healthz").status == 200 and seen and all(seen)
+
+
 def test_strangers_share_no_batch_in_8_bits_unless_told() -> None:
     for arguments, mixes in (((), False), (("--mix-requests",), True)):
         with live("--precision", "int8", *arguments) as server:
