@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 
 _PROFILES = (
-    "of preprocessing: openai; transformers-4, for 4 and 5.0 to 5.20; transformers-5, for 5.21 and later; the default "
-    "processor of transformers 5, which is torchvision's, has none"
+    "of preprocessing: openai; transformers-4, for 4 and 5.0 to 5.20; transformers-5, for 5.21 and later; either with "
+    "-torchvision for the processor that stands on it, which is the default in 5 where torchvision is installed"
 )
 
 

@@ -194,37 +194,49 @@ def spread(original: Any, ids: Sequence[int]) -> list[str]:
 
 
 def pixels() -> None:
-    """Write pixels.safetensors of the conformance suite: Pillow's, called once as the original calls it.
+    """Write pixels.safetensors and pixels.json of the conformance suite: Pillow's, called once as the original does.
 
-    Of the profile transformers, its own image processor must give the same.
+    Of transformers' profiles, its own image processors must give the same; torchvision_pixels.py asks those that stand
+    on torchvision. Of what is 224 pixels wide, digests are enough.
     """
-    from transformers import CLIPImageProcessor
+    from transformers import CLIPImageProcessorPil
 
-    from clipref.conformance.questions.images import PICTURES, PICTURES_AT_224
+    from clipref.conformance.questions.images import PICTURES
     from clipref.conformance.restated import preprocessing
 
+    from .torchvision_pixels import oracle_pixels
+
     arrays, digests = {}, {}
-    theirs_profile = preprocessing.transformers_profile(importlib.metadata.version("transformers"))
+    version = importlib.metadata.version("transformers")
+    torchvision, asked = oracle_pixels()
     for mode, width, height, side in PICTURES:
+        name = f"{mode} {width}x{height} to {side}"
         for profile, steps in preprocessing.PROFILES.items():
             if profile != "openai" and mode == "I;16":
                 continue
             image = preprocessing.open_png(preprocessing.png(preprocessing.picture(mode, width, height)))
-            levels = preprocessing.resize(image, side, steps)
-            assert np.array_equal(levels, once(image, side, steps)), (mode, width, height, profile)
-            if profile == theirs_profile:
-                processor = CLIPImageProcessor(size={"shortest_edge": side}, crop_size=side)
-                theirs = processor(image, return_tensors="np", do_convert_rgb=True)["pixel_values"][0]
-                assert np.abs(theirs - preprocessing.normalise(levels)).max() < 1e-5, (mode, width, height)
-            key, levels = f"{mode} {width}x{height} to {side} {profile}", np.ascontiguousarray(levels)
-            if (mode, width, height, side) in PICTURES_AT_224:
-                digests[key] = hashlib.sha256(levels.tobytes()).hexdigest()
+            levels = np.ascontiguousarray(preprocessing.resize(image, side, steps))
+            if steps.resampler == "torch":
+                assert np.array_equal(levels, torchvision[f"{name} {steps.rgb}"]), (name, profile)
             else:
-                arrays[key] = levels
+                assert np.array_equal(levels, once(image, side, steps)), (name, profile)
+            theirs = None
+            if profile == preprocessing.transformers_profile(version):
+                processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size=side)
+                theirs = processor(image, return_tensors="np", do_convert_rgb=True)["pixel_values"][0]
+            elif profile == preprocessing.transformers_profile(version, torchvision=True):
+                theirs = torchvision[f"{name} pixels"]
+            if theirs is not None:
+                assert np.abs(theirs - preprocessing.normalise(levels)).max() < 1e-5, (name, profile)
+            if side == 224:
+                digests[f"{name} {profile}"] = hashlib.sha256(levels.tobytes()).hexdigest()
+            else:
+                arrays[f"{name} {profile}"] = levels
     provenance = {
         "made by": "python -m tests.make_goldens pixels",
-        "oracle": "Pillow, as torchvision calls it for clip/clip.py; transformers' CLIPImageProcessor gives the same",
-        "versions": {p: importlib.metadata.version(p) for p in ("pillow", "transformers")},
+        "oracle": "Pillow, as torchvision calls it for clip/clip.py; torchvision's resize of tensors; transformers' "
+        "image processors CLIPImageProcessorPil and CLIPImageProcessor (torchvision's) give the same",
+        "versions": {p: importlib.metadata.version(p) for p in ("pillow", "transformers", "torch")} | asked,
     }
     path = conformance.GOLDEN / "pixels.json"
     path.write_text(json.dumps({"provenance": provenance, "sha256": digests}, indent=0) + "\n", encoding="ascii")

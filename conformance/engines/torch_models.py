@@ -337,12 +337,12 @@ class TransformersProcessor:
 
     def preprocess(self, image: bytes, resolution: int) -> Array:
         """pixel_values of one image."""
+        import transformers
         from PIL import Image
-        from transformers import CLIPImageProcessor
 
-        processor = CLIPImageProcessor(
-            size={"shortest_edge": resolution}, crop_size={"height": resolution, "width": resolution}
-        )
+        # By this name from 5 on, where the other is torchvision's if that is installed.
+        kind = getattr(transformers, "CLIPImageProcessorPil", None) or transformers.CLIPImageProcessor
+        processor = kind(size={"shortest_edge": resolution}, crop_size={"height": resolution, "width": resolution})
         pixels: Array = processor(Image.open(io.BytesIO(image)), return_tensors="np")["pixel_values"][0]
         return pixels
 

@@ -54,6 +54,11 @@ PREPROCESS = tuple(
         (("lanczos", "IMG-2", "Lanczos' filter"), {"filter": "LANCZOS"}),
         (("box", "IMG-2", "the mean of the area"), {"filter": "BOX"}),
         (("no-antialias", "IMG-2", "a filter that doesn't widen when it shrinks"), {"antialias": False}),
+        (("torch-resize", "IMG-3", "torch's resize of 8 bits, not Pillow's"), {"resampler": "torch"}),
+        (
+            ("torch-no-antialias", "IMG-2", "torch's resize of 8 bits without antialias"),
+            {"resampler": "torch", "antialias": False},
+        ),
         (("vertical-first", "IMG-3", "the vertical pass first"), {"vertical_first": True}),
         (("floats-between", "IMG-3", "no rounding between the passes"), {"floats": "between"}),
         (("floats-throughout", "IMG-3", "a resize of floats, never rounded to 8 bits"), {"floats": "throughout"}),

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..protocol import Array
+from . import torch_resize
 
 Size: TypeAlias = tuple[int, int]
 Offset: TypeAlias = Callable[[int], int]
@@ -41,6 +42,7 @@ class Steps:
     reducing_gap: float | None = None  # Pillow's shortcut: boxes first, the filter only at the end
     filter: str = "BICUBIC"
     antialias: bool = True
+    resampler: Literal["pillow", "torch"] = "pillow"
     vertical_first: bool = False
     floats: Literal["never", "between", "throughout"] = "never"  # where the resize doesn't round to 8 bits
     squash: bool = False  # both sides become R, instead of a crop
@@ -60,18 +62,22 @@ def floor_half(margin: int) -> int:
 
 
 # Preprocessings that people use on purpose. That of transformers with Pillow differs from the original's in two steps;
-# from version 5.21 on it also puts what is transparent on white.
+# from version 5.21 on it also puts what is transparent on white. Its processor that stands on torchvision, "fast" in 4
+# and the default in 5 where torchvision is installed, has torch's resize too. Tried: 4.57, 5.0, 5.20, 5.21, 5.24, with
+# torchvision 0.28 and torch 2.13 on the CPU (tests/test_torchvision.py).
 PROFILES = {
     "openai": Steps(),
     "transformers-4": Steps(offset=floor_half, rgb="first"),
     "transformers-5": Steps(offset=floor_half, rgb="first, on white"),
+    "transformers-4-torchvision": Steps(offset=floor_half, rgb="first", resampler="torch"),
+    "transformers-5-torchvision": Steps(offset=floor_half, rgb="first, on white", resampler="torch"),
 }
 
 
-def transformers_profile(version: str) -> str:
-    """The profile of a version of transformers, such as "5.3.0"."""
+def transformers_profile(version: str, torchvision: bool = False) -> str:
+    """The profile of a version of transformers, such as "5.3.0", with Pillow or with torchvision."""
     major, minor = (int(part) for part in version.split(".")[:2])
-    return "transformers-4" if (major, minor) < (5, 21) else "transformers-5"
+    return f"transformers-{4 if (major, minor) < (5, 21) else 5}{'-torchvision' if torchvision else ''}"
 
 
 def resize(image: Image.Image, side: int, steps: Steps = Steps()) -> Array:
@@ -112,6 +118,10 @@ def _resize_to(image: Image.Image, size: Size, steps: Steps) -> Image.Image:
     if steps.floats == "between":
         bands = [np.asarray(band.convert("F").resize(size, kernel)) for band in image.split()]
         return Image.merge("RGB", [Image.fromarray(np.clip(np.rint(b), 0, 255).astype(np.uint8)) for b in bands])
+    if steps.resampler == "torch" and steps.filter in torch_resize.FILTERS:
+        levels = np.asarray(image.convert("RGB"))
+        resized = torch_resize.resize(levels, size, steps.filter, steps.antialias, steps.vertical_first)
+        return Image.fromarray(resized)
     if not steps.antialias:
         affine = (image.width / size[0], 0, 0, 0, image.height / size[1], 0)
         return image.transform(size, Image.Transform.AFFINE, affine, kernel)
