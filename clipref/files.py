@@ -9,11 +9,12 @@ it, and tells it from the scratch of a run that is still at work by the lock whi
 system takes back from a process that ends, however it ends). Where nothing can be locked, on Windows and NFS, scratch
 stays.
 
-Raises OSError, as `open` does; whoever knows what the file was to be makes a ClipError of it.
+Raises OSError, as `open` does, but for `home`; whoever knows what the file was to be makes a ClipError of it.
 """
 
 from __future__ import annotations
 
+import codecs
 import errno
 import json
 import math
@@ -27,6 +28,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from .errors import InputError
+
 try:
     import fcntl
 except ImportError:  # on Windows
@@ -36,10 +39,18 @@ SCRATCH_SUFFIX = ".clipref-scratch"
 
 
 def home() -> Path:
-    """Where converted checkpoints are, `<home>/clip/ViT-B-32`: `$CLIPREF_HOME`, or the user's cache."""
-    if chosen := os.environ.get("CLIPREF_HOME"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clipref"
+    """Where converted checkpoints are, `<home>/clip/ViT-B-32`: `$CLIPREF_HOME`, or the user's cache.
+
+    Raises InputError if there is no such folder, because the user that it would be of has no home.
+    """
+    chosen = os.environ.get("CLIPREF_HOME")
+    try:
+        if chosen:
+            return Path(chosen).expanduser()
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clipref"
+    except RuntimeError as error:  # pathlib's, for a user without a home
+        given = f"CLIPREF_HOME is {chosen!r}, and that user" if chosen else "CLIPREF_HOME is not set, and this user"
+        raise InputError(f"{given} has no home; set it to a folder where checkpoints can be kept.") from error
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
@@ -78,6 +89,17 @@ def stand_in(start: bytes) -> str | None:
     if re.match(rb"<(!doctype|html|head|\?xml|!--)", text):
         return "it is a web page, not the file (on Hugging Face, files are under /resolve/, their pages under /blob/)"
     return None
+
+
+def text_lines(data: bytes) -> list[str]:
+    r"""The lines of a text in UTF-8, without a byte-order mark. Raises UnicodeDecodeError.
+
+    A line ends with "\n" or "\r\n" and nowhere else: not at a form feed, as str.splitlines has it.
+    """
+    lines = data.removeprefix(codecs.BOM_UTF8).decode("utf-8").split("\n")
+    if not lines[-1]:
+        lines.pop()
+    return [line.removesuffix("\r") for line in lines]
 
 
 def parse_json(data: bytes) -> Any:
@@ -139,9 +161,9 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield path
         return
     with _scratch(path.parent, _new_file) as scratch:
+        permissions = scratch.stat().st_mode if before is None else before
         yield scratch
-        if before is not None:
-            scratch.chmod(before & 0o777)
+        scratch.chmod(permissions & 0o777)  # whatever has written it: safetensors lets only the owner read its files
         os.replace(scratch, path)
 
 

@@ -149,8 +149,8 @@ def decoded_file(file: IO[bytes], name: str, max_pixels: int, upright: bool) -> 
         raise ImageError(f"{name}: {error}") from error
     except image_module.DecompressionBombError as error:
         raise ImageError(
-            f"{name}: {error} At most {max_pixels} pixels are read; for more, raise max_pixels (an argument of "
-            "preprocess) and PIL.Image.MAX_IMAGE_PIXELS, which is Pillow's own limit."
+            f"{name}: {error} At most {max_pixels} pixels are read; for more, raise max_pixels= (of a "
+            "command: --max-pixels) and PIL.Image.MAX_IMAGE_PIXELS, which is Pillow's own limit."
         ) from error
     except image_module.UnidentifiedImageError as error:
         raise ImageError(f"{name}: {_description(file)}.") from error
@@ -237,7 +237,7 @@ def check_size(size: tuple[int, ...], name: str, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ImageError(
             f"{name}: {width} x {height}, {width * height} pixels; at most {max_pixels} are read of this format. Make "
-            "it smaller, or raise max_pixels (an argument of preprocess)."
+            "it smaller, or raise max_pixels= (of a command: --max-pixels)."
         )
 
 

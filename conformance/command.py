@@ -15,11 +15,12 @@ import dataclasses
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipref.cli.common import add_json_argument, print_json, print_table
+from clipref.cli.output import text_file
 from clipref.errors import InputError
 
 from .engines import KINDS, TIME_LIMIT
@@ -89,8 +90,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from . import expectations, suite
-    from .engines import open_engine
+    from . import expectations
     from .grading.rounding import PRECISIONS
 
     if args.precision not in PRECISIONS:
@@ -102,6 +102,25 @@ def _run(args: argparse.Namespace) -> int:
         chosen, others = _select(args, args.profile)
         name, profile = args.engine, args.profile
     reasons = expectations.read(args.expected_failures, expectations.all_ids()) if args.expected_failures else {}
+    with _outputs(args) as write:
+        report = _asked(args, chosen, others, name, profile, reasons)
+        write(report)
+    _print(report, args)
+    return 0 if report.passed else 1
+
+
+def _asked(
+    args: argparse.Namespace,
+    chosen: list[Question],
+    others: list[Question],
+    name: str,
+    profile: str,
+    reasons: Mapping[str, str],
+) -> Report:
+    """Open the engine, ask it everything, and report."""
+    from . import expectations, suite
+    from .engines import open_engine
+
     with _stdout_to_stderr():
         engine = open_engine(name, getattr(args, "time_limit", TIME_LIMIT))
         report = suite.run(
@@ -113,8 +132,30 @@ def _run(args: argparse.Namespace) -> int:
 
             found = (expectations.expected_result(r, reasons) for r in released.results(engine, model, args.images))
             report = dataclasses.replace(report, results=[*report.results, *found])
-    _write(report, args)
-    return 0 if report.passed else 1
+    return report
+
+
+@contextlib.contextmanager
+def _outputs(args: argparse.Namespace) -> Iterator[Callable[[Report], None]]:
+    """What writes the files that are asked for, which are there when this ends well.
+
+    Raises InputError at once if one of them can't be written, and not after the work.
+    """
+    from .reports.files import as_junit
+    from .reports.html import as_html
+    from .reports.words import printable
+
+    with contextlib.ExitStack() as stack:
+        junit = stack.enter_context(text_file(args.junit, "--junit")) if args.junit is not None else None
+        html = stack.enter_context(text_file(args.html, "--html")) if args.html is not None else None
+
+        def write(report: Report) -> None:
+            if junit is not None:
+                junit(as_junit(report))
+            if html is not None:
+                html(printable(as_html(report)))
+
+        yield write
 
 
 @contextlib.contextmanager
@@ -179,17 +220,12 @@ def _progress(result: Result) -> None:
         print(f"\r\x1b[K{result.verdict:5} {result.case}", end="", file=sys.stderr, flush=True)
 
 
-def _write(report: Report, args: argparse.Namespace) -> None:
-    from .reports.files import as_json, write_junit
-    from .reports.html import write_html
+def _print(report: Report, args: argparse.Namespace) -> None:
+    from .reports.files import as_json
     from .reports.words import line, summary
 
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr)
-    if args.junit:
-        write_junit(report, args.junit)
-    if args.html:
-        write_html(report, args.html)
     if args.json:
         print_json(as_json(report))
         return

@@ -7,7 +7,6 @@ beside each `case.json`.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
@@ -19,7 +18,7 @@ import numpy as np
 
 from clipref import __version__
 from clipref.errors import InputError
-from clipref.files import read_bytes
+from clipref.files import parse_json, read_bytes
 from clipref.weights_tools.folder import new_folder, write_json
 from clipref.weights_tools.sources import sha256
 
@@ -126,11 +125,11 @@ def read_export(folder: Path) -> Exported:
             "export wrote."
         ) from problem
     try:
-        found = json.loads(text.decode("utf-8"))
+        found = parse_json(text)
         known = Exported(found["profile"], tuple(found["cases"]), dict(found["files"]))
         if not known.cases or not all(isinstance(text, str) for text in (known.profile, *known.cases)):
             raise ValueError("no ids of cases")
-    except (ValueError, TypeError, KeyError, RecursionError) as problem:
+    except (ValueError, TypeError, KeyError) as problem:
         raise InputError(
             f"{path} is not as this version of clipref conformance export writes it ({problem!r}); bring the original "
             "back, or export the cases again."

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from clipref.errors import InputError
-from clipref.files import read_bytes
+from clipref.files import read_bytes, text_lines
 
 from .grading.verdicts import Result
 
@@ -35,12 +35,12 @@ def read(path: Path, known: Collection[str]) -> dict[str, str]:
     """The reason for each case listed. `known`: the ids of all cases. Raises InputError."""
     reasons: dict[str, str] = {}
     try:
-        text = read_bytes(path, _LARGEST).decode("utf-8")
+        lines = text_lines(read_bytes(path, _LARGEST))
     except OSError as problem:
         raise InputError(f"{path} can't be read: {problem}. Expected a file with one case a line.") from problem
     except UnicodeDecodeError as problem:
         raise InputError(f"{path} is not text in UTF-8 ({problem}); save it as that.") from problem
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         case, _, reason = (part.strip() for part in line.partition("#"))
         if not case:
             continue

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from clipref.cli.common import add_activation_argument
 from clipref.config import PUBLISHED, NoTower, Shape, tensor_shapes
 from clipref.digests import PROVENANCE_NAME, digest_record, model_digest, refuse_other, tensor_digest
 from clipref.errors import InputError, WeightsError
@@ -176,11 +177,6 @@ def _bar(recipes: Mapping[str, Recipe], progress: bool) -> Iterator[tuple[str, R
 def part_bytes(recipe: Recipe) -> int:
     """Bytes of a tensor as it is stored."""
     return int(np.prod(recipe.shape)) * FLOATS[recipe.dtype].itemsize
-
-
-def add_activation_argument(parser: argparse.ArgumentParser) -> None:
-    """--activation."""
-    parser.add_argument("--activation", choices=("quick_gelu", "gelu"), help="of both transformers")
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:

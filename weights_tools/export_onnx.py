@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from clipref.cli.common import add_activation_argument
 from clipref.config import Activation, NoTower, TextConfig
 from clipref.engine import ReferenceEngine
 from clipref.errors import BackendError, InputError
@@ -26,7 +27,6 @@ from clipref.kernels.recording import complete, record_image, record_text
 from clipref.kernels.runtime import onnxruntime
 from clipref.weights import Checkpoint
 
-from .convert import add_activation_argument
 from .folder import new_folder
 from .stored import Array
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from clipref.cli.common import add_json_argument, print_json, print_table
+from clipref.cli.common import add_activation_argument, add_json_argument, print_json, print_table
 from clipref.config import PUBLISHED, Shape, tensor_shapes
 from clipref.digests import model_digest, read_provenance, tensor_digest
 from clipref.errors import ModelNotFound, WeightsError
@@ -26,7 +26,7 @@ from clipref.hub import pinned_digest, present
 from clipref.model import CLIP
 from clipref.weights import Checkpoint
 
-from .convert import add_activation_argument, not_finite
+from .convert import not_finite
 from .published import PUBLISHED_VALUES, Published
 from .sources import Options, open_source, sha256
 

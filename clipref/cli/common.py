@@ -25,13 +25,18 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", help=f"id, folder or .safetensors file (default: {DEFAULT_MODEL}, which knows drawn shapes only)"
     )
     parser.add_argument("--backend", default="auto", help="auto, reference, onnx, ... (default: %(default)s)")
-    parser.add_argument(
-        "--activation", choices=("quick_gelu", "gelu"), help="of both transformers, where the checkpoint doesn't tell"
-    )
+    add_activation_argument(parser)
     parser.add_argument("--upright", action="store_true", default=None, help="turn photographs as their EXIF data says")
     parser.add_argument("--max-pixels", type=int, metavar="N", help="refuse images with more")
     parser.add_argument("--revision", help="of the repository that the model is fetched from")
     parser.add_argument("--digest", help="refuse a model that has another one")
+
+
+def add_activation_argument(parser: argparse.ArgumentParser) -> None:
+    """--activation."""
+    parser.add_argument(
+        "--activation", choices=("quick_gelu", "gelu"), help="of both transformers, where the checkpoint doesn't tell"
+    )
 
 
 def add_json_argument(parser: argparse.ArgumentParser) -> None:

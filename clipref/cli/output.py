@@ -43,50 +43,50 @@ def embeddings_file(out: Path) -> Iterator[Write]:
 
 
 @contextmanager
-def text_file(out: Path) -> Iterator[Callable[[str], None]]:
+def text_file(out: Path, option: str = "--out") -> Iterator[Callable[[str], None]]:
     """What writes a text, as UTF-8, to `out`, where it is when this ends well.
 
-    Raises InputError at once if a file can't be written there.
+    Raises InputError, which names `option`, at once if a file can't be written there.
     """
-    with _opened_now(out, written_whole(out)) as scratch:
+    with _opened_now(out, written_whole(out), option) as scratch:
 
         def write(text: str) -> None:
-            with _refusal_told(out):
+            with _refusal_told(out, option):
                 scratch.write_bytes(text.encode("utf-8"))
 
         yield write
 
 
 @contextmanager
-def _opened_now(out: Path, context: AbstractContextManager[T]) -> Iterator[T]:
+def _opened_now(out: Path, context: AbstractContextManager[T], option: str = "--out") -> Iterator[T]:
     """The context, with an InputError if it can't be entered or left well; other errors in it are not its own."""
     with ExitStack() as stack:
-        with _refusal_told(out):
-            _check_place(out)
+        with _refusal_told(out, option):
+            _check_place(out, option)
             opened = stack.enter_context(context)
         yield opened
-        with _refusal_told(out):
+        with _refusal_told(out, option):
             stack.close()
 
 
 @contextmanager
-def _refusal_told(out: Path) -> Iterator[None]:
+def _refusal_told(out: Path, option: str = "--out") -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
         raise InputError(
-            f"--out {out} can't be written: {reason(error)}. Make room, or choose another place."
+            f"{option} {out} can't be written: {reason(error)}. Make room, or choose another place."
         ) from error
 
 
-def _check_place(out: Path) -> None:
+def _check_place(out: Path, option: str = "--out") -> None:
     """Raise InputError if there is no folder for a file, or something else than a file in its place."""
     if not out.name:
-        raise InputError(f"--out {str(out)!r}: expected the name of a file.")
+        raise InputError(f"{option} {str(out)!r}: expected the name of a file.")
     if not out.absolute().parent.is_dir():
-        raise InputError(f"--out {out}: there is no folder {out.absolute().parent}; make it first.")
+        raise InputError(f"{option} {out}: there is no folder {out.absolute().parent}; make it first.")
     if out.exists() and not out.is_file():
-        raise InputError(f"--out {out}: there is something else than a file; choose another name.")
+        raise InputError(f"{option} {out}: there is something else than a file; choose another name.")
 
 
 def check_room(out: Path, count: int, embed_dim: int, names: list[str]) -> None:

@@ -16,7 +16,7 @@ import sys
 from typing import Any
 
 from ..errors import InputError
-from ..files import read_bytes
+from ..files import read_bytes, text_lines
 
 MAX_BYTES = 2**30
 
@@ -42,16 +42,13 @@ def lines_of(path: str, option: str) -> list[str]:
         hint = "" if path == "-" or os.path.isfile(path) else "; - stands for standard input"
         raise InputError(f"{name} can't be read: {reason(error)}{hint}.") from error
     try:
-        lines = data.decode("utf-8").split("\n")
+        return text_lines(data)
     except UnicodeDecodeError as error:
         number = data.count(b"\n", 0, error.start) + 1
         raise InputError(
             f"{name}, line {number}, is not UTF-8 (byte {data[error.start]:#04x}); save it as UTF-8, for instance: "
             "iconv -f latin1 -t utf-8."
         ) from error
-    if not lines[-1]:
-        lines.pop()
-    return [line.removesuffix("\r") for line in lines]
 
 
 def _standard_input() -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from .common import add_json_argument, print_json
+from .common import add_activation_argument, add_json_argument, print_json
 from .texts import lines_of, text_argument
 
 
@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own arguments."""
     parser.add_argument("text", nargs="+", type=text_argument, help="texts, or - for standard input")
     parser.add_argument("--model", help="id, folder or file whose vocabulary is meant")
+    add_activation_argument(parser)
     add_json_argument(parser)
 
 
@@ -26,7 +27,10 @@ def run(args: argparse.Namespace) -> None:
     from ..weights import Checkpoint
 
     tokenizer = Tokenizer.default()
-    if args.model is not None and (merges := Checkpoint(*locate(args.model)).merges) is not None:
+    if (
+        args.model is not None
+        and (merges := Checkpoint(*locate(args.model, activation=args.activation)).merges) is not None
+    ):
         tokenizer = Tokenizer.from_file(merges)
     texts = lines_of("-", "") if args.text == ["-"] else args.text
     for text in texts:

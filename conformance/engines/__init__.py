@@ -19,6 +19,8 @@ KINDS = """\
   openai:DTYPE             OpenAI's code under torch: float32, float64, float16 or bfloat16
   transformers:DTYPE       transformers' CLIPModel under torch"""
 TIME_LIMIT = 60.0
+# Seconds; a day, and less than any system's clock overflows at.
+_LONGEST = 86400.0
 
 
 def open_engine(spec: str, time_limit: float = TIME_LIMIT) -> EngineUnderTest:
@@ -27,6 +29,8 @@ def open_engine(spec: str, time_limit: float = TIME_LIMIT) -> EngineUnderTest:
     What computes in Python, or in a library below it, is opened in a process of its own, so that it can be stopped;
     but not clipref's own backends. Raises InputError.
     """
+    if not 0 < time_limit <= _LONGEST:
+        raise InputError(f"The time limit is {time_limit:g} seconds; expected more than 0, and at most {_LONGEST:g}.")
     kind, colon, rest = spec.partition(":")
     if not colon or not rest:
         hint = f"did you mean exec:./{Path(spec)}? " if Path(spec).is_file() else ""

@@ -7,12 +7,15 @@ import os
 from pathlib import Path
 
 from clipref.errors import InputError
+from clipref.files import parse_json, read_bytes
 from clipref.weights_tools.sources import sha256
 
 from ..exchange import ANSWER, CHECKPOINT_FILES, folder_name, read_export
 from ..protocol import Case, Outputs, Unsupported
 from .failures import Garbage
 from .files import description, read_answer
+
+_LARGEST_CASE = 2**20  # bytes of a case.json: those there are have less than a hundredth of it
 
 
 class Results:
@@ -32,7 +35,11 @@ class Results:
             raise Unsupported("was not exported")
         folder = folder_name(case)
         self._refuse_changed(f"{folder}/inputs.safetensors")
-        written = json.loads(self._refuse_changed(f"{folder}/case.json").read_text(encoding="utf-8"))
+        path = self._refuse_changed(f"{folder}/case.json")
+        try:
+            written = dict(parse_json(read_bytes(path, _LARGEST_CASE)))
+        except (OSError, ValueError, TypeError) as problem:
+            raise Garbage(f"{folder}/case.json is not as it was exported: {problem}") from problem
         # As they are read back: JSON has no tuples.
         if any(written.get(key) != value for key, value in json.loads(json.dumps(description(case))).items()):
             raise Garbage("the folder was exported with other inputs; export it again, and answer it anew")

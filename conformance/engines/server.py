@@ -17,10 +17,14 @@ import json
 import queue
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from typing import Any
 
 import numpy as np
+
+from clipref.errors import InputError
+from clipref.files import parse_json
 
 from ..protocol import Array, Case, Outputs, Unsupported
 from .failures import Crashed, Garbage, Hung
@@ -35,6 +39,17 @@ class Server:
     """A server at an address such as http://127.0.0.1:9001."""
 
     def __init__(self, address: str, time_limit: float) -> None:
+        """Raises InputError if it is no address of a server."""
+        try:
+            parts = urllib.parse.urlsplit(address)
+            valid = bool(parts.hostname) and parts.port != 0
+        except ValueError:  # a port that is none
+            valid = False
+        if not valid or not address.isascii() or any(character.isspace() for character in address):
+            raise InputError(
+                f"The engine is {address!r}; expected the address of a server, such as http://127.0.0.1:9001, with a "
+                "port from 1 to 65535."
+            )
         self._address = address.rstrip("/")
         self._time_limit = time_limit
 
@@ -68,8 +83,8 @@ class Server:
         if len(text) > _LARGEST_REPLY:
             raise Garbage(f"/clip/{route} replied with more than {_LARGEST_REPLY} bytes")
         try:
-            numbers = _array(json.loads(text)[key])
-        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as problem:
+            numbers = _array(parse_json(text)[key])
+        except (ValueError, TypeError, KeyError, OverflowError) as problem:
             raise Garbage(f"/clip/{route} did not reply with numbers under {key!r}: {problem!r}") from problem
         if numbers.ndim != axes:
             raise Garbage(f"/clip/{route} replied with shape {list(numbers.shape)} under {key!r}; expected {axes} axes")

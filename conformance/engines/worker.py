@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from clipref.errors import InputError
+from clipref.files import parse_json
 
 from ..asking import CheckpointChanged, Misbehaved, ask, words
 from ..protocol import Case, EngineUnderTest, Outputs, Unsupported
@@ -111,8 +112,13 @@ class _Worker:
             if not part or len(line) > _LARGEST_REPLY:
                 raise self._ending()
             line += part
+        try:
+            reply = parse_json(line)
+            if not isinstance(reply, dict):
+                raise ValueError(f"a {type(reply).__name__}")
+        except ValueError as problem:
+            raise Crashed("wrote what is no reply to its pipe to the suite") from problem
         self.waits = True
-        reply: dict[str, Any] = json.loads(line)
         return reply
 
     def _ending(self) -> Crashed:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 from clipref import __version__
-from clipref.files import written_whole
 
 from ..grading.verdicts import Report
 from .words import VERDICTS, line, printable
@@ -49,13 +46,7 @@ def _finite(x: float) -> float | None:
     return float(x) if math.isfinite(x) else None
 
 
-def write_json(report: Report, path: Path) -> None:
-    """A JSON file."""
-    with written_whole(path) as scratch:
-        scratch.write_text(json.dumps(as_json(report), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def write_junit(report: Report, path: Path) -> None:
+def as_junit(report: Report) -> str:
     """JUnit XML, one test case a case, as continuous integration reads it."""
     counts = {verdict: report.count(verdict) for verdict in VERDICTS}
     suite = ElementTree.Element(
@@ -77,5 +68,4 @@ def write_junit(report: Report, path: Path) -> None:
             ElementTree.SubElement(case, "skipped", message=printable(r.problem or ""))
     root = ElementTree.Element("testsuites")
     root.append(suite)
-    with written_whole(path) as scratch:
-        ElementTree.ElementTree(root).write(scratch, encoding="utf-8", xml_declaration=True)
+    return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True).decode("utf-8")

@@ -16,20 +16,13 @@ import numpy as np
 
 from clipref import __version__
 from clipref.config import OPENAI_MEAN, OPENAI_STD
-from clipref.files import written_whole
 
 from ..grading.verdicts import MARGIN, Picture, Report, Result
 from ..protocol import Array
 from .plot import growth
-from .words import VERDICTS, number, printable, ranges, summary
+from .words import VERDICTS, number, ranges, summary
 
 _STYLE = Path(__file__).with_name("report.css")
-
-
-def write_html(report: Report, path: Path) -> None:
-    """One page."""
-    with written_whole(path) as scratch:
-        scratch.write_text(printable(as_html(report)), encoding="utf-8")
 
 
 def as_html(report: Report) -> str:

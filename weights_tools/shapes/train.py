@@ -27,11 +27,13 @@ from safetensors.numpy import save_file
 from clipref import AutoModel, text_transformer
 from clipref.config import ClipConfig, ResNetConfig, TextConfig, ViTConfig, tensor_shapes
 from clipref.engine import image_tower
+from clipref.files import written_whole
 from clipref.kernels.torch import TorchOps
 from clipref.preprocessing import preprocess
 from clipref.tokenizer import Tokenizer
 from clipref.weights import nest
 
+from ..folder import write_config, write_json
 from . import captions, world
 from .evaluate import HELD_OUT_SEEDS, SEARCH_SEEDS, held_out_accuracy, recall_at_1, training_scenes
 from .vocabulary import learn_merges
@@ -93,17 +95,21 @@ class Trainee:
         return F.normalize(y.float(), dim=-1)
 
     def save(self, folder: Path, merges: Sequence[tuple[str, str]]) -> None:
-        """A checkpoint folder: products and convolutions in float16, the rest in float32."""
+        """A checkpoint folder: products and convolutions in float16, the rest in float32.
+
+        Each file is replaced whole, so that whoever has the one of an earlier step open keeps it.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {}
         for name, tensor in self.tensors.items():
             wide = tensor.ndim < 2 or "embedding" in name
             tensors[name] = tensor.detach().numpy().astype(np.float32 if wide else np.float16)
-        save_file(tensors, folder / "model.safetensors")
-        (folder / "model.safetensors").chmod(0o644)  # safetensors lets only the owner read what it writes
-        (folder / "config.json").write_text(json.dumps(self.config.to_dict(), indent=1) + "\n", encoding="utf-8")
+        with written_whole(folder / "model.safetensors") as scratch:
+            save_file(tensors, scratch)
+        write_config(folder, self.config)
         lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
-        (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        with written_whole(folder / "merges.txt") as scratch:
+            scratch.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def initial(name: str, shape: tuple[int, ...]) -> Tensor:
@@ -225,7 +231,7 @@ def train(recipe: Recipe, folder: Path, seed: int = 0) -> None:
         "torch": torch.__version__,
         "scores": scores,
     }
-    (folder / "provenance.json").write_text(json.dumps(provenance, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / "provenance.json", provenance)
     print(json.dumps(scores))
 
 
