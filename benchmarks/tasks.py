@@ -1,7 +1,7 @@
-"""What users do, timed from outside: short prompts, a matrix of labels and templates, the first embedding of a process,
-its memory, and a folder of photographs.
+"""What users do, timed from outside: short prompts, a matrix of labels and templates, a picture among labels, the first
+embedding of a process, its memory, and a folder of photographs.
 
-    python benchmarks/tasks.py [prompts labels start memory photos] [--backend onnx] [--rounds 5] [--json FILE]
+    python benchmarks/tasks.py [prompts labels classify start memory photos] [--backend onnx] [--rounds 5] [--json FILE]
 
 Weights are a synthetic ViT-B-32, whole. Alternatives take turns within a round; figures are medians over the rounds,
 and ratios medians of each round's ratio. Peers take part where they are installed. A result is compared with the
@@ -123,6 +123,26 @@ def labels(folder: Path, backend: str, rounds: int) -> dict[str, Any]:
     truth = AutoModel.from_pretrained(folder, backend="reference").encode_text(ids[:: len(ids) // 50])
     errors = {name: relative(call()[:: len(ids) // 50], truth) for name, call in calls.items()}
     return report("labels", alternate(calls, min(rounds, 3)), backend, len(texts), errors)
+
+
+def classify(folder: Path, backend: str, rounds: int) -> dict[str, Any]:
+    """A second picture among 1,000 labels in 5 templates, which the first has had embedded, against its embedding."""
+    model = AutoModel.from_pretrained(folder, backend=backend)
+    picture = np.random.default_rng(0).integers(0, 256, (400, 500, 3), dtype=np.uint8)
+    templates = TEMPLATES[:5]
+    start = time.perf_counter()
+    model.classify(picture[::-1], LABELS, templates)
+    first = time.perf_counter() - start
+    print(f"classify the first picture, with all labels: {first:.2f} s", flush=True)
+    cosines = model.label_embeddings(LABELS, templates) @ model.embed_image(picture, normalize=True)[0]
+    logits = np.exp(model.logit_scale * (cosines - cosines.max()))
+    found = dict(model.classify(picture, LABELS, templates, top_k=len(LABELS)))
+    errors = {"classify": relative(np.array([found[label] for label in LABELS]), logits / logits.sum())}
+    calls: dict[str, Callable[[], Any]] = {
+        "embed_image": lambda: model.embed_image(picture),
+        "classify": lambda: model.classify(picture, LABELS, templates),
+    }
+    return report("classify", alternate(calls, rounds), "embed_image", 1, errors) | {"first": first}
 
 
 OURS = """
@@ -249,7 +269,7 @@ def photos(folder: Path, backend: str, rounds: int, count: int = 2000) -> dict[s
     return report("photos", alternate(calls, min(rounds, 2)), "files to embeddings", count, {})
 
 
-TASKS = {"prompts": prompts, "labels": labels, "start": start, "memory": memory, "photos": photos}
+TASKS = {"prompts": prompts, "labels": labels, "classify": classify, "start": start, "memory": memory, "photos": photos}
 
 
 def main() -> None:

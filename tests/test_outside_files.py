@@ -20,7 +20,7 @@ from clipref.conformance.exchange import ANSWER, export, folder_name, read_expor
 from clipref.files import home, parse_json, text_lines, written_whole
 from clipref.weights_tools.sources import sha256
 
-CASE = "similarity/1 images 1 texts of 5"
+CASE = "similarity/3 images 5 texts of 11"
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
@@ -28,9 +28,7 @@ def test_a_line_ends_at_the_end_of_a_line_only(end: str, tmp_path: Path) -> None
     inside = "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029\r"
     assert text_lines(f"\ufeffa{inside}b{end}{end}c".encode()) == [f"a{inside}b", "", "c"]
     file = tmp_path / "expected.txt"
-    file.write_text(
-        f"\ufefffirst  # why{inside}, and more{end}{end}second  # because{end}", encoding="utf-8", newline=""
-    )
+    file.write_bytes(f"\ufefffirst  # why{inside}, and more{end}{end}second  # because{end}".encode())
     found = expectations.read(file, ["first", "second"])
     assert list(found) == ["first", "second"] and found["first"].startswith("why") and found["first"].endswith("more")
 
@@ -53,7 +51,7 @@ def test_a_report_that_cannot_be_written_is_told_before_the_engine_is_opened(
 
 
 def test_reports_are_there_when_the_run_is_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given = ["conformance", "run", "backend:reference", "--only", "similarity/3 images 5 texts of 11"]
+    given = ["conformance", "run", "backend:reference", "--only", CASE]
     given += ["--junit", str(tmp_path / "a.xml"), "--html", str(tmp_path / "a.html")]
     assert main(given) == 0 and "float32-conformant" in capsys.readouterr().out
     assert (tmp_path / "a.xml").read_text(encoding="utf-8").startswith("<?xml version='1.0' encoding='utf-8'?>")
@@ -110,7 +108,14 @@ def test_a_case_or_an_export_that_is_other_json_is_told(data: bytes, answered: P
 
 
 def test_an_engine_that_writes_into_the_suites_pipe_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = "import os, sys\nfor fd in range(3, 9):\n    try: os.write(fd, b'[1]\\n')\n    except OSError: pass\nmake = object\n"
+    code = """
+import contextlib, os
+
+for descriptor in range(3, 9):
+    with contextlib.suppress(OSError):
+        os.write(descriptor, b"[1]\\n")
+make = object
+"""
     (tmp_path / "talkative.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises((InputError, Crashed), match="no reply|ends its process"):
@@ -133,20 +138,10 @@ def test_commands_have_the_options_that_their_errors_name(tmp_path: Path, capsys
 
     from clipref.cli import GROUP
 
-    for entry in entry_points(group=GROUP):
-        if entry.name in (
-            "embed",
-            "classify",
-            "compare",
-            "tokenize",
-            "convert",
-            "inspect",
-            "verify",
-            "export-onnx",
-            "download",
-        ):
-            assert main([entry.name, "--help"]) == 0
-            assert "--activation" in capsys.readouterr().out, entry.name
+    without = {"conformance", "demo", "kernels", "models"}  # which open no checkpoint that people bring
+    for name in {entry.name for entry in entry_points(group=GROUP)} - without:
+        assert main([name, "--help"]) == 0
+        assert "--activation" in capsys.readouterr().out, name
 
 
 def test_what_is_written_has_the_permissions_that_the_umask_leaves(tmp_path: Path) -> None:

@@ -27,11 +27,9 @@ def run(args: argparse.Namespace) -> None:
     from ..weights import Checkpoint
 
     tokenizer = Tokenizer.default()
-    if (
-        args.model is not None
-        and (merges := Checkpoint(*locate(args.model, activation=args.activation)).merges) is not None
-    ):
-        tokenizer = Tokenizer.from_file(merges)
+    if args.model is not None:
+        merges = Checkpoint(*locate(args.model, activation=args.activation)).merges
+        tokenizer = tokenizer if merges is None else Tokenizer.from_file(merges)
     texts = lines_of("-", "") if args.text == ["-"] else args.text
     for text in texts:
         ids = [tokenizer.start_id, *tokenizer.encode(text), tokenizer.end_id]

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from clipref.files import written_whole
 from clipref.weights_tools.folder import write_json
 
 from ..protocol import Array, Case
@@ -52,7 +53,8 @@ def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
     """A safetensors file of arrays by name, whatever their strides."""
     from safetensors.numpy import save_file
 
-    save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, path)
+    with written_whole(path) as scratch:
+        save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, scratch)
 
 
 def description(case: Case) -> dict[str, Any]:
