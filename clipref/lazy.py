@@ -8,11 +8,8 @@ The threads that a process may use are counted here too.
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
-from importlib import import_module
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -68,27 +65,12 @@ class NoFork:
 
 no_fork = NoFork()
 
-# What clipref imports when it first needs it, and its users perhaps in a thread of their own, outside of `no_fork`.
-IMPORTED_LATER = {"PIL", "ftfy", "onnx", "onnxruntime", "openvino", "regex", "safetensors", "torch", "tqdm", "wcwidth"}
-
-
-def finish_imports() -> None:
-    """Wait for the imports of these that other threads are in the middle of, whose locks a child would find held."""
-    finished: set[str] = set()
-    while begun := {name for name in list(sys.modules) if name.partition(".")[0] in IMPORTED_LATER} - finished:
-        for name in begun:  # while which the other threads may begin the next
-            with suppress(Exception):  # of the other thread's import, which is told there
-                import_module(name)
-        finished |= begun
-
-
 if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(
         before=no_fork.before_fork,
         after_in_parent=no_fork.after_fork_in_parent,
         after_in_child=no_fork.after_fork_in_child,
     )
-    os.register_at_fork(before=finish_imports)  # the last to be registered comes first, while no lock is held
 
 
 def once(make: Callable[[], T]) -> Callable[[], T]:
