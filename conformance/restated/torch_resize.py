@@ -21,7 +21,8 @@ def cubic(x: Array, a: float) -> Array:
     x = np.abs(x)
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = (((x - 5) * x + 8) * x - 4) * a
-    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
+    values: Array = np.where(x < 1, near, np.where(x < 2, far, 0.0))
+    return values
 
 
 def triangle(x: Array, a: float) -> Array:
