@@ -27,7 +27,8 @@ def cubic(x: Array, a: float) -> Array:
 
 def triangle(x: Array, a: float) -> Array:
     """The bilinear filter, which has no `a`: 1 at 0, and 0 from 1 on."""
-    return np.maximum(1 - np.abs(x), 0.0)
+    values: Array = np.maximum(1 - np.abs(x), 0.0)
+    return values
 
 
 # By Pillow's names: how far each reaches, and the filter.
