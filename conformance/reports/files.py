@@ -68,4 +68,5 @@ def as_junit(report: Report) -> str:
             ElementTree.SubElement(case, "skipped", message=printable(r.problem or ""))
     root = ElementTree.Element("testsuites")
     root.append(suite)
-    return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True).decode("utf-8")
+    data: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return data.decode("utf-8")

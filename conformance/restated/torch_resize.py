@@ -21,12 +21,14 @@ def cubic(x: Array, a: float) -> Array:
     x = np.abs(x)
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = (((x - 5) * x + 8) * x - 4) * a
-    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
+    values: Array = np.where(x < 1, near, np.where(x < 2, far, 0.0))
+    return values
 
 
 def triangle(x: Array, a: float) -> Array:
     """The bilinear filter, which has no `a`: 1 at 0, and 0 from 1 on."""
-    return np.maximum(1 - np.abs(x), 0.0)
+    values: Array = np.maximum(1 - np.abs(x), 0.0)
+    return values
 
 
 # By Pillow's names: how far each reaches, and the filter.
