@@ -96,7 +96,7 @@ class Tokenizer:
         vocabulary = read_vocabulary(path)
         return cls(vocabulary.merges, vocabulary.added)
 
-    def check_vocabulary(self, vocab_size: int, end_of_text: int) -> None:
+    def check_vocabulary(self, vocab_size: int, end_of_text: int | None) -> None:
         """Raise InputError unless a model of so many tokens, with this end-of-text id, can take these ids.
 
         >>> tokenizer.check_vocabulary(49408, 49407)

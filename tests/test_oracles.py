@@ -99,4 +99,4 @@ def test_shipped_merges_are_openais() -> None:
 
     files = importlib.metadata.files("clip-anytorch") or []
     source = next(Path(str(file.locate())) for file in files if file.name == merges.NAME)
-    assert gzip.decompress(merges.SHIPPED.read_bytes()) == merges.trimmed(merges.read_source(source))
+    assert gzip.decompress(merges.SHIPPED.read_bytes()) == merges.trim_merges(merges.read_source(source))

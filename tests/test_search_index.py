@@ -71,7 +71,7 @@ def test_only_what_is_new_or_changed_is_read(folder: Path, model: CLIP, opened: 
         first = index.update(batch_size=4)
         assert (first.embedded, len(first.failed), len(index)) == (SCENES, 1, SCENES)
         assert sorted(opened) == sorted([*(f"{i}.png" for i in range(SCENES)), "damaged.jpg"])
-        assert first.found.told() == "1 with other suffixes (1 .txt)" and not first.is_whole
+        assert first.found.describe_left_out() == "1 with other suffixes (1 .txt)" and not first.is_whole
         opened.clear()
         second = index.update()
         assert opened == [] and (second.unchanged, second.unchanged_errors) == (SCENES, 1)

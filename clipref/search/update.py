@@ -90,7 +90,7 @@ class Summary:
             told += f"; {problems} can't be read (--errors lists them)"
         if self.kept:
             told += f"; {self.kept} that are not there are kept, since the folder is empty (is a drive not mounted?)"
-        left_out = self.found.told()
+        left_out = self.found.describe_left_out()
         if left_out:
             told += f"; left out: {left_out}"
         return told + heic.hint(self.found.others)
