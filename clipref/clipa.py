@@ -29,6 +29,7 @@ class ClipaConfig(ViTConfig):
     """CLIPA's vision transformer: the numbers of a ViT, and all of its tensors but `ln_pre`."""
 
     kind: ClassVar[str] = "clipa"
+    title: ClassVar[str] = "CLIPA"
     open_clip: ClassVar[Mapping[str, Any]] = {"no_ln_pre": True, "pool_type": "avg", "final_ln_after_pool": True}
 
     def shapes(self, embed_dim: int) -> dict[str, Shape]:

@@ -47,7 +47,7 @@ def golden() -> dict[str, np.ndarray]:
 def test_the_reference_is_open_clips(theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLIPREF_HOME", str(tmp_path / "home"))
     model, right = opened(theirs, dtype="float64"), golden()
-    assert model.config == clipa.CONFIG and "CLIP(Clipa at 30 px" in repr(model)
+    assert model.config == clipa.CONFIG and "CLIP(CLIPA at 30 px" in repr(model)
     assert_close(model.encode_image(PIXELS), right["image"], "oracle float64")
     assert_close(model.encode_text(IDS), right["text"], "oracle float64")
 

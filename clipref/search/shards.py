@@ -13,7 +13,6 @@ rule for files (suffix, no dot in front); what else is there, texts and JSON, is
 from __future__ import annotations
 
 import io
-import json
 import os
 import tarfile
 import time
@@ -149,7 +148,7 @@ def read_part(path: Path) -> tuple[dict[str, Any], list[Entry]]:
     try:
         with safe_open(path, framework="numpy") as file:
             rows, metadata = file.get_tensor("embeddings"), file.metadata()
-        head, told = parse_json(metadata["head"].encode()), json.loads(metadata["entries"])
+        head, told = (parse_json(metadata[name].encode()) for name in ("head", "entries"))
         entries = [_entry(fields) for fields in told]
         embedded = [entry for entry in entries if entry.sha256 is not None]
         for entry, row in zip(embedded, rows, strict=True):

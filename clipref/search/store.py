@@ -16,7 +16,6 @@ Paths are bytes, relative to the folder, separated by slashes: a name that is no
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 import stat
@@ -32,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ClipError
+from ..files import parse_json
 from ..lazy import once_a_process
 from . import vectors
 from .records import Entry, Identity, Row, Shard
@@ -100,7 +100,7 @@ class Store:
     @property
     def is_upright(self) -> bool:
         """Whether pictures were turned as their EXIF says."""
-        return bool(json.loads(self.meta["preprocessing"])["upright"])
+        return bool(parse_json(self.meta["preprocessing"].encode())["upright"])
 
     def count(self) -> int:
         """Pictures that have a vector."""

@@ -24,6 +24,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from clipref.files import parse_json
+
 from ..protocol import Array, Case
 from .failures import Contradiction, Garbage
 
@@ -82,14 +84,14 @@ def _immich(ask: Ask, case: Case, name: str) -> Iterator[tuple[str, Array]]:
         reply = ask("/predict", _form({"entries": entries, field: item}), f"multipart/form-data; boundary={_BOUNDARY}")
         rows += [found["clip"] for found in _parsed("/predict", reply)]
     if len(rows) == len(items):
-        yield "/predict", _vectors("/predict", lambda: [json.loads(row) for row in rows])
+        yield "/predict", _vectors("/predict", lambda: [parse_json(row.encode()) for row in rows])
 
 
 def _items(case: Case) -> list[str]:
     """The image in base64, or the texts."""
     if case.verb == "embed_image":
         return [base64.b64encode(case.inputs["image"].tobytes()).decode()]
-    texts: list[str] = json.loads(case.inputs["texts"].tobytes())
+    texts: list[str] = parse_json(case.inputs["texts"].tobytes())
     return texts
 
 
@@ -111,15 +113,15 @@ def _parsed(route: str, reply: tuple[int, bytes]) -> list[Any]:
         said = " ".join(text[:400].decode("utf-8", "replace").split())
         raise Contradiction(f"HTTP {status} from {route}, where /clip/ has an answer: {said}")
     try:
-        return [json.loads(text)]
-    except (ValueError, RecursionError) as problem:
+        return [parse_json(text)]
+    except ValueError as problem:
         raise Garbage(f"{route} did not reply in JSON: {problem!r}") from problem
 
 
 def _vectors(route: str, take: Callable[[], Any]) -> Array:
     try:
         return np.array(take(), np.float64)
-    except (ValueError, TypeError, KeyError, RecursionError) as problem:
+    except (ValueError, TypeError, KeyError, AttributeError) as problem:
         raise Garbage(f"{route} did not reply with embeddings: {problem!r}") from problem
 
 
@@ -136,7 +138,7 @@ def _models(ask: Ask) -> list[Mapping[str, Any]]:
     """The models that /info tells of, the default one first; none if it doesn't."""
     status, text = ask("/info", None, _JSON)
     try:
-        found = json.loads(text)["models"] if status == 200 else []
+        found = parse_json(text)["models"] if status == 200 else []
         return [model for model in found if isinstance(model.get("id"), str)]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return []

@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from ...files import parse_json
 from ...images import size_of
 from ..calls import Call, Source
 from ..core import units
@@ -47,11 +48,11 @@ async def predict(call: Call) -> Any:
 def _task(entries: Any) -> tuple[str, Any]:
     """Which tower is asked for, and of which model. Raises Refusal."""
     try:
-        tasks = json.loads(entries)
+        tasks = parse_json(entries.encode())
         (name,) = tasks
         ((task, settings),) = tasks[name].items()
         model = settings["modelName"]
-    except (TypeError, ValueError, KeyError, AttributeError, RecursionError):
+    except (TypeError, ValueError, KeyError, AttributeError):
         raise wrong(
             'entries: expected JSON of one task, such as {"clip": {"textual": {"modelName": "ViT-B-32__openai"}}}.',
             "entries",
