@@ -4,14 +4,16 @@
         [--json FILE] [--chart FILE.svg]
 
 Weights are synthetic, which costs the same time. Each time stands beside the engine's error against the float64
-reference in the same run, as a ratio to torch eager where that is installed, and as a fraction of what the machine's
-best float32 matrix product would allow for the operations that the reference counts.
+reference in the same run, as a ratio to torch eager where that is installed (compiled torch: to torch.compile), and as
+a fraction of what the machine's best float32 matrix product would allow for the operations that the reference counts.
+From six rounds on the lower end of the median ratio's 95 % interval stands beside it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import statistics
 import tempfile
@@ -57,6 +59,19 @@ def times(calls: Sequence[Callable[[], Any]], rounds: int) -> list[list[float]]:
             if round_:
                 row.append(time.perf_counter() - start)
     return taken
+
+
+def lower_end(ratios: Sequence[float]) -> float | None:
+    """The lower end of a 95 % interval of the median of sorted ratios, by their ranks alone; None of too few.
+
+    Below the k-th smallest of n lies the median with the probability that fewer than k of n coins show heads.
+    """
+    n = len(ratios)
+    below, rank = 0.0, 0
+    while rank < n and below + math.comb(n, rank) / 2**n <= 0.025:
+        below += math.comb(n, rank) / 2**n
+        rank += 1
+    return ratios[rank - 1] if rank else None
 
 
 def inputs(checkpoint: Checkpoint, n: int) -> tuple[Any, Any]:
@@ -110,10 +125,11 @@ def measure(name: str, batches: Sequence[int], rounds: int, only: Sequence[str])
                 # The machine's speed drifts, so its limit is measured beside each row.
                 rate = matrix_rate()
                 taken = times([partial(getattr(e, method), batch) for e in found.values()], rounds)
-                base = taken[list(found).index("torch eager")] if "torch eager" in found else None
+                by_name = dict(zip(found, taken, strict=True))
                 for key, row in zip(found, taken, strict=True):
                     median = statistics.median(row)
-                    ratio = base and statistics.median(b / t for b, t in zip(base, row, strict=True))
+                    base = "torch.compile" if key == "torch compiled" else "torch eager"
+                    ratios = sorted(b / t for b, t in zip(by_name.get(base, ()), row, strict=False))
                     rows.append(
                         {
                             "model": name,
@@ -121,7 +137,9 @@ def measure(name: str, batches: Sequence[int], rounds: int, only: Sequence[str])
                             "batch": n,
                             "engine": key,
                             "ms": median / n * 1e3,
-                            "times_torch_eager": ratio,
+                            "peer": base,
+                            "times_peer": statistics.median(ratios) if ratios else None,
+                            "at_least": lower_end(ratios),
                             "of_limit": work * n / rate / median,
                             "error": errors[key],
                             "gflop": work,
@@ -153,10 +171,12 @@ def _error(actual: Any, truth: Any) -> float:
 
 
 def _line(row: dict[str, Any]) -> str:
-    ratio = "     -" if row["times_torch_eager"] is None else f"{row['times_torch_eager']:5.2f}x"
+    ratio = "-" if row["times_peer"] is None else f"{row['times_peer']:.2f}x"
+    if row["at_least"] is not None:
+        ratio += f" (>= {row['at_least']:.2f})"
     return (
         f"{row['model']:>16} {row['tower']:5} batch {row['batch']:<3} {row['engine']:17} {row['ms']:8.2f} ms"
-        f"  {ratio} torch eager  {row['of_limit']:6.1%} of limit  error {row['error']:.1e}"
+        f"  {ratio:>16} {row['peer']}  {row['of_limit']:6.1%} of limit  error {row['error']:.1e}"
     )
 
 
