@@ -15,12 +15,20 @@ from . import cases
 from .engine_questions import TINY_VIT, questions
 
 TINY = {"vit": cases.TINY["vit-a"], "resnet": cases.TINY["rn-a"]}
+LARGEST = ("clip/RN50x16", "clip/RN50x64", "clip/ViT-L-14")
 MERGES = "#version: 0.2\na t</w>\nc at</w>\nd o\ndo g</w>\nr e\nre d</w>\nb l\n"
 
 
 def pytest_xdist_setupnodes() -> None:
     """Before xdist starts its workers: each gets one thread of BLAS, or they would wait for one another's threads."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One worker has the largest models, one after another, or two of them would need more memory than there is."""
+    for item in items:
+        if any(name in item.nodeid for name in LARGEST):
+            item.add_marker(pytest.mark.xdist_group("largest models"))
 
 
 @pytest.fixture(scope="session", params=sorted(TINY))
