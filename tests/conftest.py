@@ -15,7 +15,7 @@ from . import cases
 from .engine_questions import TINY_VIT, questions
 
 TINY = {"vit": cases.TINY["vit-a"], "resnet": cases.TINY["rn-a"]}
-LARGEST = ("clip/RN50x16", "clip/RN50x64", "clip/ViT-L-14")
+LARGEST = ("clip/RN50x16", "clip/RN50x64", "clip/ViT-L-14", "the_largest_published")
 MERGES = "#version: 0.2\na t</w>\nc at</w>\nd o\ndo g</w>\nr e\nre d</w>\nb l\n"
 
 
