@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -29,9 +29,15 @@ MINI = {
 }
 
 
+def heads_of(config: ClipConfig) -> dict[str, Any]:
+    """What `Options` wants to be told of a width that OpenAI's models haven't got."""
+    vision: Any = config.vision
+    return {"vision_heads": vision.heads, "text_heads": config.text.heads}
+
+
 def is_openai(config: ClipConfig) -> bool:
     """Whether OpenAI's classes can be built with this configuration; transformers' can where they can't."""
-    parts = [part for part in (config.vision, config.text) if not isinstance(part, ResNetConfig)]
+    parts: list[Any] = [part for part in (config.vision, config.text) if not isinstance(part, ResNetConfig)]
     return all(part.mlp_width == 4 * part.width and part.activation == "quick_gelu" for part in parts)
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file, save
@@ -26,7 +27,8 @@ def as_open_clip(folder: Path, config: ClipConfig, prefix: str = "") -> Files:
 
 def open_clip_config(config: ClipConfig) -> dict[str, object]:
     """What open_clip_config.json says of it."""
-    vision, text, pixels = config.vision, config.text, config.preprocess
+    text, pixels = config.text, config.preprocess
+    vision: Any = config.vision
     tower: dict[str, object] = {"image_size": vision.resolution, "width": vision.width}
     if isinstance(vision, ResNetConfig):
         tower |= {"layers": list(vision.layers), "head_width": vision.width * 32 // vision.heads}

@@ -24,7 +24,7 @@ class Given:
     embedding: np.ndarray
 
     @property
-    def argument(self) -> dict[str, np.ndarray]:
+    def argument(self) -> dict[str, Any]:
         return {self.name: self.value}
 
 
@@ -81,7 +81,8 @@ def block(given: Given, layer: int) -> str:
 
 def pooled(x: np.ndarray, given: Given) -> np.ndarray:
     """The pooled token [W] of an activation [1, L, W]: the class token, or the end of a text."""
-    return x[0] if x.ndim == 2 else x[0, 0 if given.name == "pixels" else -1]
+    pooled: np.ndarray = x[0] if x.ndim == 2 else x[0, 0 if given.name == "pixels" else -1]
+    return pooled
 
 
 def is_pool(model: CLIP, given: Given) -> bool:

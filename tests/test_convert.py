@@ -46,12 +46,12 @@ def test_open_clip(trained_vit: Path, trained_resnet: Path, prefix: str, tmp_pat
 
 def test_what_torch_saved(tmp_path: Path) -> None:
     trained_vit, rn = cases.MINI["vit"], cases.MINI["rn"]
-    heads = Options(activation="quick_gelu", vision_heads=trained_vit.vision.heads, text_heads=trained_vit.text.heads)
+    heads = Options(activation="quick_gelu", **cases.heads_of(trained_vit))
     found = [convert(TORCH / f"vit{ending}", tmp_path / f"vit{ending}", heads) for ending in (".pt", ".bin")]
     original = synthetic.write(tmp_path / "original", trained_vit, cases.SEED, "plain")
     for folder in found:
         layouts.assert_same(folder, original)
-    heads = Options(activation="quick_gelu", vision_heads=rn.vision.heads, text_heads=rn.text.heads)
+    heads = Options(activation="quick_gelu", **cases.heads_of(rn))
     layouts.assert_same(
         convert(TORCH / "rn.bin", tmp_path / "rn", heads),
         synthetic.write(tmp_path / "rn original", rn, cases.SEED, "plain"),

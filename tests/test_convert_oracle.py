@@ -39,7 +39,7 @@ def options(name: str, config: ClipConfig) -> Options:
     """What the files of a published size tell of themselves, and those of a tiny one can't."""
     if name in FULL:
         return Options()
-    return Options(vision_heads=config.vision.heads, text_heads=config.text.heads)
+    return Options(**cases.heads_of(config))
 
 
 def same_bits(converted: Path, theirs: Mapping[str, Any]) -> None:

@@ -90,7 +90,7 @@ def test_every_layout_has_the_same(vit: Path, tmp_path: Path) -> None:
 def test_zips_of_torch_have_the_same(tmp_path: Path) -> None:
     config = cases.MINI["vit"]
     digest = Checkpoint(synthetic.write(tmp_path / "original", config, cases.SEED, "plain")).digest
-    heads = Options(activation="quick_gelu", vision_heads=config.vision.heads, text_heads=config.text.heads)
+    heads = Options(activation="quick_gelu", **cases.heads_of(config))
     for name in ("vit.pt", "vit.bin"):
         assert Checkpoint(convert(TORCH / name, tmp_path / name, heads)).digest == digest
 

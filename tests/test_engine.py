@@ -52,7 +52,8 @@ def test_a_kernel_set_overrides_what_it_has(registered: ModuleType, tiny_vit: Pa
     assert model.backend == "somebodys"
     (image,) = pictures(1)
     assert np.array_equal(model.embed_image(image), plain.embed_image(image))
-    assert len(registered.calls) == model.config.vision.layers
+    vision: Any = model.config.vision
+    assert len(registered.calls) == vision.layers
     registered.quick_gelu = ops.gelu  # type: ignore[attr-defined]
     wrong = AutoModel.from_pretrained(tiny_vit, backend="somebodys")
     assert not np.allclose(wrong.embed_image(image), plain.embed_image(image), rtol=1e-3)

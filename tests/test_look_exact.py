@@ -57,9 +57,10 @@ def float32_errors(single: CLIP, exact: CLIP, pixels: np.ndarray, ids: np.ndarra
     sums, passes = [], []
     for i in range(len(pixels if kind == "pixels" else ids)):
         item = pixels[i : i + 1] if kind == "pixels" else ids[i : i + 1]
+        argument: dict[str, Any] = {kind: item}
         encode = [m.encode_image if kind == "pixels" else m.encode_text for m in (exact, single)]
         right, found = (e(item)[0] for e in encode)
-        sums.append(rms_error(decompose(single, **{kind: item}).total(), right))
+        sums.append(rms_error(decompose(single, **argument).total(), right))
         passes.append(rms_error(found, right))
     return max(sums), max(passes)
 
@@ -121,11 +122,13 @@ def test_scores_are_the_same_by_either_way() -> None:
 
 def without_eps(x: np.ndarray, gain: np.ndarray, projection: np.ndarray) -> np.ndarray:
     scaled = gain[:, None] * projection
-    return (scaled - scaled.mean(axis=0)) / np.sqrt(x.var())
+    wrong: np.ndarray = (scaled - scaled.mean(axis=0)) / np.sqrt(x.var())
+    return wrong
 
 
 def with_the_mean(x: np.ndarray, gain: np.ndarray, projection: np.ndarray) -> np.ndarray:
-    return gain[:, None] * projection / np.sqrt(x.var() + 1e-5)
+    wrong: np.ndarray = gain[:, None] * projection / np.sqrt(x.var() + 1e-5)
+    return wrong
 
 
 RIGHT_HEADS, RIGHT_PARTS, RIGHT_ATTENTION = (

@@ -65,7 +65,7 @@ def test_rise_weighs_masks_by_what_is_seen_through_them(model: CLIP) -> None:
 
 def test_the_lens_ends_where_the_model_does(vit: CLIP) -> None:
     for given in ({"image": IMAGE}, {"text": "a red ring"}):
-        lens, scores = look.logit_lens(vit, TEXTS, **given), look.direct_effect(vit, TEXTS, **given)  # type: ignore[arg-type]
+        lens, scores = look.logit_lens(vit, TEXTS, **given), look.direct_effect(vit, TEXTS, **given)
         assert np.abs(lens.cosines[-1] - scores.cosines).max() < 1e-14
         layers = len(scores.parts["mlp"])
         assert lens.cosines.shape == (1 + layers, 2)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from clipref import CLIP, AutoModel
+from clipref import CLIP, AutoModel, files
 from clipref.cli import main
 from clipref.search import Index, StoreError, reading, vectors
 from clipref.weights_tools.shapes import world
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 def refuse(monkeypatch: pytest.MonkeyPatch, name: str, error: OSError) -> None:
     """Let a file be refused, as it is to users who may not read it; root may."""
-    before = reading.open_regular
+    before = files.open_regular
 
     def opened(path: Any) -> Any:
         if os.path.basename(path) == name:

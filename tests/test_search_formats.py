@@ -125,7 +125,7 @@ def tars(tmp_path: Path) -> Path:
     folder = tmp_path / "tars"
     folder.mkdir()
     for shard in range(3):
-        members = {}
+        members: dict[str, bytes] = {}
         for i in range(4):
             key = f"{shard}{i:08}"
             members |= {f"{key}.png": png(10 * shard + i), f"{key}.txt": b"a text", f"{key}.json": b"{}"}

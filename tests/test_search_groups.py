@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -185,7 +186,7 @@ def test_the_commands(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     classes = tmp_path / "classes"
     classes.write_text("a red circle\na blue star\n")
 
-    def run(*arguments: object) -> list[dict]:
+    def run(*arguments: object) -> list[dict[str, Any]]:
         assert main([str(argument) for argument in (*arguments, "--json")]) == 0
         return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipref import CLIP, AutoModel, InputError
+from clipref import CLIP, AutoModel, InputError, files
 from clipref.cli import main
 from clipref.search import Index, StoreError, Term, reading, scan, update
 from clipref.search.index import widened
@@ -56,7 +56,7 @@ def age(folder: Path, by: int = 0) -> None:
 def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Names of the files that an index reads."""
     names: list[str] = []
-    before = reading.open_regular
+    before = files.open_regular
 
     def counted(path: Any) -> Any:
         names.append(os.path.basename(path))
@@ -86,7 +86,8 @@ def test_only_what_is_new_or_changed_is_read(folder: Path, model: CLIP, opened: 
 
 
 def vector(index: Index, path: str) -> np.ndarray:
-    return index.vectors[index.paths.index(path)]
+    row: np.ndarray = index.vectors[index.paths.index(path)]
+    return row
 
 
 def test_vectors_are_those_of_the_model(folder: Path, model: CLIP) -> None:
@@ -172,7 +173,7 @@ def test_upright_is_the_default_and_recorded(folder: Path, model: CLIP) -> None:
 
 def test_a_search_is_exact(folder: Path, model: CLIP) -> None:
     (folder / "copy.png").write_bytes((folder / "1.png").read_bytes())
-    query = ["red cat", Term("dog", 0.5), Term("blue", -0.25), Term(image=folder / "2.png", weight=2)]
+    query: list[str | Term] = ["red cat", Term("dog", 0.5), Term("blue", -0.25), Term(image=folder / "2.png", weight=2)]
     with Index(folder, model) as index:
         index.update()
         texts = model.embed_text(["red cat", "dog", "blue"], normalize=True)
@@ -250,7 +251,7 @@ def test_wrong_questions_are_refused(folder: Path, model: CLIP) -> None:
             index.add(["../other.png"])
     for wrong in ({"text": "a", "weight": 0}, {"text": "a", "weight": float("nan")}, {}, {"text": "a", "image": "b"}):
         with pytest.raises(InputError):
-            Term(**wrong)  # type: ignore[arg-type]
+            Term(**wrong)
     with pytest.raises(InputError, match="is not a folder"):
         Index(folder / "none", model)
 
@@ -265,7 +266,7 @@ def test_a_folder_that_lost_all_its_pictures_keeps_its_index(folder: Path, model
 
 
 def test_an_interrupted_run_keeps_what_was_embedded(folder: Path, model: CLIP, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
+    calls: list[Any] = []
     before = update.embed_batch
 
     def interrupted(*arguments: Any) -> None:
@@ -361,7 +362,9 @@ def test_the_commands(folder: Path, model: CLIP, capsys: pytest.CaptureFixture[s
     ]
     assert run(*arguments, "--json") == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    expected = [(hit.path, pytest.approx(hit.score, abs=1e-6)) for hit in hits]  # texts' bits depend on the batch
+    expected: list[Any] = [
+        (hit.path, pytest.approx(hit.score, abs=1e-6)) for hit in hits
+    ]  # texts' bits depend on the batch
     assert [(line["path"], line["score"]) for line in lines] == expected
     assert list(lines[0])[:2] == ["path", "score"] and lines[0]["cosines"][2]["term"] == "dog"
     assert run(*arguments, "--csv") == 0

@@ -88,7 +88,7 @@ def test_a_lone_item_does_not_wait_and_one_with_others_on_their_way_does() -> No
             assert engine.batches == [[1]]
             second = asyncio.ensure_future(batcher.results([3]))
             await asyncio.sleep(0)
-        assert await asyncio.gather(first, second) == [[4], [6]]
+        assert list(await asyncio.gather(first, second)) == [[4], [6]]
         assert engine.batches == [[1], [2, 3]]
 
     run(scenario, patience=1e6)
@@ -111,7 +111,7 @@ def test_what_nobody_waits_for_is_dropped_before_it_is_computed() -> None:
         gone.cancel()
         await asyncio.gather(gone, return_exceptions=True)
         engine.free.set()
-        assert await asyncio.gather(first, stays) == [[0], [18]]
+        assert list(await asyncio.gather(first, stays)) == [[0], [18]]
         assert engine.batches == [[0], [9]] and observer.lost == 2
 
     run(scenario)

@@ -77,7 +77,8 @@ def test_keys_are_read_and_compared(tmp_path: Path) -> None:
     keys = Keys.from_file(tmp_path / "keys")
     for given in (("one",), (None, "two"), ("None", "", "null", "one"), ("one", "wrong")):
         keys.check(*given)
-    for given in ((), (None, "None"), ("wrong", "one"), ("on",), ("# first",), (5,)):
+    wrong: list[tuple[Any, ...]] = [(), (None, "None"), ("wrong", "one"), ("on",), ("# first",), (5,)]
+    for given in wrong:
         assert status(keys.check, *given) == 401
     Keys().check()
     assert bearer("Bearer x ") == "x" and bearer("Basic x") is None and bearer(None) is None

@@ -55,7 +55,8 @@ def check(engine: NumpyEngine, golden: Case, pixels: np.ndarray, ids: np.ndarray
 def test_no_two_axes_of_a_tiny_case_are_equally_long(name: str) -> None:
     config = cases.TINY[name]
     pixels, ids = cases.tiny_inputs(config)
-    vision, text, colours = config.vision, config.text, pixels.shape[1]
+    text, colours = config.text, pixels.shape[1]
+    vision: Any = config.vision
     width = vision.width * (32 if isinstance(vision, ResNetConfig) else 1)
     positions = vision.grid**2 + 1
     image = [len(pixels), positions, config.embed_dim, width, 3 * width, vision.heads, width // vision.heads]

@@ -26,7 +26,7 @@ def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_shapes_and_sums_inside_a_block(vit: Path) -> None:
     model = AutoModel.from_pretrained(vit, backend="reference", dtype="float64")
-    vision = model.config.vision
+    vision: Any = model.config.vision
     length, heads, channels = 1 + vision.grid**2, vision.heads, vision.width // vision.heads
     seen = model.trace(pixels=pixels(2, vision.resolution).astype(np.float64))
     inside = {name: seen[f"{BLOCK}.attn.{name}"] for name in ("q", "k", "v", "weights", "heads")}
@@ -51,7 +51,8 @@ def test_all_positions_after_the_last_block(name: str, tmp_path: Path) -> None:
     model = AutoModel.from_pretrained(folder, backend="reference", dtype="float64")
     images, ids = cases.tiny_inputs(model.config)
     seen = model.trace(pixels=images[:2].astype(np.float64), ids=ids[:1])
-    vision, text = model.config.vision, model.config.text
+    vision: Any = model.config.vision
+    text = model.config.text
     last = f"visual.transformer.resblocks.{vision.layers - 1}"
     assert seen["visual.transformer"].shape == (2, 1 + vision.grid**2, vision.width)
     assert rms_error(seen["visual.transformer"][:, :1], seen[last]) < 1e-13
@@ -164,7 +165,8 @@ def test_an_ablated_head_is_what_the_embedding_loses(tmp_path: Path) -> None:
         return heads
 
     found = model.trace(pixels=image, edit={f"{last}.attn.heads": without, f"{last}.mlp": whole[f"{last}.mlp"]})
-    channels = model.config.vision.width // 3
+    vision: Any = model.config.vision
+    channels = vision.width // 3
     written = whole[f"{last}.attn.heads"][:, 2] @ block["attn"]["out_proj"]["weight"][:, 2 * channels :].T
     expected = ops.layer_norm(whole[last][:, 0] - written[:, 0], **params["ln_post"]) @ params["proj"]
     assert rms_error(found["visual"], expected) < 1e-12
