@@ -22,6 +22,7 @@ def test_five_steps_are_saved_and_opened_again(name: str, tmp_path: Path, monkey
     import torch
 
     from clipref.weights_tools.scenes import train
+    from clipref.weights_tools.shapes.train import rendered
     from clipref.weights_tools.shapes.train import Trainee as Original
 
     class Trainee(Original):
@@ -47,7 +48,7 @@ def test_five_steps_are_saved_and_opened_again(name: str, tmp_path: Path, monkey
     trainee.ops.training = False
     model = AutoModel.from_pretrained(tmp_path / "model", backend="reference")
     scenes = [world.one_kind(0), world.two_kinds(0)]
-    pixels = train.rendered(scenes, recipe.vision.resolution).float()
+    pixels = rendered(scenes, recipe.vision.resolution).float()
     texts = ["a red circle", "a red circle left of a blue star"]
     with torch.no_grad():
         for tensor_name, tensor in trainee.tensors.items():

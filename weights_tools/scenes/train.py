@@ -15,8 +15,6 @@ import json
 import math
 import random
 import time
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -30,7 +28,8 @@ from clipref.config import ClipConfig, ResNetConfig, TextConfig, ViTConfig
 from clipref.preprocessing import preprocess
 from clipref.tokenizer import Tokenizer
 
-from ..shapes.train import EMBED_DIM, Trainee, contrast, learning_rates
+from ..folder import write_json
+from ..shapes.train import EMBED_DIM, Trainee, contrast, decaying_adam, learning_rates, rendered
 from ..shapes.vocabulary import learn_merges
 from . import captions, evaluate, world
 
@@ -54,19 +53,6 @@ RECIPES = {
     "vit": Recipe(ViTConfig(64, 8, 128, 4, 4, 512), steps=4500, learning_rate=1e-3),
     "resnet": Recipe(ResNetConfig(96, (1, 1, 1, 1), 12, 6), steps=3500, learning_rate=2e-3),
 }
-
-
-def render(scene: world.Scene, resolution: int) -> np.ndarray[Any, Any]:
-    """A scene's preprocessed pixels, of a picture whose size varies, as pictures' sizes do."""
-    size = (96, 128, 192)[scene.seed % 3]
-    return preprocess(scene.draw(size), resolution).astype(np.float16)
-
-
-def rendered(scenes: Sequence[world.Scene], resolution: int) -> Tensor:
-    """Pixels [N, 3, R, R] of many scenes, float16."""
-    with ProcessPoolExecutor() as pool:
-        images = list(pool.map(render, scenes, [resolution] * len(scenes), chunksize=100))
-    return torch.from_numpy(np.stack(images))
 
 
 class Heads:
@@ -131,13 +117,7 @@ def train(recipe: Recipe, folder: Path, seed: int = 0, stop_after: int | None = 
     progress = Progress(trainee)
     print(f"{len(pixels)} scenes drawn in {time.perf_counter() - started:.0f} s", flush=True)
 
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 0.1},
-            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-        ],
-        betas=(0.9, 0.98),
-    )
+    optimizer = decaying_adam(parameters)
     started = time.perf_counter()
     last = min(recipe.steps, stop_after or recipe.steps)
     for step, rate in enumerate(learning_rates(recipe.learning_rate, recipe.steps), start=1):
@@ -185,7 +165,7 @@ def train(recipe: Recipe, folder: Path, seed: int = 0, stop_after: int | None = 
         "torch": torch.__version__,
         "scores": score(folder),
     }
-    (folder / "provenance.json").write_text(json.dumps(provenance, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / "provenance.json", provenance)
     print(json.dumps(provenance["scores"]))
 
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -38,6 +38,9 @@ from ..folder import write_config, write_json
 from . import captions, world
 from .evaluate import HELD_OUT_SEEDS, SEARCH_SEEDS, held_out_accuracy, recall_at_1, training_scenes
 from .vocabulary import learn_merges
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Tensor: TypeAlias = torch.Tensor
 EMBED_DIM = 96
@@ -135,13 +138,22 @@ def initial(name: str, shape: tuple[int, ...]) -> Tensor:
     return value.requires_grad_()
 
 
-def render(scene: world.Scene, resolution: int) -> np.ndarray[Any, Any]:
+class Drawable(Protocol):
+    """As much of a scene as is drawn of it."""
+
+    @property
+    def seed(self) -> int: ...
+
+    def draw(self, size: int) -> Image: ...
+
+
+def render(scene: Drawable, resolution: int) -> np.ndarray[Any, Any]:
     """A scene's preprocessed pixels, of a picture whose size varies, as pictures' sizes do."""
     size = (96, 128, 192)[scene.seed % 3]
     return preprocess(scene.draw(size), resolution).astype(np.float16)
 
 
-def rendered(scenes: Sequence[world.Scene], resolution: int) -> Tensor:
+def rendered(scenes: Sequence[Drawable], resolution: int) -> Tensor:
     """Pixels [N, 3, R, R] of many scenes, float16."""
     with ProcessPoolExecutor() as pool:
         images = list(pool.map(render, scenes, [resolution] * len(scenes), chunksize=100))
@@ -152,6 +164,17 @@ def learning_rates(peak: float, steps: int) -> Iterator[float]:
     """A short warm-up, then half a cosine down to zero."""
     for step in range(steps):
         yield peak * min(1.0, (step + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
+
+
+def decaying_adam(parameters: Sequence[Tensor]) -> torch.optim.AdamW:
+    """AdamW, with weight decay for products and tables and none for gains and biases."""
+    return torch.optim.AdamW(
+        [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 0.1},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ],
+        betas=(0.9, 0.98),
+    )
 
 
 def indices(values: Sequence[Sequence[object]]) -> Tensor:
@@ -190,13 +213,7 @@ def train(recipe: Recipe, folder: Path, seed: int = 0) -> None:
     print(f"{len(pixels)} scenes drawn in {time.perf_counter() - started:.0f} s", flush=True)
     check = Progress(trainee)
 
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 0.1},
-            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-        ],
-        betas=(0.9, 0.98),
-    )
+    optimizer = decaying_adam(parameters)
     started = time.perf_counter()
     for step, rate in enumerate(learning_rates(recipe.learning_rate, recipe.steps), start=1):
         for group in optimizer.param_groups:
