@@ -22,8 +22,8 @@ def test_five_steps_are_saved_and_opened_again(name: str, tmp_path: Path, monkey
     import torch
 
     from clipref.weights_tools.scenes import train
-    from clipref.weights_tools.shapes.train import rendered
     from clipref.weights_tools.shapes.train import Trainee as Original
+    from clipref.weights_tools.shapes.train import rendered
 
     class Trainee(Original):
         def __init__(self, *arguments: object) -> None:
