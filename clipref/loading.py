@@ -148,12 +148,15 @@ class HiddenBar:
     def set_postfix(self, **_: object) -> None:
         """Show nothing."""
 
+    def clear(self) -> None:
+        """Nothing is there."""
 
-def progress_bar(total: int | None, shown: bool) -> Any:
+
+def progress_bar(total: int | None, shown: bool, unit: str = "image") -> Any:
     """A progress bar on standard error, or one that isn't shown."""
     if not shown:
         return HiddenBar()
     with no_fork:
         from tqdm import tqdm
 
-    return tqdm(total=total, unit="image")
+    return tqdm(total=total, unit=unit)

@@ -220,7 +220,7 @@ def test_a_search_sees_what_was_written_since(folder: Path, model: CLIP) -> None
 def test_dates_restrict(folder: Path, model: CLIP) -> None:
     for year in (2021, 2022, 2023):
         exif = Image.Exif()
-        exif.get_ifd(0x8769)[0x9003] = f"{year}:06:15 12:00:00"
+        exif[0x8769] = {0x9003: f"{year}:06:15 12:00:00"}
         world.scene(year).draw(64).save(folder / f"{year}.jpg", exif=exif)
     with Index(folder, model) as index:
         index.update()

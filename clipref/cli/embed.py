@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ImageError, InputError, TextError
+from ..loading import progress_bar
 from .common import add_model_arguments, open_model, print_json
 from .output import check_room, embeddings_file
 from .readable import LEFT_OUT, add_keep_going_argument, embed_readable, leave_out, problem_of
@@ -111,9 +112,7 @@ def embed_in_batches(
     model: CLIP, found: Found, texts: list[str], args: argparse.Namespace
 ) -> Iterator[tuple[list[str], Array]]:
     """Names and embeddings [n, E], a batch at a time; images that can't be read become failures of `found`."""
-    from tqdm import tqdm
-
-    with tqdm(total=len(found.images) + len(texts), unit="item", disable=not sys.stderr.isatty()) as bar:
+    with progress_bar(len(found.images) + len(texts), sys.stderr.isatty(), unit="item") as bar:
         step = BATCHES * args.batch_size
         for start in range(0, len(found.images), step):
             paths = found.images[start : start + step]
