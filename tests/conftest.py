@@ -24,11 +24,12 @@ def pytest_xdist_setupnodes() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One worker has the largest models, one after another, or two of them would need more memory than there is."""
+    """Mark what has the largest models, two of which would need more memory at once than there is."""
     for item in items:
         if any(name in item.nodeid for name in LARGEST):
-            item.add_marker(pytest.mark.xdist_group("largest models"))
+            item.add_marker(pytest.mark.largest)
 
 
 @pytest.fixture(scope="session", params=sorted(TINY))
