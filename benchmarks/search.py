@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -128,9 +129,7 @@ def opened(folder: Path, embed_dim: int, hot: bool) -> tuple[Any, np.ndarray]:
     query /= np.linalg.norm(query)
     index = Index(folder, hot=hot)
     index._model = Known(query)  # type: ignore[assignment]
-    import clipref.search.index as module
-
-    vars(module)["pixels_function"] = lambda model, upright: None
+    mock.patch("clipref.search.index.pixels_function", lambda model, upright: None).start()  # `Known` has no pixels
     return index, query
 
 
@@ -204,18 +203,16 @@ def second_run(count: int, folder: Path) -> None:
         os.utime(path, (1e9, 1e9))
     with Index(folder, model) as index:
         first = fastest(index.update, 1)
-        opened: list[Any] = []
-
-        def counted(path: Any) -> Any:
-            opened.append(path)
-            return open_regular(path)
-
-        vars(reading)["open_regular"] = counted
-        second = fastest(index.update, 1)
-        vars(reading)["open_regular"] = open_regular
+        with mock.patch.object(reading, "open_regular", side_effect=open_regular) as opened:
+            second = fastest(index.update, 1)
         listing = fastest(lambda: sum(len(files) for _, _, files in os.walk(folder)), 1)
         report(
-            what="second-run", files=len(index), first_s=first, second_s=second, opened=len(opened), os_walk_s=listing
+            what="second-run",
+            files=len(index),
+            first_s=first,
+            second_s=second,
+            opened=opened.call_count,
+            os_walk_s=listing,
         )
 
 
@@ -272,7 +269,7 @@ def first_run(count: int, folder: Path, model_name: str) -> None:
 
 
 def restart(count: int, folder: Path, model_name: str) -> None:
-    """What a run that was killed half way costs: the whole without and with one kill -9."""
+    """The time of an index that is made in one go, and of one whose run is killed half way and started again."""
     photographs(folder, count)
     program = "import sys; from clipref.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", program, "index", str(folder), "--model", model_name, "--index"]

@@ -1,4 +1,4 @@
-"""What serving costs: throughput of 16 clients against the model object, against one request at a time; latency; start.
+"""The server: throughput of 16 clients against the model object, against one request at a time; latency; start.
 
     python benchmarks/serving.py [--model clip/ViT-B-32] [--backend onnx] [--rounds 5] [--count 320] [--json FILE]
 

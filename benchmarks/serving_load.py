@@ -37,7 +37,7 @@ SECONDS = 60  # after which a request hangs
 
 
 class Ask(NamedTuple):
-    """What is sent, in parts with a pause between, and which answers are right; None is a connection that is closed."""
+    """A request: its parts, sent with pauses between, and the answers that are right; None is a closed connection."""
 
     name: str
     parts: list[bytes]
@@ -251,7 +251,7 @@ def main() -> int:
 
 
 def held_amounts(port: int) -> dict[str, float]:
-    """What the server says that requests still hold, once it is quiet."""
+    """Bytes, items and requests that the server says are still held, once it is quiet."""
     from urllib.request import urlopen
 
     held: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""What users do, timed from outside: short prompts, a matrix of labels and templates, a picture among labels, the first
+"""Users' tasks, timed from outside: short prompts, a matrix of labels and templates, a picture among labels, the first
 embedding of a process, its memory, and a folder of photographs.
 
     python benchmarks/tasks.py [prompts labels classify start memory photos] [--backend onnx] [--rounds 5] [--json FILE]

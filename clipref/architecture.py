@@ -1,4 +1,4 @@
-"""What the files of the towers share to say what a tower is, apart from its weights.
+"""The configuration of a tower, apart from its weights: what those of all kinds have in common.
 
 Each kind of tower is one file, with a configuration (a frozen dataclass of the classes below), the function that
 computes it, and a table `TOWERS` of the two; clipref/towers.py lists the files. Whatever others need to know of a kind

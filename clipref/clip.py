@@ -148,7 +148,7 @@ class CLIP:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """Of this model's vocabulary. Raises InputError where that isn't the one that the model was trained with."""
+        """The tokenizer of its vocabulary. Raises InputError where it isn't the one it was trained with."""
         text = self.config.text
         check_tokenizer(text)
         tokenizer: Tokenizer = self._tokenizer()

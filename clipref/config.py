@@ -192,7 +192,7 @@ def _build(cls: type[Any], data: dict[str, Any], where: str) -> Any:
 
 
 def _json_type(hint: Any) -> type:
-    """What JSON has for a field's type: a tuple is a list, one of several words a str, a value or None the value."""
+    """The type in JSON of a field's: a tuple is a list, one of several words a str, a value or None the value."""
     origin = get_origin(hint)
     if origin is UnionType:
         return _json_type(get_args(hint)[0])

@@ -31,7 +31,8 @@ MINI = {
 
 def heads_of(config: ClipConfig) -> dict[str, Any]:
     """What `Options` wants to be told of a width that OpenAI's models haven't got."""
-    vision: Any = config.vision
+    vision = config.vision
+    assert isinstance(vision, ViTConfig | ResNetConfig)
     return {"vision_heads": vision.heads, "text_heads": config.text.heads}
 
 

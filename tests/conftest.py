@@ -2,7 +2,9 @@
 
 import dataclasses
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -13,6 +15,9 @@ from clipref.weights_tools import synthetic
 
 from . import cases
 from .engine_questions import TINY_VIT, questions
+
+if TYPE_CHECKING:
+    from .live_server import Live
 
 TINY = {"vit": cases.TINY["vit-a"], "resnet": cases.TINY["rn-a"]}
 LARGEST = ("clip/RN50x16", "clip/RN50x64", "clip/ViT-L-14", "the_largest_published")
@@ -56,6 +61,15 @@ def trained_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained_resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny ResNet whose weights are like trained ones."""
     return synthetic.write(tmp_path_factory.mktemp("rn") / "checkpoint", cases.TINY["rn-b"], 5, "trained")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator["Live"]:
+    """A live server of an embedded model, computed by the reference; needs the extra `server`."""
+    from .live_server import live
+
+    with live("--model", "clipref/shapes-vit", "--backend", "reference") as running:
+        yield running
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 
 from clipref import CLIP, AutoModel, BackendError, ops
 from clipref import backends as engines
-from clipref.config import text_shapes, visual_shapes
+from clipref.config import ViTConfig, text_shapes, visual_shapes
 from clipref.engine import ReferenceEngine, TowerEngine, checkpoint_params
 from clipref.weights import Checkpoint
 
@@ -52,7 +52,8 @@ def test_a_kernel_set_overrides_what_it_has(registered: ModuleType, tiny_vit: Pa
     assert model.backend == "somebodys"
     (image,) = pictures(1)
     assert np.array_equal(model.embed_image(image), plain.embed_image(image))
-    vision: Any = model.config.vision
+    vision = model.config.vision
+    assert isinstance(vision, ViTConfig)
     assert len(registered.calls) == vision.layers
     registered.quick_gelu = ops.gelu  # type: ignore[attr-defined]
     wrong = AutoModel.from_pretrained(tiny_vit, backend="somebodys")

@@ -199,7 +199,8 @@ def test_a_text_tower_without_projection_gives_its_pooled_output(layout: str, wh
 def test_an_image_tower_without_projection_gives_its_pooled_output(layout: str, whole: Path, tmp_path: Path) -> None:
     model = opened(put(tmp_path / "image", POOLED_IMAGE[layout](whole)))
     pooled = opened(whole).trace(image=pictures(1)[0])["visual.ln_post"]
-    vision: Any = CONFIG.vision
+    vision = CONFIG.vision
+    assert isinstance(vision, ViTConfig)
     assert model.config.embed_dim == vision.width == pooled.shape[1]
     assert np.array_equal(model.embed_image(pictures(1)[0]), pooled)
 

@@ -107,6 +107,12 @@ def _is_true(caption: captions.Caption, scene: world.Scene) -> bool:
     return any(all(map(fits, caption.mentions, way)) for way in ways)
 
 
+def test_two_things_are_not_one() -> None:
+    nothing = (None,) * len(world.KIND)
+    caption = captions.Caption("a shape and a shape", (nothing, nothing), None)
+    assert caption.is_true_of(world.two_kinds(0)) and not caption.is_true_of(world.one_kind(0))
+
+
 def test_binding_captions_tell_the_variants_apart() -> None:
     assert captions.binding_captions(world.two_kinds(4)) == (
         "a brown ring left of a yellow circle",

@@ -5,7 +5,6 @@ openai and chromadb are installed for this by `.ci/run slow`; inference_sdk, whi
 
 import asyncio
 import base64
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import pytest
 
 from clipref import AutoModel
 
-from .live_server import Live, live, picture
+from .live_server import Live, picture
 from .tolerances import cosines
 
 pytestmark = [pytest.mark.extra, pytest.mark.filterwarnings("ignore")]
@@ -22,12 +21,6 @@ pytestmark = [pytest.mark.extra, pytest.mark.filterwarnings("ignore")]
 MODEL = "clipref/shapes-vit"
 TEXTS = ["a red circle", "two small blue stars", "a green ring"]
 PICTURES = [picture(0), picture(1, (40, 90)), picture(2, (120, 61))]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Live]:
-    with live("--model", MODEL, "--backend", "reference") as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import base64
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,12 +18,6 @@ PICTURES = [picture(0), picture(1, (40, 90))]
 TEXTS = ["a red circle", "two small blue stars"]
 URIS = ["data:image/png;base64," + base64.b64encode(data).decode() for data in PICTURES]
 LONG = "a red circle and " * 40
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Live]:
-    with live("--model", MODEL, "--backend", "reference") as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

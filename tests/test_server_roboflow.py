@@ -3,7 +3,6 @@
 import base64
 import io
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,6 @@ pytestmark = pytest.mark.extra
 MODEL = "clipref/shapes-vit"
 PICTURES = [picture(0), picture(1, (40, 90)), picture(2, (120, 61), "JPEG")]  # of different sizes
 TEXTS = ["a red circle", "two small blue stars", "a green ring"]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Live]:
-    with live("--model", MODEL, "--backend", "reference") as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,8 @@ def test_no_two_axes_of_a_tiny_case_are_equally_long(name: str) -> None:
     config = cases.TINY[name]
     pixels, ids = cases.tiny_inputs(config)
     text, colours = config.text, pixels.shape[1]
-    vision: Any = config.vision
+    vision = config.vision
+    assert isinstance(vision, ViTConfig | ResNetConfig)
     width = vision.width * (32 if isinstance(vision, ResNetConfig) else 1)
     positions = vision.grid**2 + 1
     image = [len(pixels), positions, config.embed_dim, width, 3 * width, vision.heads, width // vision.heads]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from clipref import AutoModel, BackendError, InputError, TextError, ops
+from clipref.config import ViTConfig
 from clipref.numerics import rms_error
 from clipref.weights_tools import synthetic
 
@@ -26,7 +27,8 @@ def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_shapes_and_sums_inside_a_block(vit: Path) -> None:
     model = AutoModel.from_pretrained(vit, backend="reference", dtype="float64")
-    vision: Any = model.config.vision
+    vision = model.config.vision
+    assert isinstance(vision, ViTConfig)
     length, heads, channels = 1 + vision.grid**2, vision.heads, vision.width // vision.heads
     seen = model.trace(pixels=pixels(2, vision.resolution).astype(np.float64))
     inside = {name: seen[f"{BLOCK}.attn.{name}"] for name in ("q", "k", "v", "weights", "heads")}
@@ -51,7 +53,8 @@ def test_all_positions_after_the_last_block(name: str, tmp_path: Path) -> None:
     model = AutoModel.from_pretrained(folder, backend="reference", dtype="float64")
     images, ids = cases.tiny_inputs(model.config)
     seen = model.trace(pixels=images[:2].astype(np.float64), ids=ids[:1])
-    vision: Any = model.config.vision
+    vision = model.config.vision
+    assert isinstance(vision, ViTConfig)
     text = model.config.text
     last = f"visual.transformer.resblocks.{vision.layers - 1}"
     assert seen["visual.transformer"].shape == (2, 1 + vision.grid**2, vision.width)
@@ -165,7 +168,8 @@ def test_an_ablated_head_is_what_the_embedding_loses(tmp_path: Path) -> None:
         return heads
 
     found = model.trace(pixels=image, edit={f"{last}.attn.heads": without, f"{last}.mlp": whole[f"{last}.mlp"]})
-    vision: Any = model.config.vision
+    vision = model.config.vision
+    assert isinstance(vision, ViTConfig)
     channels = vision.width // 3
     written = whole[f"{last}.attn.heads"][:, 2] @ block["attn"]["out_proj"]["weight"][:, 2 * channels :].T
     expected = ops.layer_norm(whole[last][:, 0] - written[:, 0], **params["ln_post"]) @ params["proj"]

@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ..cli.pages import html_page
+from ..cli.streams import printable
 from ..ops import softmax
 from .drawing import bars_table, data_address, heads_table, map_figure, numbers_table, said, signed, wide
 from .report import ImageReport, TextReport, coarse, head_table, layer_rows, sum_error
@@ -48,7 +50,7 @@ def image_page(report: ImageReport, name: str, model: str) -> str:
         _section("Which layer and head", _image_layers(report)),
         _section("What the tokenizer made of each text, and which word counts", _image_words(report)),
     ]
-    picture = f"<style>:root {{ --picture: url({data_address(report.picture)}) }}</style>"
+    picture = f":root {{ --picture: url({data_address(report.picture)}) }}"
     return _page(f"{name}: what the model sees", picture, _head(report, name, model), sections)
 
 
@@ -74,12 +76,8 @@ def text_page(report: TextReport, model: str) -> str:
 
 
 def _page(title: str, extra: str, head: str, sections: Sequence[str]) -> str:
-    style = _STYLE.read_text(encoding="utf-8")
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{said(title)}</title>\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{style}</style>{extra}</head>\n'
-        f"<body><main>\n<header>{head}</header>\n{''.join(sections)}</main></body></html>\n"
-    )
+    style = _STYLE.read_text(encoding="utf-8") + extra
+    return html_page(printable(title), style, f"<main>\n<header>{head}</header>\n{''.join(sections)}</main>\n")
 
 
 def _section(title: str, body: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..cli.pages import html_page
 from ..cli.texts import name_of
 from ..errors import ImageError
 from ..preprocessing import open_image
@@ -38,17 +39,13 @@ class Section(NamedTuple):
 
 def page(title: str, sections: Sequence[Section], folder: Path, upright: bool = True) -> str:
     """The page, with the pictures of the folder as small copies in it. One that can't be read shows why."""
-    parts = [
-        "<!doctype html>",
-        '<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">',
-        f"<title>{escaped(title)}</title><style>{STYLE}</style><h1>{escaped(title)}</h1>",
-    ]
+    parts = [f"<h1>{escaped(title)}</h1>"]
     for section in sections:
         if section.title:
             parts.append(f"<h2>{escaped(section.title)}</h2>")
         figures = (figure(folder, path, caption, upright) for path, caption in section.pictures)
         parts += ["<section>", *figures, "</section>"]
-    return "\n".join([*parts, "</html>"]) + "\n"
+    return html_page(name_of(title), STYLE, "\n".join(parts) + "\n")
 
 
 def figure(folder: Path, path: str, caption: str, upright: bool) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from clipref import __version__
+from clipref.cli.pages import html_page
 from clipref.config import OPENAI_MEAN, OPENAI_STD
 
 from ..grading.verdicts import MARGIN, Picture, Report, Result
@@ -29,12 +30,7 @@ def as_html(report: Report) -> str:
     """The page, style and pictures inside."""
     parts = [_head(report), _diagnoses(report), _levels(report), _growth(report), _pixels(report), _cases(report)]
     style = _STYLE.read_text(encoding="utf-8")
-    title = f"{report.engine}: CLIP conformance"
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{style}</style></head>\n'
-        f"<body><main>\n{''.join(parts)}</main></body></html>\n"
-    )
+    return html_page(f"{report.engine}: CLIP conformance", style, f"<main>\n{''.join(parts)}</main>")
 
 
 def _head(report: Report) -> str:

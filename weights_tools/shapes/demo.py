@@ -17,6 +17,7 @@ from typing import Any
 from clipref import AutoModel
 from clipref.cli.common import add_json_argument, print_json, print_table
 from clipref.cli.output import text_file
+from clipref.cli.pages import html_page
 from clipref.cli.texts import name_of
 from clipref.errors import InputError
 
@@ -160,16 +161,7 @@ def page(found: dict[str, Any], scenes: list[world.Scene]) -> str:
     """The HTML page: no scripts, and nothing that is elsewhere."""
     cards = "\n".join(card(item, scenes[item["scene"]]) for item in found["classified"])
     rows = "\n".join(row(search, scenes) for search in found["searches"])
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>clipref demo</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<header>
+    body = f"""<header>
 <h1>clipref demo</h1>
 <p>{html.escape(headline(found))}</p>
 </header>
@@ -181,9 +173,8 @@ def page(found: dict[str, Any], scenes: list[world.Scene]) -> str:
 <h2>Found by text</h2>
 <p>The nearest of {found["gallery"]} scenes, with their cosines. A dashed frame: the text is not true of the scene.</p>
 {rows}
-</body>
-</html>
 """
+    return html_page("clipref demo", STYLE, body)
 
 
 def card(item: dict[str, Any], scene: world.Scene) -> str:
