@@ -13,6 +13,8 @@ from importlib import import_module
 from pkgutil import extend_path
 from typing import TYPE_CHECKING, Any
 
+from .lazy import no_fork as _no_fork
+
 # kernels and weights_tools lie beside this folder in a checkout and inside it once installed: when Python is started
 # in a checkout, this path finds those that an ordinary (not editable) installation has put into site-packages.
 __path__ = extend_path(__path__, __name__)
@@ -55,7 +57,8 @@ __all__ = [*_HOME, "__version__"]
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    with _no_fork:
+        value = getattr(import_module(f".{_HOME[name]}", __name__), name)
     globals()[name] = value
     return value
 

@@ -29,6 +29,7 @@ from .arguments import shown
 from .config import ClipConfig
 from .engine import Engine, NumpyEngine, ReferenceEngine
 from .errors import BackendError
+from .lazy import no_fork
 from .peers import backend_advice, option_advice
 from .transformer import Ops
 from .weights import Checkpoint, DType
@@ -114,14 +115,15 @@ def load(name: str) -> Any:
     entry = known[name]
     if entry is None:
         return None
-    try:
-        kernels = entry.load()
-    except ImportError as error:
-        raise BackendError(f"Backend {name!r} can't run here: {error}. Install what it needs.") from error
-    if hasattr(kernels, "available"):
-        kernels.available()
-    if not hasattr(kernels, "engine"):
-        _check_operations(name, operations(kernels))
+    with no_fork:  # modules import what they need, some of them in these functions
+        try:
+            kernels = entry.load()
+        except ImportError as error:
+            raise BackendError(f"Backend {name!r} can't run here: {error}. Install what it needs.") from error
+        if hasattr(kernels, "available"):
+            kernels.available()
+        if not hasattr(kernels, "engine"):
+            _check_operations(name, operations(kernels))
     return kernels
 
 
@@ -233,7 +235,8 @@ def fastest(precision: str, kind: Kind, dtype: str, options: Collection[str] = (
     reasons: dict[str, str] = {}
     for name, entry in backends().items():
         try:
-            kernels = known[name] = None if entry is None else entry.load()
+            with no_fork:
+                kernels = known[name] = None if entry is None else entry.load()
         except Exception as error:  # whatever somebody's module raises; who names the backend sees it
             reasons[name] = f"can't be imported ({type(error).__name__}: {error})"
             continue

@@ -6,6 +6,7 @@ text pays for no more. From OpenAI's clip/simple_tokenizer.py, basic_clean and w
 
 from __future__ import annotations
 
+import codecs
 import html
 import re
 from collections.abc import Iterator
@@ -36,13 +37,11 @@ def cleaned_lines(text: str) -> Iterator[str]:
 
     Raises TextError for a text that is too long, before or after, or whose HTML escapes are nested too deeply.
     """
-    with no_fork:
-        import ftfy
-
+    ftfy = libraries()[0]
     if len(text) > MAX_LENGTH:
         raise TextError(f"a text of {len(text)} characters; at most {MAX_LENGTH} are taken. Shorten it.")
     passes, length, start = _Passes(), 0, 0
-    config = ftfy.TextFixerConfig(explain=False, remove_control_chars=passes)  # type: ignore[arg-type]
+    config = ftfy.TextFixerConfig(explain=False, remove_control_chars=passes)
     while start < len(text):
         end = text.find("\n", start) + 1 or len(text)
         line, start = text[start:end], end
@@ -81,9 +80,17 @@ def _unescape_html(text: str) -> str:
 
 
 @cache
-def _space() -> Any:
-    """White space, which the module `regex` sees more of than `re`."""
+def libraries() -> tuple[Any, Any]:
+    """The modules `ftfy` and `regex`, so that no later call imports anything while a fork may happen."""
     with no_fork:
+        import ftfy
         import regex
 
-    return regex.compile(r"\s+")
+        codecs.lookup("utf-8-variants")  # which ftfy imports for the first text that it repairs by it
+    return ftfy, regex
+
+
+@cache
+def _space() -> Any:
+    """White space, which the module `regex` sees more of than `re`."""
+    return libraries()[1].compile(r"\s+")

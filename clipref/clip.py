@@ -28,7 +28,7 @@ from .directions import Kind, checked_embeddings, directions
 from .engine import ReferenceEngine, checked_pixels
 from .errors import ImageError, InputError
 from .lazy import available_threads, once
-from .loading import AN_IMAGE_OR_SEVERAL, preprocessed_batches, preprocessor, with_gaps
+from .loading import AN_IMAGE_OR_SEVERAL, import_libraries, preprocessed_batches, preprocessor, with_gaps
 from .memory import Memory
 from .similarity import cosines, finished, nearest
 from .texts import check_tokenizer, checked_ids, embeddings_of, rows_of
@@ -71,13 +71,12 @@ class CLIP:
         **options: Any,
     ) -> None:
         if not isinstance(checkpoint, Checkpoint):
-            raise InputError(
-                f"checkpoint is {shown(checkpoint)}; AutoModel.from_pretrained opens models by their name."
-            )
+            raise InputError(f"checkpoint is {shown(checkpoint)}; AutoModel.from_pretrained opens models by name.")
         if max_pixels is not None:
             check_count("max_pixels", max_pixels)
         checkpoint.check_small_tensors()
         self.config = checkpoint.config
+        import_libraries(self.config)
         self.dtype: DType = dtype
         self.max_pixels = max_pixels
         self.logit_scale = checkpoint.logit_scale

@@ -20,6 +20,7 @@ from .config import PUBLISHED, Activation, ClipConfig
 from .digests import checked_digest, read_provenance, recorded_digest, refuse_other
 from .errors import InputError, ModelNotFound, WeightsError
 from .files import home as home
+from .lazy import no_fork
 from .published import MODELS
 from .weights import SafetensorsFile
 
@@ -188,7 +189,8 @@ def pinned_digest(path: Path) -> str | None:
 
 
 def _fetch() -> Callable[..., tuple[Path, ClipConfig]]:
-    for entry in entry_points(group=GROUP, name="fetch"):
-        fetch: Callable[..., tuple[Path, ClipConfig]] = entry.load()
-        return fetch
+    with no_fork:
+        for entry in entry_points(group=GROUP, name="fetch"):
+            fetch: Callable[..., tuple[Path, ClipConfig]] = entry.load()
+            return fetch
     raise ModelNotFound("This installation can't open checkpoints; install the package anew, whole.")

@@ -2,12 +2,12 @@
 
 No lock is held here while a user's file is read, but the one of that very file. A child of a fork has none of its
 parent's other threads, so a lock that one of them held would never be released in it: a fork waits for the short
-stretches under `_guard`, and the child forgets the turns and the room that those threads had.
+stretches under `_guard`, which are all within `no_fork`, and the child forgets the turns and the room that those
+threads had.
 """
 
 from __future__ import annotations
 
-import logging  # imported before the hooks below are set, see there
 import os
 import re
 import threading
@@ -17,7 +17,9 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-# Held for moments: while Pillow is imported, or a number below is changed. Never while a file is read or decoded.
+from .lazy import no_fork
+
+# Held for moments, while a number below is changed, and only within `no_fork`. Never while a file is read or decoded.
 _guard = threading.RLock()
 
 # Locks of the objects that are worked with, by id, and how many threads hold each or wait for it.
@@ -31,7 +33,7 @@ DECODING_BYTES = 2**30
 
 def pillow() -> ModuleType:
     """`PIL.Image` with all of its formats imported, so that no later call imports anything while a fork may happen."""
-    with _guard:
+    with no_fork:
         from PIL import Image
 
         Image.init()
@@ -41,14 +43,14 @@ def pillow() -> ModuleType:
 @contextmanager
 def turn(thing: object) -> Iterator[None]:
     """A turn at one object, one thread at a time: two would read each other's part of a file."""
-    with _guard:
+    with no_fork, _guard:
         lock, users = _turns.setdefault(id(thing), (threading.RLock(), []))
         users.append(None)
     try:
         with lock:
             yield
     finally:
-        with _guard:
+        with no_fork, _guard:
             users.pop()
             if not users:
                 _turns.pop(id(thing), None)
@@ -62,14 +64,14 @@ def pillow_silenced() -> Iterator[None]:
     is inside; `warnings.catch_warnings` would need a lock around all of the work, or lose what other threads set.
     """
     global _silent
-    with _guard:
+    with no_fork, _guard:
         _silent += 1
         if _FILTER not in warnings.filters:
             warnings.filterwarnings("ignore", module=_FILTER[3].pattern)
     try:
         yield
     finally:
-        with _guard:
+        with no_fork, _guard:
             _silent -= 1
             _restore_warnings()
 
@@ -116,11 +118,7 @@ def _after_fork_in_child() -> None:
     _silent = 0
     _restore_warnings()
     _room = Room(DECODING_BYTES)
-    _guard.release()
 
 
-# Hooks run in the reverse order of their registration. A thread under `_guard` may want logging's lock, as Pillow's
-# modules do when they are imported, so a fork has to take `_guard` first: logging's own hook must be there before.
-assert logging
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_guard.acquire, after_in_parent=_guard.release, after_in_child=_after_fork_in_child)
+    os.register_at_fork(after_in_child=_after_fork_in_child)

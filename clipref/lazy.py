@@ -2,11 +2,16 @@
 
 A forked child has one thread, and a copy of every lock as it was: a lock that another thread held stays held for ever.
 Locks that are made here belong to one process, so a child begins with free ones, and makes again what was half made.
+What a model needs is imported when it is opened (loading.import_libraries), so that a child of whoever has one open
+imports nothing. Not promised to a child: modules that a thread of the user's own was importing before any model had
+them, and progress bars while a thread of the parent showed one, because tqdm has locks of its own.
 The threads that a process may use are counted here too.
 """
 
 from __future__ import annotations
 
+import concurrent.futures.thread  # imported before the hooks below are set, see there
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -65,6 +70,10 @@ class NoFork:
 
 no_fork = NoFork()
 
+# Hooks before a fork run in the reverse order of their registration, and those of logging and of thread pools take
+# locks. A thread inside of `no_fork` may want these locks, as modules do that ask for a logger when they are imported,
+# so a fork has to wait for that thread first: the modules' own hooks must be there before.
+assert logging and concurrent.futures.thread
 if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(
         before=no_fork.before_fork,

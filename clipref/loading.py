@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .arguments import check_choice, elements, length
-from .config import ClipConfig
+from .cleaning import libraries
+from .config import ClipConfig, NoTower
 from .errors import ImageError, numbered
+from .image_locks import pillow
 from .lazy import no_fork
 from .preprocessing import preprocess
 
@@ -23,6 +25,18 @@ Array: TypeAlias = NDArray[Any]
 T = TypeVar("T")
 
 AN_IMAGE_OR_SEVERAL = "expected an image, or a list of images"
+
+
+def import_libraries(config: ClipConfig) -> None:
+    """Import what makes inputs of images and texts, for the towers that a model has.
+
+    When a model is opened, so that it has nothing left to import. Python's lock of a module stays held in a child that
+    is forked while a thread imports it, the user's own threads too, which `no_fork` knows nothing of.
+    """
+    if not isinstance(config.vision, NoTower):
+        pillow()
+    if not isinstance(config.text, NoTower):
+        libraries()
 
 
 def preprocessor(config: ClipConfig, input_color_format: str | None, max_pixels: int | None) -> Callable[[Any], Array]:

@@ -23,9 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .arguments import elements, is_count, is_true, listed_texts, shown
-from .cleaning import cleaned_lines
+from .cleaning import cleaned_lines, libraries
 from .errors import InputError, TextError, numbered
-from .lazy import no_fork
 from .vocabulary import DEFAULT_MERGES, END, SPECIALS, START, WORDS, Merges, byte_symbols, read_vocabulary, symbols_of
 
 # The longest context: no array of ids takes more than 400 KB a text.
@@ -41,9 +40,7 @@ MAX_COUNTED = 10_000
 
 @cache
 def _words() -> Any:
-    with no_fork:
-        import regex
-
+    regex = libraries()[1]
     return regex.compile(SPECIALS + WORDS, regex.IGNORECASE)
 
 

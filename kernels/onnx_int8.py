@@ -28,7 +28,7 @@ from clipref.backends import Traits
 from clipref.config import ClipConfig, PreprocessConfig, TextConfig
 from clipref.engine import checked_pixels
 from clipref.errors import InputError
-from clipref.lazy import available_threads, once
+from clipref.lazy import available_threads, no_fork, once
 from clipref.transformer import Tap
 from clipref.weights import Checkpoint, DType
 
@@ -256,6 +256,9 @@ def engine(
     like those that will be embedded, instead of made ones; it matters to ResNets. Raises BackendError as `onnx` does,
     and InputError if `calibration` is something else.
     """
+    with no_fork:
+        import numpy.random  # noqa: F401  (which calibration asks for, and numpy imports only then)
+
     check_options("onnx-int8", dtype, threads, spinning=spinning, arena=arena)
     settings = Settings(threads or available_threads(), spinning=spinning, arena=arena)
     config = checkpoint.config

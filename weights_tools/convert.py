@@ -26,6 +26,7 @@ from clipref.config import PUBLISHED, NoTower, Shape, tensor_shapes
 from clipref.digests import PROVENANCE_NAME, digest_record, model_digest, refuse_other, tensor_digest
 from clipref.errors import InputError, WeightsError
 from clipref.hub import present
+from clipref.lazy import no_fork
 from clipref.vocabulary import DEFAULT_MERGES, read_vocabulary, symbols_of, write_vocabulary
 from clipref.weights import FLOATS, check_tensors, ignored, read_config
 
@@ -165,7 +166,8 @@ def _bar(recipes: Mapping[str, Recipe], progress: bool) -> Iterator[tuple[str, R
     if not progress:
         yield from recipes.items()
         return
-    from tqdm import tqdm
+    with no_fork:
+        from tqdm import tqdm
 
     total = sum(part_bytes(recipe) for recipe in recipes.values())
     with tqdm(total=total, unit="B", unit_scale=True, desc="converting") as bar:

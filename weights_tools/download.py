@@ -25,6 +25,7 @@ from clipref.digests import checked_digest
 from clipref.errors import ClipError, InputError, ModelNotFound, WeightsError
 from clipref.files import remove_abandoned
 from clipref.hub import HUB_PREFIX, REPOSITORIES, check_weights, find, folder_of, home, is_of_hub, unknown
+from clipref.lazy import no_fork
 from clipref.published import MODELS
 from clipref.weights import read_config
 
@@ -136,7 +137,8 @@ def _convert(source: Source, folder: Path, origin: dict[str, Any], digest: str |
 
 def _snapshot(name: str, repository: str, revision: str | None) -> Path:
     """The folder of the hub's cache that has a repository's config, weights and merges, downloaded if need be."""
-    from huggingface_hub import HfApi, snapshot_download
+    with no_fork:
+        from huggingface_hub import HfApi, snapshot_download
 
     try:
         # One request, not tried again: whether there is a network, and the repository.
@@ -163,7 +165,8 @@ def _downloaded_file(repository: str, name: str, revision: str | None) -> Path:
 
     huggingface_hub does so itself since its version 1.24; older ones go on where they were when they are called again.
     """
-    from huggingface_hub import hf_hub_download
+    with no_fork:
+        from huggingface_hub import hf_hub_download
 
     for _ in range(MAX_ATTEMPTS - 1):
         with suppress(Exception):  # whatever the HTTP library of this version raises; the last attempt's is told

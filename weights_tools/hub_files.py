@@ -17,6 +17,7 @@ from typing import Any
 
 from clipref.errors import WeightsError
 from clipref.files import read_bytes
+from clipref.lazy import no_fork
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _WEIGHTS = (".safetensors", ".bin", ".pt")
@@ -24,7 +25,8 @@ _WEIGHTS = (".safetensors", ".bin", ".pt")
 
 def origin_of(repository: str, snapshot: Path) -> dict[str, Any]:
     """The origin of a snapshot, as provenance.json says it."""
-    from huggingface_hub import constants
+    with no_fork:
+        from huggingface_hub import constants
 
     return {"repository": repository, "revision": snapshot.name, "endpoint": constants.ENDPOINT}
 
@@ -74,7 +76,8 @@ def _named_by_metadata(folder: Path, name: str) -> str | None:
 
 
 def _named_by_hub(repository: str, name: str, revision: str) -> str | None:
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    with no_fork:
+        from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     try:
         etag = get_hf_file_metadata(hf_hub_url(repository, name, revision=revision)).etag
