@@ -21,7 +21,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,15 @@ HEX = re.compile(r"[0-9a-f]{64}")
 def tensor_digest(value: NDArray[Any]) -> str:
     """sha256 of a tensor's bytes as safetensors stores them: little-endian, row by row."""
     return hashlib.sha256(np.ascontiguousarray(value).data).hexdigest()
+
+
+def part_digest(file: BinaryIO, begin: int, end: int) -> str:
+    """sha256 of part of a file, read in blocks."""
+    total = hashlib.sha256()
+    file.seek(begin)
+    for start in range(begin, end, 2**20):
+        total.update(file.read(min(2**20, end - start)))
+    return total.hexdigest()
 
 
 def model_digest(tensors: Mapping[str, tuple[str, tuple[int, ...], str]]) -> str:

@@ -91,6 +91,15 @@ def stand_in(start: bytes) -> str | None:
     return None
 
 
+def no_weights(start: bytes) -> str | None:
+    """A name for what a file is instead of weights, told from its first bytes; None where it may have some."""
+    if other := stand_in(start):
+        return other
+    if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start[:64]):  # a header's length is never text
+        return f"it is text ({start[:40].decode()!r})"
+    return None
+
+
 def text_lines(data: bytes) -> list[str]:
     r"""The lines of a text in UTF-8, without a byte-order mark. Raises UnicodeDecodeError.
 

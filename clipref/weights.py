@@ -18,18 +18,18 @@ import mmap
 import os
 import re
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .config import ClipConfig, Shape, tensor_shapes, text_shapes, visual_shapes
-from .digests import model_digest, read_provenance, recorded_digest, remember_digest, remembered_digest
+from .digests import model_digest, part_digest, read_provenance, recorded_digest, remember_digest, remembered_digest
 from .errors import ConfigError, ModelNotFound, WeightsError
-from .files import open_regular, parse_json, read_bytes, stand_in
+from .files import no_weights, open_regular, parse_json, read_bytes
 from .lazy import no_fork
 
 DType: TypeAlias = Literal["float32", "float64"]
@@ -74,24 +74,6 @@ def ignored(name: str) -> bool:
     return _IGNORED.fullmatch(name) is not None
 
 
-def _digest_of(file: BinaryIO, begin: int, end: int) -> str:
-    """sha256 of part of a file, read in blocks."""
-    total = hashlib.sha256()
-    file.seek(begin)
-    for start in range(begin, end, 2**20):
-        total.update(file.read(min(2**20, end - start)))
-    return total.hexdigest()
-
-
-def no_weights(start: bytes) -> str | None:
-    """A name for what a file is instead of weights, told from its first bytes; None where it may have some."""
-    if other := stand_in(start):
-        return other
-    if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start[:64]):  # a header's length is never text
-        return f"it is text ({start[:40].decode()!r})"
-    return None
-
-
 class SafetensorsFile:
     """The tensors of one memory-mapped safetensors file, by name. Raises WeightsError if the file is damaged."""
 
@@ -115,7 +97,7 @@ class SafetensorsFile:
             # The library proves that the header is sound and that offsets tile the file, so below they can be trusted.
             with safe_open(self.path, framework="numpy"):
                 pass
-            self.check_unchanged()  # so that what the library has read is what is mapped
+            self._check_path()  # so that what the library has read is what is mapped
             self._map = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ)
             self._bytes = np.frombuffer(self._map, np.uint8)
         except (SafetensorError, OSError, ValueError) as error:
@@ -143,6 +125,10 @@ class SafetensorsFile:
 
         For whoever reads by the path: the tensors' places, and the other tower's weights, are those of the file opened.
         """
+        self._check_path()
+        self._check_not_written_to()
+
+    def _check_path(self) -> None:
         try:
             found = os.stat(self.path)
         except OSError as error:
@@ -159,8 +145,12 @@ class SafetensorsFile:
 
         For whoever computes with its weights, which are views of the mapped file, or copies of what it had. A file that
         was renamed, removed or replaced by another is the same to those who have it open, and no error. What can't be
-        promised: a file that is cut short in the middle of a computation ends the process (SIGBUS), and a change that
-        leaves size and time as they were isn't seen.
+        promised: a file that is cut short in the middle of a computation ends the process (SIGBUS), and a change within
+        one tick of the file system's clock isn't seen.
+
+        Where size and time are as they were and the inode's time isn't, somebody renamed, linked or chmoded the file,
+        or wrote to it and set its time back. The digest tells, where the one of before is known: then the weights are
+        read once. Otherwise a change of name, links, owner or mode is believed to be all; without one, it's an error.
         """
         self._check_not_written_to()
         yield
@@ -168,14 +158,31 @@ class SafetensorsFile:
 
     def _check_not_written_to(self) -> None:
         try:
-            same = _identity(os.fstat(self._descriptor)) == _identity(self.status)
+            found = os.fstat(self._descriptor)
+            same = _identity(found) == _identity(self.status)
         except OSError:  # a network's file that is gone
             same = False
+        if same and found.st_ctime_ns != self.status.st_ctime_ns:
+            same = self._has_same_bytes(found)
+            self.status = found if same else self.status
         if not same:
             raise WeightsError(
                 f"{self.path} was written to after it was opened, and its weights are no longer those of the model; "
                 f"open the model again. To exchange weights that are in use, write another file and rename it."
             )
+
+    def _has_same_bytes(self, found: os.stat_result) -> bool:
+        """Whether the file of that status has the weights that were opened, as far as that can be told; see `guard`."""
+        before = self._digest or remembered_digest(self.status)
+        with suppress(WeightsError):  # a provenance that can't be read records nothing
+            before = before or recorded_digest(read_provenance(self.path), self.status)
+        if before is not None:
+            return before == self._digest_by(lambda a, b: hashlib.sha256(self._bytes[a:b]).hexdigest())
+        try:
+            renamed = not os.path.samestat(os.stat(self.path), found)
+        except OSError:
+            renamed = True
+        return renamed or any(getattr(found, x) != getattr(self.status, x) for x in ("st_nlink", "st_mode", "st_uid"))
 
     @property
     def digest(self) -> str:
@@ -183,9 +190,8 @@ class SafetensorsFile:
 
         The file is read once, a block at a time; for a large one the digest is remembered from process to process.
         """
-        if (
-            self._digest is None
-        ):  # threads may race for it: to the same value, without a lock that a fork could copy held
+        # Threads may race for it: to the same value, without a lock that a fork could copy held.
+        if self._digest is None:
             self._digest = remembered_digest(self.status)
         if self._digest is None:
             self._digest = self.read_digest()
@@ -196,12 +202,17 @@ class SafetensorsFile:
         """The digest of the tensors, read from the file whatever is remembered of it."""
         self.check_unchanged()
         with open_regular(self.path) as file:
-            found = {
-                name: (self.dtypes[name], self.shapes[name], _digest_of(file, self._start + begin, self._start + end))
-                for name, (begin, end) in ((n, entry["data_offsets"]) for n, entry in self._header.items())
-                if not ignored(name)
-            }
+            found = self._digest_by(lambda begin, end: part_digest(file, begin, end))
         self.check_unchanged()
+        return found
+
+    def _digest_by(self, digest_of: Callable[[int, int], str]) -> str:
+        """The digest of the tensors, with the sha256 of the file's bytes from one offset to another."""
+        found = {}
+        for name, entry in self._header.items():
+            if not ignored(name):
+                begin, end = (self._start + offset for offset in entry["data_offsets"])
+                found[name] = self.dtypes[name], self.shapes[name], digest_of(begin, end)
         return model_digest(found)
 
     def offset_of(self, array: NDArray[Any]) -> int | None:

@@ -23,10 +23,10 @@ from typing import Any
 
 from clipref.config import NO_IMAGE_TOWER, NO_TEXT_TOWER, PUBLISHED, ClipConfig, NoTower, PreprocessConfig
 from clipref.errors import ConfigError, InputError, ModelNotFound, WeightsError
-from clipref.files import open_regular, parse_json, read_bytes, stand_in
+from clipref.files import no_weights, open_regular, parse_json, read_bytes, stand_in
 from clipref.published import MODELS
 from clipref.tokenizer import Tokenizer
-from clipref.weights import MERGES_NAMES, no_weights
+from clipref.weights import MERGES_NAMES
 
 from .configs import MAX_ADDED, from_open_clip, from_timm, from_transformers
 from .infer import has_image_tower, has_text_tower, infer_config
