@@ -75,7 +75,9 @@ def grade(name: str, mine: Any) -> Grade:
         except Exception as error:  # whatever an answer raises
             return Grade(False, f"not yet: with {_described(arguments)} it raises {type(error).__name__}: {error}")
         if any(not np.array_equal(a, b) for a, b in zip(given, arguments, strict=True)):
-            return Grade(False, "not yet: it changes its arguments; work on copies, such as `x = x + y` and not `x += y`")
+            return Grade(
+                False, "not yet: it changes its arguments; work on copies, such as `x = x + y` and not `x += y`"
+            )
         if found.dtype.kind not in ("U" if expected.dtype.kind == "U" else "fiub"):
             what = "nothing; does it `return` what it made?" if found.dtype.kind == "O" else f"{found.dtype}"
             return Grade(False, f"not yet: it gives {what}")

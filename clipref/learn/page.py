@@ -39,5 +39,7 @@ def _cell(cell: Cell) -> str:
     for picture in cell.pictures:
         printed = printed.replace(f"{picture!r}\n", "")
     if printed:
-        code += f'<pre class="output" tabindex="0" role="region" aria-label="output"><samp>{escape(printed)}</samp></pre>'
+        code += (
+            f'<pre class="output" tabindex="0" role="region" aria-label="output"><samp>{escape(printed)}</samp></pre>'
+        )
     return code + pictures

@@ -101,12 +101,12 @@ EXERCISES = {
         lambda x: _normalised(x).transpose(2, 0, 1),
         [(_random.integers(0, 256, (n, n, 3)).astype(np.uint8),) for n in (2, 5)],
         {
-            "the numbers weren't divided by 255 before the mean was taken off": lambda x: (
-                ((x - MEAN) / STD).transpose(2, 0, 1)
+            "the numbers weren't divided by 255 before the mean was taken off": lambda x: ((x - MEAN) / STD).transpose(
+                2, 0, 1
             ),
             "mean and deviation are missing": lambda x: (x / 255).transpose(2, 0, 1),
-            "the mean is taken off, but nothing is divided by the deviation": lambda x: (
-                (x / 255 - MEAN).transpose(2, 0, 1)
+            "the mean is taken off, but nothing is divided by the deviation": lambda x: (x / 255 - MEAN).transpose(
+                2, 0, 1
             ),
             "the colours are still the last axis; `transpose(2, 0, 1)` moves them to the front": _normalised,
             "`reshape` doesn't move an axis, it reads the same numbers in another pattern; `transpose(2, 0, 1)` moves "
@@ -142,9 +142,7 @@ EXERCISES = {
             "a 0 within a text was taken for the filling; look for the largest id, not for what isn't zero": (
                 lambda ids: (ids != 0).sum(axis=1) - 1
             ),
-            "of several ends of text the first counts": lambda ids: (
-                ids.shape[1] - 1 - ids[:, ::-1].argmax(axis=1)
-            ),
+            "of several ends of text the first counts": lambda ids: ids.shape[1] - 1 - ids[:, ::-1].argmax(axis=1),
             "that is the id itself, not where it is: `argmax`, not `max`": lambda ids: ids.max(axis=1),
         },
     ),

@@ -74,8 +74,8 @@ EXERCISES = {
         {
             "the scale is missing, so that all texts are about as likely": lambda c, s: softmax(c),
             "the scale is stored as a logarithm: take `exp` of it first": lambda c, s: softmax(s * c),
-            "divide by the temperature, or multiply by the scale, which is 1 / temperature": lambda c, s: (
-                softmax(c / np.exp(s))
+            "divide by the temperature, or multiply by the scale, which is 1 / temperature": lambda c, s: softmax(
+                c / np.exp(s)
             ),
             "those are probabilities of the images, of which each column sums to 1; rows should": lambda c, s: (
                 softmax(np.exp(s) * c.T).T
@@ -90,18 +90,17 @@ EXERCISES = {
         _loss,
         [(_IMAGES, _TEXTS, 1.5), (_IMAGES[:2], _TEXTS[:2], 0.5)],
         {
-            "only the texts compete; the images compete for each text, too": lambda x, y, s: (
-                _cross_entropy(_logits(x, y, s))
+            "only the texts compete; the images compete for each text, too": lambda x, y, s: _cross_entropy(
+                _logits(x, y, s)
             ),
-            "only the images compete; the texts compete for each image, too": lambda x, y, s: (
-                _cross_entropy(_logits(x, y, s).T)
+            "only the images compete; the texts compete for each image, too": lambda x, y, s: _cross_entropy(
+                _logits(x, y, s).T
             ),
             "that is the sum of both directions; their mean is meant": lambda x, y, s: 2 * _loss(x, y, s),
             "that is the sum over pairs; their mean is meant": lambda x, y, s: len(x) * _loss(x, y, s),
             "the embeddings keep their lengths; make unit vectors first": lambda x, y, s: (
-                _cross_entropy(np.exp(s) * x @ y.T) + _cross_entropy((np.exp(s) * x @ y.T).T)
-            )
-            / 2,
+                (_cross_entropy(np.exp(s) * x @ y.T) + _cross_entropy((np.exp(s) * x @ y.T).T)) / 2
+            ),
             "the scale is stored as a logarithm: take `exp` of it first": lambda x, y, s: _loss(x, y, np.log(s)),
             "the softmax runs over all pairs at once; it runs over each row, and each column": lambda x, y, s: (
                 _loss_of_all(_logits(x, y, s))
@@ -116,9 +115,8 @@ EXERCISES = {
         {
             "only the rows' part is there": lambda x: (softmax(x) - np.eye(len(x))) / (2 * len(x)),
             "the columns' softmax isn't turned back": lambda x: (
-                softmax(x) + softmax(x.T) - 2 * np.eye(len(x))
-            )
-            / (2 * len(x)),
+                (softmax(x) + softmax(x.T) - 2 * np.eye(len(x))) / (2 * len(x))
+            ),
             "it isn't divided by the number of pairs": lambda x: _gradient(x) * len(x),
             "the mean of both directions is meant, not their sum": lambda x: _gradient(x) * 2,
             "the sign is wrong: the right pair's logit should grow, so its gradient is negative": lambda x: (
@@ -144,15 +142,15 @@ EXERCISES = {
         _gap,
         [(_IMAGES + 1, _TEXTS[:3]), (_IMAGES[:2], _TEXTS)],
         {
-            "the embeddings keep their lengths; make unit vectors first": lambda x, y: (
-                np.linalg.norm(x.mean(0) - y.mean(0))
+            "the embeddings keep their lengths; make unit vectors first": lambda x, y: np.linalg.norm(
+                x.mean(0) - y.mean(0)
             ),
             "that is the mean distance of all pairs; the distance of the two means is meant": lambda x, y: (
                 np.linalg.norm(_unit(x)[:, None] - _unit(y), axis=-1).mean()
             ),
             "that is the squared distance": lambda x, y: _gap(x, y) ** 2,
-            "the means are made unit vectors again; their distance as they are is meant": lambda x, y: (
-                np.linalg.norm(_unit(_unit(x).mean(0)) - _unit(_unit(y).mean(0)))
+            "the means are made unit vectors again; their distance as they are is meant": lambda x, y: np.linalg.norm(
+                _unit(_unit(x).mean(0)) - _unit(_unit(y).mean(0))
             ),
         },
     ),

@@ -80,8 +80,8 @@ EXERCISES = {
         {
             "that is what comes after a token; it sees what comes before": lambda n: _causal(n).T,
             "a token sees itself, too": lambda n: np.tri(n, k=-1, dtype=bool),
-            "each token sees all of them; a text tower's sees none that comes after it": lambda n: (
-                np.ones((n, n), bool)
+            "each token sees all of them; a text tower's sees none that comes after it": lambda n: np.ones(
+                (n, n), bool
             ),
         },
     ),
@@ -94,8 +94,8 @@ EXERCISES = {
             "`reshape` to [H, L, W / H] at once mixes positions; split the last axis, then move the heads to the front": (
                 lambda x, heads: x.reshape(heads, len(x), -1)
             ),
-            "the heads are still the second axis; `swapaxes` moves them to the front": lambda x, heads: (
-                x.reshape(len(x), heads, -1)
+            "the heads are still the second axis; `swapaxes` moves them to the front": lambda x, heads: x.reshape(
+                len(x), heads, -1
             ),
         },
     ),
@@ -114,7 +114,9 @@ EXERCISES = {
                 lambda q, k, v, seen: _attention(q * (q.shape[-1] / q.shape[-2]) ** 0.5, k, v, seen)
             ),
             "the softmax runs over the queries; what each query takes has to sum to 1": _over_queries,
-            "hidden scores are 0, which is a score like any other; they have to be -inf": lambda *a: _masked_with(0, *a),
+            "hidden scores are 0, which is a score like any other; they have to be -inf": lambda *a: _masked_with(
+                0, *a
+            ),
             "hidden weights are set to 0 after the softmax, so that the others don't sum to 1; hide the scores": (
                 _masked_late
             ),
