@@ -1,4 +1,4 @@
-"""The chapters: every cell runs, every figure is what the cell gives, every number in a sentence has a cell or a source."""
+"""The chapters: cells run, figures are what cells give, and numbers in sentences have a cell or a source."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""CLIP, opened: eight chapters whose every cell and every figure is run by the tests, and exercises that grade themselves.
+"""CLIP, opened: eight chapters whose cells and figures the tests run, and exercises that grade themselves.
 
     clipref learn              lists the chapters
     clipref learn 4            writes the fourth as one page that needs nothing else

@@ -36,7 +36,7 @@ class Exercise:
 
 @dataclass(frozen=True)
 class Grade:
-    """Whether an answer is right, and `words` that say so, or what is wrong. `mistake` is the known one, if it is one."""
+    """Whether an answer is right, and `words` that say so, or what is wrong; `mistake` is the known one."""
 
     right: bool
     words: str

@@ -72,7 +72,8 @@ def show_curves(curves: Mapping[str, Any], words: str) -> Picture:
         points = " ".join(f"{x:.1f},{190 - 180 * y / top:.1f}" for x, y in zip(xs, ys, strict=True))
         lines.append(f'<polyline class="line{i % 3}" points="{points}"/>')
         key.append(
-            f'<li><span class="key line{i % 3}"></span>{said(name)}: from {float(ys[0]):.2f} to {float(ys[-1]):.2f}</li>'
+            f'<li><span class="key line{i % 3}"></span>{said(name)}: '
+            f"from {float(ys[0]):.2f} to {float(ys[-1]):.2f}</li>"
         )
     svg = f'<svg class="curves" role="img" viewBox="0 0 600 200" aria-label="{said(words)}">{"".join(lines)}'
     svg += '<line class="zero" x1="0" x2="600" y1="190" y2="190"/></svg>'

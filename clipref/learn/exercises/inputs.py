@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ def _symbols_of(word: str, ranks: Mapping[tuple[str, str], int]) -> list[str]:
     """Byte-pair encoding: the pair that was learned first is merged, until none is known."""
     symbols = [*word[:-1], word[-1] + "</w>"]
     while True:
-        pairs = [(ranks[pair], i) for i, pair in enumerate(zip(symbols, symbols[1:], strict=False)) if pair in ranks]
+        pairs = [(ranks[pair], i) for i, pair in enumerate(pairwise(symbols)) if pair in ranks]
         if not pairs:
             return symbols
         _, i = min(pairs)
@@ -43,7 +44,7 @@ def _from_the_left(word: str, ranks: Mapping[tuple[str, str], int]) -> list[str]
 
 def _one_merge(word: str, ranks: Mapping[tuple[str, str], int]) -> list[str]:
     symbols = [*word[:-1], word[-1] + "</w>"]
-    pairs = [(ranks[pair], i) for i, pair in enumerate(zip(symbols, symbols[1:], strict=False)) if pair in ranks]
+    pairs = [(ranks[pair], i) for i, pair in enumerate(pairwise(symbols)) if pair in ranks]
     for _, i in sorted(pairs)[:1]:
         symbols[i : i + 2] = [symbols[i] + symbols[i + 1]]
     return symbols
@@ -52,7 +53,7 @@ def _one_merge(word: str, ranks: Mapping[tuple[str, str], int]) -> list[str]:
 def _unmarked(word: str, ranks: Mapping[tuple[str, str], int]) -> list[Any]:
     symbols = list(word)
     while True:
-        pairs = [(ranks[pair], i) for i, pair in enumerate(zip(symbols, symbols[1:], strict=False)) if pair in ranks]
+        pairs = [(ranks[pair], i) for i, pair in enumerate(pairwise(symbols)) if pair in ranks]
         if not pairs:
             return symbols
         _, i = min(pairs)
@@ -129,7 +130,7 @@ EXERCISES = {
         },
     ),
     "end": Exercise(
-        "The position [N] of the end of each text in ids [N, T], which are filled up with zeros; its id is the largest.",
+        "The position [N] of the end of each text in ids [N, T], filled up with zeros; its id is the largest.",
         lambda ids: ids.argmax(axis=1),
         [(np.array([[9, 4, 10, 0, 0, 0], [9, 10, 0, 0, 0, 0], [9, 4, 10, 3, 10, 0], [9, 3, 0, 4, 10, 0]]),)],
         {

@@ -30,7 +30,7 @@ _FINE = _random.standard_normal((5, 5)) + np.eye(5)
 
 EXERCISES = {
     "auc": Exercise(
-        "How often a cell of the mask [rows, columns] bool has a larger value in the map than one outside; ties are half.",
+        "How often a cell of the mask [rows, columns] bool has a larger value in the map than one outside.",
         _auc,
         [(_FINE, np.eye(5, dtype=bool)), (_TIED, _MASK), (np.zeros((4, 4)), _MASK)],
         {
@@ -46,8 +46,8 @@ EXERCISES = {
         },
     ),
     "occlusion": Exercise(
-        "The map [rows, columns] of a square picture from the cosines [rows * columns] with each cell hidden, in reading "
-        "order, and the cosine of the whole.",
+        "The map [rows, columns] of a square picture from the cosines [rows * columns] with each cell hidden, row by "
+        "row, and the cosine of the whole.",
         _lost,
         [(_random.random(9), 0.4), (_random.random(16), 0.3)],
         {

@@ -109,7 +109,7 @@ EXERCISES = {
         },
     ),
     "gradient": Exercise(
-        "The gradient [N, N] of CLIP's loss by its logits [N, N], images down, texts across, the pairs on the diagonal.",
+        "The gradient [N, N] of CLIP's loss by its logits [N, N], the pairs on the diagonal.",
         _gradient,
         [(_random.standard_normal((4, 4)),), (_random.standard_normal((2, 2)) * 3,)],
         {
@@ -128,7 +128,7 @@ EXERCISES = {
         },
     ),
     "bound": Exercise(
-        "The share of scenes of which the true text's cosine [N] is larger than the exchanged one's [N]; ties don't count.",
+        "The share of scenes whose true text's cosine [N] is larger than the exchanged one's [N].",
         lambda right, wrong: np.mean(right > wrong),
         [(_RIGHT, _WRONG), (np.ones(5), np.ones(5))],
         {

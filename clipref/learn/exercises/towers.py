@@ -90,8 +90,8 @@ EXERCISES = {
         _heads,
         [(_normal(5, 12), 3), (_normal(2, 6), 2)],
         {
-            "the heads are interleaved: the first has every third channel or so; it has the first channels": _interleaved,
-            "`reshape` to [H, L, W / H] at once mixes positions; split the last axis, then move the heads to the front": (
+            "the heads are interleaved: they should be blocks of channels, one after another": _interleaved,
+            "`reshape` to [H, L, W / H] at once mixes positions; split the last axis, then move the heads": (
                 lambda x, heads: x.reshape(heads, len(x), -1)
             ),
             "the heads are still the second axis; `swapaxes` moves them to the front": lambda x, heads: x.reshape(
@@ -114,9 +114,7 @@ EXERCISES = {
                 lambda q, k, v, seen: _attention(q * (q.shape[-1] / q.shape[-2]) ** 0.5, k, v, seen)
             ),
             "the softmax runs over the queries; what each query takes has to sum to 1": _over_queries,
-            "hidden scores are 0, which is a score like any other; they have to be -inf": lambda *a: _masked_with(
-                0, *a
-            ),
+            "hidden scores are 0, a score like any other; they have to be -inf": lambda *a: _masked_with(0, *a),
             "hidden weights are set to 0 after the softmax, so that the others don't sum to 1; hide the scores": (
                 _masked_late
             ),
