@@ -124,7 +124,7 @@ def main() -> None:
         rows.append({"picture": name, **ms, "beyond_decoding": beyond, "beyond_decoding_of_a_new_size": new})
         print(
             f"{name:20} decoding {ms['decode']:6.2f} ms, plain {ms['plain']:6.2f}, now {ms['now']:6.2f}, "
-            f"{ms['decode'] / ms['now']:4.0%} of it decoding; the rest {beyond:.2f} x plain ({new:.2f} x of a new size), same bits"
+            f"{ms['decode'] / ms['now']:4.0%} decoding; the rest {beyond:.2f} x plain ({new:.2f} x, new size), same bits"
         )
     if args.json:
         args.json.write_text(json.dumps({"resolution": args.resolution, "rows": rows}, indent=1) + "\n")

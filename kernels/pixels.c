@@ -15,7 +15,7 @@ enum { CHANNELS = 4, BITS = 22 }; /* bytes of a pixel, fractional bits of a weig
 int runs(void) { return __builtin_cpu_supports("avx2") != 0; }
 
 /* Rows [rows, width, 4] -> [rows, columns, 4]. Column x is the sum of `taps` pixels from first[x] on, each channel
-   times weights [columns, taps, 4], in which a weight stands four times. `taps` is even; no pixel is beyond the row. */
+   times weights [columns, taps, 4], in which a weight stands four times. `taps` is even; beyond the last row as many pixels can be read. */
 AVX2 void across(const uint8_t *in, count rows, count width, const int32_t *first, const int32_t *weights, count taps,
                  count columns, uint8_t *out) {
     const __m128i half = _mm_set1_epi32(1 << (BITS - 1));
@@ -37,7 +37,7 @@ AVX2 void across(const uint8_t *in, count rows, count width, const int32_t *firs
 }
 
 /* Rows [height, size] -> [rows, size]. Row y is the sum of `taps` rows from first[y] on, times weights [rows, taps].
-   `size` is in bytes, a multiple of BLOCK. */
+   `size` is in bytes, a multiple of BLOCK; beyond the last row as many rows can be read. */
 enum { LANES = 8, BLOCK = 4 * LANES };
 AVX2 void down(const uint8_t *in, count size, const int32_t *first, const int32_t *weights, count taps, count rows,
                uint8_t *out) {

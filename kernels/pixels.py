@@ -11,7 +11,7 @@ import ctypes
 from functools import cache, lru_cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,40 +48,37 @@ def library() -> Any:
     return found
 
 
-class Axis:
-    """The weights of one axis of a resize, of the outputs from `begin` up to `end`.
+class Axis(NamedTuple):
+    """The weights of one axis of a resize, for n of its outputs.
 
-    `start` and `stop` are the first input that is needed and the one after the last; `first` [n] counts from `start`.
+    Of all inputs, those from `start` up to `stop` are needed. `first` [n] counts from `start`; from there on `taps`
+    inputs are read, and where these are beyond `stop`, their weights are 0.
     """
 
-    def __init__(self, size_in: int, size_out: int, begin: int, end: int) -> None:
-        first, weights = axis_weights(size_in, size_out, begin, end)  # [n], [taps, n]
-        taps = len(weights)
-        even = taps + taps % 2
-        shift = np.maximum(first + even - size_in, 0)  # so that none is beyond the edge
-        rows = np.arange(even)[:, None] - shift
-        inside = (rows >= 0) & (rows < taps)
-        moved = np.where(inside, np.take_along_axis(weights, rows.clip(0, taps - 1), axis=0), 0)
-        self.start = int((first - shift).min())
-        self.stop = int((first - shift).max()) + even
-        self.taps = even
-        self.first = np.ascontiguousarray(first - shift - self.start, np.int32)  # [n]
-        self.weights = np.ascontiguousarray(moved.T, np.int32)  # [n, taps]
+    start: int
+    stop: int
+    taps: int
+    first: NDArray[np.int32]
+    weights: NDArray[np.int32]
 
 
 @lru_cache(REMEMBERED)
 def _down(size_in: int, size_out: int, begin: int, end: int) -> Axis:
-    return Axis(size_in, size_out, begin, end)
+    """Weights [n, taps]."""
+    first, weights = axis_weights(size_in, size_out, begin, end)  # [n], [taps, n]
+    start, taps = int(first[0]), len(weights)
+    stop = min(int(first[-1]) + taps, size_in)
+    return Axis(start, stop, taps, (first - start).astype(np.int32), weights.T.astype(np.int32, order="C"))
 
 
 @lru_cache(REMEMBERED)
 def _across(size_in: int, size_out: int, begin: int, end: int) -> Axis:
-    """With a whole number of blocks of columns, the last one again and again, and each weight for four channels."""
-    axis = Axis(size_in, size_out, begin, end)
-    more = -len(axis.first) % BLOCK
-    axis.first = np.pad(axis.first, (0, more), mode="edge")
-    axis.weights = np.repeat(np.pad(axis.weights, ((0, more), (0, 0)), mode="edge"), 4, axis=1)  # [n, taps * 4]
-    return axis
+    """Weights [n, taps, 4], one for each channel; taps are even and n a whole number of blocks."""
+    start, stop, taps, first, few = _down(size_in, size_out, begin, end)
+    more, odd = -len(first) % BLOCK, taps % 2
+    weights = np.zeros((len(first) + more, taps + odd, 4), np.int32)
+    weights[: len(first), :taps] = few[..., None]
+    return Axis(start, stop, taps + odd, np.pad(first, (0, more), mode="edge"), weights)
 
 
 def resized_crop(image: Image, width: int, height: int, box: tuple[int, int, int, int]) -> NDArray[np.uint8] | None:
@@ -99,14 +96,13 @@ def resized_crop(image: Image, width: int, height: int, box: tuple[int, int, int
     mode, raw = MODES[image.mode]
     across = _across(image.width, width, left, right)
     down = _down(image.height, height, top, bottom)
-    if across.taps > image.width or down.taps > image.height:
-        return None
     columns = len(across.first)
-    middle = np.empty((down.stop - down.start, columns, 4), np.uint8)
+    middle = np.empty((down.stop - down.start + down.taps, columns, 4), np.uint8)  # some are read with the weight 0
+    beyond = bytes(4 * across.taps)  # as here
     step = max(STRIP_BYTES // (4 * (across.stop - across.start)), 1)
     for y in range(down.start, down.stop, step):
         strip = image.crop((across.start, y, across.stop, min(y + step, down.stop)))
-        pixels = strip.convert(mode).tobytes("raw", raw)
+        pixels = (strip if mode == strip.mode else strip.convert(mode)).tobytes("raw", raw) + beyond
         library().across(
             pixels, _long(strip.height), _long(strip.width), _pointer(across.first), _pointer(across.weights),
             _long(across.taps), _long(columns), _pointer(middle[y - down.start :]),

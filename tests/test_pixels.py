@@ -1,7 +1,6 @@
 """The resize in C against Pillow's, bit for bit, and that it is what preprocessing takes."""
 
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from clipref import preprocessing
-from clipref.bicubic import axis_weights
 from clipref.errors import BackendError
 from clipref.kernels import pixels
 from clipref.kernels.pixels import resized_crop
@@ -39,12 +37,6 @@ def noise(mode: str, width: int, height: int, seed: int, levels: int) -> Image.I
     return Image.fromarray(values.astype(np.uint8))
 
 
-def fits(size_in: int, size_out: int, ends: Sequence[int]) -> bool:
-    """Whether there are as many inputs as an output takes, which C reads two at a time."""
-    taps = len(axis_weights(size_in, size_out, *ends)[1])
-    return taps + taps % 2 <= size_in
-
-
 @st.composite
 def cases(draw: Any) -> tuple[str, int, int, int, int, Box]:
     sides = [draw(st.integers(1, 300)) for _ in range(2)]
@@ -62,8 +54,7 @@ def test_equals_pillow(case: tuple[str, int, int, int, int, Box], seed: int, lev
     before = image.tobytes()
     found = resized_crop(image, new_width, new_height, box)
     assert image.tobytes() == before
-    changed = width != new_width and height != new_height
-    assert (found is not None) == (changed and fits(width, new_width, box[::2]) and fits(height, new_height, box[1::2]))
+    assert (found is not None) == (width != new_width and height != new_height)
     if found is not None:
         np.testing.assert_array_equal(found, by_pillow(image, new_width, new_height, box), strict=True)
 
@@ -88,7 +79,7 @@ def test_leaves_other_modes_to_pillow(mode: str) -> None:
 
 @pytest.mark.parametrize(
     ("width", "height", "new"),
-    [(50, 40, (50, 22)), (50, 40, (28, 40)), (3, 200, (6, 100)), (40_000, 40, (24, 24)), (3, 3, (90, 90))],
+    [(50, 40, (50, 22)), (50, 40, (28, 40)), (40_000, 40, (24, 24)), (40, 40_000, (24, 24))],
 )
 def test_leaves_extreme_shapes_to_pillow(width: int, height: int, new: tuple[int, int]) -> None:
     assert resized_crop(noise("RGB", width, height, 0, 2), *new, (0, 0, *new)) is None
