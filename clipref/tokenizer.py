@@ -57,17 +57,18 @@ class Tokenizer:
     >>> tokenizer = Tokenizer.default()
     """
 
-    def __init__(self, merges: Merges, added: Sequence[str] = ()) -> None:
+    def __init__(self, merges: Merges, added: Sequence[str] = (), symbols: Sequence[str] = ()) -> None:
         """`merges`: pairs of symbols, the first merged first. Raises ConfigError if one merges an unknown symbol.
 
         `added`: tokens beyond the end of text. They count, and are never made: a text that has one of them is refused.
+        `symbols`: what `symbols_of` makes of the merges, for who has it already.
         """
-        symbols = symbols_of(merges)
+        symbols = symbols or symbols_of(merges)
         self.start_id, self.end_id = len(symbols) - 2, len(symbols) - 1
         self.vocab_size = len(symbols) + len(added)
         self._symbols = [*symbols, *added]
         self._ids = {symbol: i for i, symbol in enumerate(symbols)}
-        self._ranks = {(left, right): rank for rank, (left, right) in enumerate(merges)}
+        self._ranks = dict(zip(map(tuple, merges), range(len(merges)), strict=True))
         self._longest = max(len(symbol.removesuffix("</w>")) for symbol in symbols[:-2])
         self._added = [token.lower() for token in added]
         self._short_word = lru_cache(maxsize=REMEMBERED)(lambda word: self._merge(_spell(word), True))
@@ -94,7 +95,7 @@ class Tokenizer:
         49408
         """
         vocabulary = read_vocabulary(path)
-        return cls(vocabulary.merges, vocabulary.added)
+        return cls(vocabulary.merges, vocabulary.added, vocabulary.symbols)
 
     def check_vocabulary(self, vocab_size: int, end_of_text: int | None) -> None:
         """Raise InputError unless a model of so many tokens, with this end-of-text id, can take these ids.
