@@ -123,8 +123,8 @@ def main() -> None:
         beyond, new = ((ms[form] - ms["decode"]) / (ms["plain"] - ms["decode"]) for form in ("now", "a new size"))
         rows.append({"picture": name, **ms, "beyond_decoding": beyond, "beyond_decoding_of_a_new_size": new})
         print(
-            f"{name:20} decoding {ms['decode']:6.2f} ms, plain {ms['plain']:6.2f}, now {ms['now']:6.2f}, "
-            f"{ms['decode'] / ms['now']:4.0%} decoding; the rest {beyond:.2f} x plain ({new:.2f} x, new size), same bits"
+            f"{name:20} decoding {ms['decode']:6.2f} ms, plain {ms['plain']:6.2f}, now {ms['now']:6.2f}: "
+            f"{ms['decode'] / ms['now']:4.0%} decoding, the rest {beyond:.2f} x plain ({new:.2f}, new size), same bits"
         )
     if args.json:
         args.json.write_text(json.dumps({"resolution": args.resolution, "rows": rows}, indent=1) + "\n")

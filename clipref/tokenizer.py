@@ -11,13 +11,14 @@ CLIP pools at the first of them.
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 import os
 from array import array
 from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,8 @@ from .cleaning import cleaned_lines
 from .errors import InputError, TextError, numbered
 from .lazy import no_fork
 from .vocabulary import DEFAULT_MERGES, END, SPECIALS, START, WORDS, Merges, byte_symbols, read_vocabulary, symbols_of
+
+Ids: TypeAlias = tuple[int, ...]
 
 # The longest context: no array of ids takes more than 400 KB a text.
 MAX_CONTEXT = 100_000
@@ -96,6 +99,11 @@ class Tokenizer:
         """
         vocabulary = read_vocabulary(path)
         return cls(vocabulary.merges, vocabulary.added, vocabulary.symbols)
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the vocabulary: the symbols of all ids, in their order."""
+        return hashlib.sha256("\n".join(self._symbols).encode()).hexdigest()
 
     def check_vocabulary(self, vocab_size: int, end_of_text: int | None) -> None:
         """Raise InputError unless a model of so many tokens, with this end-of-text id, can take these ids.
@@ -172,24 +180,34 @@ class Tokenizer:
         array([[49406,   320,  2368, 49407,     0],
                [49406,  1237,  3989, 49407,     0]], dtype=int32)
         """
+        rows = self.rows(texts, context_length, truncate)
+        ids = np.zeros((len(rows), context_length), np.int32)
+        for to, row in zip(ids, rows, strict=True):
+            to[: len(row)] = row
+        return ids
+
+    def rows(self, texts: str | Iterable[str], context_length: int = 77, truncate: bool = False) -> list[Ids]:
+        """As a call, but each text's ids by themselves: start, text, end. Raises what a call raises.
+
+        >>> tokenizer.rows(["a cat", "two"])
+        [(49406, 320, 2368, 49407), (49406, 1237, 49407)]
+        """
         if not is_count(context_length) or not 2 <= context_length <= MAX_CONTEXT:
             raise InputError(
                 f"context_length is {shown(context_length)}; expected a whole number, at least 2 for start and end, at "
                 f"most {MAX_CONTEXT}."
             )
         cut = is_true("truncate", truncate)
-        listed = listed_texts(texts)
-        ids = np.zeros((len(listed), context_length), np.int32)
-        for i, text in enumerate(listed):
+        rows = []
+        for i, text in enumerate(listed_texts(texts)):
             try:
                 found = self._encode(text, context_length - 1)
                 if len(found) > context_length - 2 and not cut:
                     raise TextError(self._too_long(text, int(context_length)))
             except TextError as error:
                 raise numbered(error, "text", i, text) from None
-            row = [self.start_id, *found[: context_length - 2], self.end_id]
-            ids[i, : len(row)] = row
-        return ids
+            rows.append((self.start_id, *found[: context_length - 2], self.end_id))
+        return rows
 
     def _too_long(self, text: str, context_length: int) -> str:
         count = f"{2 + len(self.encode(text))}" if len(text) <= MAX_COUNTED else f"over {context_length}"
@@ -198,7 +216,7 @@ class Tokenizer:
             "Shorten it, or pass truncate=True."
         )
 
-    def _word(self, word: str, limit: int | None) -> tuple[int, ...]:
+    def _word(self, word: str, limit: int | None) -> Ids:
         """The ids of a word; of a long one the first `limit`."""
         if word in (START, END):
             return (self._ids[word],)
@@ -207,7 +225,7 @@ class Tokenizer:
         first = None if limit is None else self._first(word, limit)
         return self._merge(_spell(word), True) if first is None else first
 
-    def _first(self, word: str, limit: int) -> tuple[int, ...] | None:
+    def _first(self, word: str, limit: int) -> Ids | None:
         """The first `limit` ids of a long word, if they can be told from its beginning; None if they can't.
 
         Merges happen inside of what becomes one id, in an order that doesn't depend on the rest. So a beginning that
@@ -229,7 +247,7 @@ class Tokenizer:
                 return first
         return None
 
-    def _merge(self, letters: str, whole: bool) -> tuple[int, ...]:
+    def _merge(self, letters: str, whole: bool) -> Ids:
         """The ids of byte symbols, which are a whole word or the beginning of one.
 
         Always merges the pair of the lowest rank, the leftmost first. A queue of pairs, each one number for its rank

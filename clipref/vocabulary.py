@@ -205,7 +205,8 @@ def _read_tokenizer_json(path: Path, data: bytes) -> tuple[list[tuple[str, str]]
     listed, added = model["merges"], tokenizer.get("added_tokens") or []
     if not isinstance(listed, list) or not isinstance(added, list):
         raise ConfigError(f"{path}: its merges and added_tokens are not lists. Fetch it again.")
-    texts = (" ".join(map(str, merge)) if isinstance(merge, list) else str(merge) for merge in listed)  # versions differ
+    # Versions differ in whether a merge is a list of two symbols or a text.
+    texts = (" ".join(map(str, merge)) if isinstance(merge, list) else str(merge) for merge in listed)
     merges = _pairs(texts, f"{path}, merge", 0)
     ids = _ids(path, model.get("vocab"))
     for token in added:
