@@ -15,6 +15,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,10 +115,10 @@ def main() -> None:
         if not np.array_equal(preprocess(data, args.resolution), plain(data, args.resolution)):
             raise SystemExit(f"{name}: the pixels differ from the plain form's.")
         calls: dict[str, Callable[[], Any]] = {
-            "decode": lambda data=data: decode(data),
-            "plain": lambda data=data: plain(data, args.resolution),
-            "now": lambda data=data: preprocess(data, args.resolution),
-            "a new size": lambda data=data: of_a_new_size(data, args.resolution),
+            "decode": partial(decode, data),
+            "plain": partial(plain, data, args.resolution),
+            "now": partial(preprocess, data, args.resolution),
+            "a new size": partial(of_a_new_size, data, args.resolution),
         }
         ms = medians(calls, max(3, args.rounds // 10) if "4000" in name else args.rounds)
         beyond, new = ((ms[form] - ms["decode"]) / (ms["plain"] - ms["decode"]) for form in ("now", "a new size"))

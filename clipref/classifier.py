@@ -201,8 +201,8 @@ def label_embeddings(model: CLIP, labels: Texts, templates: Texts) -> Array:
     order = sorted(range(len(labels)), key=lambda i: labels[i])
     found = np.empty((len(labels), model.config.embed_dim), model.dtype)
     for start in range(0, len(labels), step):
-        numbers = order[start : start + step]
-        found[numbers] = _some_label_embeddings(model, numbers, labels, templates)
+        some = order[start : start + step]
+        found[some] = _some_label_embeddings(model, some, labels, templates)
     return found
 
 

@@ -1,6 +1,7 @@
 """The resize in C against Pillow's, bit for bit, and that it is what preprocessing takes."""
 
 import threading
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def cases(draw: Any) -> tuple[str, int, int, int, int, Box]:
     new = [draw(st.integers(1, 120)) for _ in range(2)]
     begin = [draw(st.integers(0, side - 1)) for side in new]
     end = [draw(st.integers(first + 1, side)) for first, side in zip(begin, new, strict=True)]
-    return draw(st.sampled_from(["RGB", "RGBA"])), *sides, *new, (*begin, *end)  # type: ignore[return-value]
+    return draw(st.sampled_from(["RGB", "RGBA"])), *sides, *new, (*begin, *end)
 
 
 @settings(deadline=None, max_examples=150)
@@ -64,7 +65,7 @@ def test_equals_pillow(case: tuple[str, int, int, int, int, Box], seed: int, lev
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 def test_equals_pillow_at_the_sizes_of_models(mode: str, width: int, height: int, side: int) -> None:
     image = noise(mode, width, height, 0, 256)
-    new = [int(side * length / min(width, height)) for length in (width, height)]
+    new = (int(side * width / min(width, height)), int(side * height / min(width, height)))
     left, top = ((length - side) // 2 for length in new)
     box = (left, top, left + side, top + side)
     found = resized_crop(image, *new, box)
@@ -119,15 +120,17 @@ def test_threads_share_it() -> None:
 
 
 def test_without_the_compiled_file_pillow_resizes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    preprocessing._resized_crop.cache_clear(), pixels.library.cache_clear()
+    preprocessing._resized_crop.cache_clear()
+    pixels.library.cache_clear()
     try:
         monkeypatch.setattr(pixels, "__file__", str(tmp_path / "pixels.py"))
         with pytest.raises(BackendError, match=r"pixels.c wasn't compiled .* install a C compiler"):
             pixels.library()
         assert preprocessing._resized_crop() is None
-        (tmp_path / f"_pixels{pixels.EXTENSION_SUFFIXES[0]}").write_bytes(b"no library")
+        (tmp_path / f"_pixels{EXTENSION_SUFFIXES[0]}").write_bytes(b"no library")
         with pytest.raises(BackendError, match="can't be loaded"):
             pixels.library()
         same(preprocess(picture("RGB", 53, 40), 24), recipe(picture("RGB", 53, 40), 24))
     finally:
-        preprocessing._resized_crop.cache_clear(), pixels.library.cache_clear()
+        preprocessing._resized_crop.cache_clear()
+        pixels.library.cache_clear()

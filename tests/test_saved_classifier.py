@@ -27,10 +27,16 @@ def model(tiny_vit: Path) -> CLIP:
 
 def test_labels_are_the_same_some_at_a_time(model: CLIP, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = model.classifier(LABELS, TEMPLATES).embeddings
-    model._label_sets.clear(), model._texts.clear()
+    model._label_sets.clear()
+    model._texts.clear()
     seen: list[int] = []
     embed = model.embed_text
-    monkeypatch.setattr(model, "embed_text", lambda texts, **k: seen.append(len(texts)) or embed(texts, **k))
+
+    def watched(texts: list[str], **options: Any) -> np.ndarray:
+        seen.append(len(texts))
+        return embed(texts, **options)
+
+    monkeypatch.setattr(model, "embed_text", watched)
     monkeypatch.setattr(classifier, "TEXTS_AT_A_TIME", 17)
     found = model.classifier(LABELS, TEMPLATES).embeddings
     assert np.array_equal(found, whole)  # the reference gives a text the same bits in any company
