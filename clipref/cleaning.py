@@ -36,31 +36,26 @@ def cleaned_lines(text: str) -> Iterator[str]:
 
     Raises TextError for a text that is too long, before or after, or whose HTML escapes are nested too deeply.
     """
+    with no_fork:
+        import ftfy
+
     if len(text) > MAX_LENGTH:
         raise TextError(f"a text of {len(text)} characters; at most {MAX_LENGTH} are taken. Shorten it.")
-    passes, escaped, length, start = _Passes(), True, 0, 0
+    passes, length, start = _Passes(), 0, 0
+    config = ftfy.TextFixerConfig(explain=False, remove_control_chars=passes)  # type: ignore[arg-type]
     while start < len(text):
         end = text.find("\n", start) + 1 or len(text)
         line, start = text[start:end], end
         if "<" in line:
-            escaped = False  # ftfy takes what follows for HTML that is meant to be
+            config = config._replace(unescape_html=False)  # ftfy takes what follows for HTML that is meant to be
         if "&" in line or not line.isascii() or not line.rstrip("\n").isprintable():  # else nothing is to be repaired
             passes.cost = len(line)
-            line = _unescape_html(_unescape_html(_fix(line, passes, escaped)))
+            line = _unescape_html(_unescape_html(ftfy.fix_text(line, config)))
         line = line.lower()
         length += len(line)
         if length > MAX_LENGTH:
             raise TextError(f"a text of over {MAX_LENGTH} characters once it is cleaned. Shorten it.")
         yield line
-
-
-def _fix(line: str, passes: _Passes, unescape_html: bool) -> str:
-    """A line as ftfy repairs it, which is imported for the first line that may need it."""
-    with no_fork:
-        import ftfy
-    options: dict[str, Any] = {} if unescape_html else {"unescape_html": False}
-    config = ftfy.TextFixerConfig(explain=False, remove_control_chars=passes, **options)  # type: ignore[arg-type]
-    return str(ftfy.fix_text(line, config))
 
 
 class _Passes:

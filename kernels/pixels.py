@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # Modes in which Pillow has four bytes a pixel, and what their colours are multiplied into before they are resized.
 MODES = {"RGB": ("RGB", "RGBX"), "RGBA": ("RGBa", "RGBa")}
 
-STRIP_BYTES = 2**16  # stays in the processor's cache, and costs no new page of memory
+STRIP_BYTES = 2**17  # stays in the cache; smaller ones hand the interpreter to and fro more often
 BLOCK = 8  # pixels that pixels.c goes down at a time
 MAX_WEIGHTS = 2**16  # of an axis: pictures that need more are resized by Pillow
 REMEMBERED = 32  # axes
