@@ -1,7 +1,7 @@
 """Users' tasks, timed from outside: short prompts, a matrix of labels and templates, a picture among labels, the first
-embedding of a process, its memory, and a folder of photographs.
+embedding of a process, and its memory.
 
-    python benchmarks/tasks.py [prompts labels classify start memory photos] [--backend onnx] [--rounds 5] [--json FILE]
+    python benchmarks/tasks.py [prompts labels classify start memory] [--backend onnx] [--rounds 5] [--json FILE]
 
 Weights are a synthetic ViT-B-32, whole. Alternatives take turns within a round; figures are medians over the rounds,
 and ratios medians of each round's ratio. Peers take part where they are installed. A result is compared with the
@@ -229,47 +229,7 @@ def memory(folder: Path, backend: str, rounds: int) -> dict[str, Any]:
     return found
 
 
-def photos(folder: Path, backend: str, rounds: int, count: int = 2000) -> dict[str, Any]:
-    """JPEG files to embeddings, against the engine on pixels that are ready, and against decoding alone."""
-    generator = np.random.default_rng(0)
-    paths = []
-    (folder / "photos").mkdir(exist_ok=True)
-    for i in range(count):
-        width, height = (int(s) for s in generator.integers((440, 340), (560, 460)))
-        coarse = generator.integers(0, 256, (12, 16, 3), dtype=np.uint8)
-        fine = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC), np.int16)
-        noisy = (fine + generator.integers(-12, 13, fine.shape)).clip(0, 255).astype(np.uint8)
-        paths.append(str(folder / "photos" / f"{i}.jpg"))
-        Image.fromarray(noisy).save(paths[-1], quality=85)
-    model = AutoModel.from_pretrained(folder, backend=backend)
-    side = model.config.vision.resolution
-    ready = generator.uniform(-1.8, 2.1, (32, 3, side, side)).astype(np.float32)
-    model.embed_images(paths[:64])
-
-    def engine() -> None:
-        for _ in range(0, count, 32):
-            model.encode_image(ready)
-
-    class Nothing:
-        def encode_image(self, pixels: Any) -> Any:
-            return np.ones((len(pixels), model.config.embed_dim), np.float32)
-
-    def decoding() -> None:
-        kept, model.engine = model.engine, Nothing()  # type: ignore[assignment]
-        try:
-            model.embed_images(paths)
-        finally:
-            model.engine = kept
-
-    calls = {
-        "files to embeddings": lambda: model.embed_images(paths),
-        "engine alone": engine,
-        "decoding alone": decoding,
-    }
-    return report("photos", alternate(calls, min(rounds, 2)), "files to embeddings", count, {})
-
-
-TASKS = {"prompts": prompts, "labels": labels, "classify": classify, "start": start, "memory": memory, "photos": photos}
+TASKS = {"prompts": prompts, "labels": labels, "classify": classify, "start": start, "memory": memory}
 
 
 def main() -> None:

@@ -63,7 +63,7 @@ def _resize_rows(pixels: Pixels, size_out: int) -> Pixels:
     size_in = len(pixels)
     if size_in == size_out:
         return pixels
-    first, weights = _weights(size_in, size_out)
+    first, weights = axis_weights(size_in, size_out, 0, size_out)
     total = np.full((size_out, *pixels.shape[1:]), 1 << (_PRECISION_BITS - 1))  # one half: the shift below rounds
     for tap, weight in enumerate(weights):
         rows = np.minimum(first + tap, size_in - 1)  # past the edge the weight is zero
@@ -72,15 +72,18 @@ def _resize_rows(pixels: Pixels, size_out: int) -> Pixels:
     return rounded
 
 
-def _weights(size_in: int, size_out: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First input pixel of each output pixel [out], and the fixed-point weights from there on [taps, out]."""
+def axis_weights(size_in: int, size_out: int, begin: int, end: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The weights that make outputs `begin` to `end` (n of them) of `size_out` from `size_in` inputs.
+
+    First input pixel of each [n], and the fixed-point weights [taps, n] from there on, 2^22 being one.
+    """
     scale = size_in / size_out
     stretch = max(scale, 1.0)
     support = _SUPPORT * stretch
-    centre = (np.arange(size_out) + 0.5) * scale
+    centre = (np.arange(begin, end) + 0.5) * scale
     first = np.maximum((centre - support + 0.5).astype(np.int64), 0)
     last = np.minimum((centre + support + 0.5).astype(np.int64), size_in)
-    pixel = first + np.arange((last - first).max())[:, None]  # [taps, out]
+    pixel = first + np.arange((last - first).max())[:, None]  # [taps, n]
     weights = np.where(pixel < last, _kernel((pixel - centre + 0.5) * (1.0 / stretch)), 0.0)
     weights /= np.cumsum(weights, axis=0)[-1]  # cumsum adds in order, as C does; sum may add in pairs
     return first, np.trunc(weights * (1 << _PRECISION_BITS) + np.copysign(0.5, weights)).astype(np.int64)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -9,8 +13,10 @@ from numpy.typing import NDArray
 
 from .arguments import check_count, is_one_image, listed_labels, shown
 from .errors import InputError, TextError, WeightsError
+from .files import open_regular, parse_json, written_whole
 from .ops import softmax
 from .similarity import cosines, have_direction, unit_vectors
+from .texts import rows_of
 
 if TYPE_CHECKING:
     from .model import CLIP
@@ -19,6 +25,13 @@ Array: TypeAlias = NDArray[Any]
 Texts: TypeAlias = tuple[str, ...]
 
 TEMPLATES = ("a photo of a {}",)
+
+# Texts whose embeddings are in memory together while labels are embedded: at 1024 float32 each, 32 MB.
+TEXTS_AT_A_TIME = 8192
+
+# Bytes of a saved classifier: 400,000 labels of 1024 float32 each, with their names.
+MAX_SAVED = 2**31
+FORMAT = "clipref classifier 1"
 
 
 class Classifier:
@@ -57,9 +70,92 @@ class Classifier:
         rows = [self._most_probable(embedding, top_k) for embedding in images]
         return rows[0] if is_one_image(image) else rows
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write labels, templates and embeddings, whole or not at all, as a .safetensors file that `load` reads.
+
+        It has the digests of the model's weights and vocabulary too, without which embeddings mean nothing.
+        Raises InputError where it can't be written.
+
+        >>> shapes.save("shapes.safetensors")
+        """
+        from safetensors import SafetensorError
+        from safetensors.numpy import save_file
+
+        texts = {"labels": json.dumps(self.labels), "templates": json.dumps(self.templates)}
+        metadata = {"format": FORMAT, **_origin(self.model), **texts}
+        try:
+            with written_whole(path) as scratch:
+                save_file({"embeddings": np.array(self.embeddings)}, scratch, metadata)
+        except (OSError, ValueError, SafetensorError) as error:
+            raise InputError(f"{path} can't be written: {error}. Make room, or choose another place.") from error
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], model: CLIP) -> Classifier:
+        """Read what `save` wrote, for the same weights, vocabulary, precision and dtype; texts aren't embedded again.
+
+        Raises InputError for another kind of file, a damaged one, or one of another model.
+
+        >>> from clipref.classifier import Classifier
+        >>> shapes.save("labels.safetensors")
+        >>> Classifier.load("labels.safetensors", shapes.model).labels
+        ('circle', 'ring')
+        """
+        metadata, embeddings = _read(path)
+        for what, ours in _origin(model).items():
+            if metadata.get(what) != ours:
+                raise InputError(
+                    f"{path} was saved with {what} {shown(metadata.get(what))}; the model's is {ours!r}. Make the "
+                    f"classifier of this model anew: model.classifier(labels, templates)."
+                )
+        try:
+            labels, templates = (parse_json(metadata[key].encode()) for key in ("labels", "templates"))
+            labels, templates = labels_and_templates(labels, templates)
+        except (KeyError, ValueError, InputError) as error:
+            raise InputError(f"{path}: its labels can't be read ({error}); save it anew.") from error
+        shape = (len(labels), model.config.embed_dim)
+        if embeddings.shape != shape or embeddings.dtype != model.dtype or not _are_units(embeddings):
+            raise InputError(
+                f"{path}: its embeddings are {embeddings.dtype} of shape {list(embeddings.shape)}; expected unit "
+                f"vectors {list(shape)} in {model.dtype}. It is damaged; save it anew."
+            )
+        return cls(model, labels, templates, embeddings)
+
     def _most_probable(self, image: Array, top_k: int) -> list[tuple[str, float]]:
         found = most_probable(self.embeddings, image, self.model.logit_scale, top_k)
         return [(self.labels[i], probability) for i, probability, _ in found]
+
+
+def _origin(model: CLIP) -> dict[str, str]:
+    """What a model's label embeddings depend on beside labels and templates."""
+    return {
+        "weights": model.digest,
+        "vocabulary": model.tokenizer.digest,
+        "precision": model.precision,
+        "dtype": model.dtype,
+    }
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[dict[str, str], Array]:
+    """The metadata and the embeddings of a saved classifier. Raises InputError."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+        if size > MAX_SAVED:
+            raise OSError(f"it has {size} bytes, of at most {MAX_SAVED}")
+        with safe_open(path, framework="numpy") as saved:
+            metadata = saved.metadata() or {}
+            if metadata.get("format") != FORMAT or list(saved.keys()) != ["embeddings"]:
+                raise ValueError("it is no classifier")
+            return metadata, saved.get_tensor("embeddings")
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
+        raise InputError(f"{path} can't be read as a classifier: {error}; expected what save(path) wrote.") from error
+
+
+def _are_units(rows: Array) -> bool:
+    """Whether rows [N, E] are unit vectors, within their rounding."""
+    return bool((np.abs(np.vecdot(rows, rows) - 1) <= 1e-3).all())
 
 
 def most_probable(directions: Array, image: Array, logit_scale: float, top_k: int) -> list[tuple[int, float, float]]:
@@ -83,31 +179,62 @@ def labels_and_templates(labels: Any, templates: Any) -> tuple[Texts, Texts]:
     return tuple(listed_labels("labels", labels)), tuple(listed)
 
 
-def prompts_of(labels: Texts, templates: Texts) -> list[str]:
+def prompts_of(labels: Sequence[str], templates: Texts) -> list[str]:
     """Every label in every template, those of a label together."""
     return [template.replace("{}", label) for label in labels for template in templates]
 
 
 def label_embeddings(model: CLIP, labels: Texts, templates: Texts) -> Array:
-    """Unit vectors [N, E]: each the mean of a label's unit vectors in all templates (the CLIP paper, section 3.1.4)."""
+    """Unit vectors [N, E]: each the mean of a label's unit vectors in all templates (the CLIP paper, section 3.1.4).
+
+    Of many labels some at a time, those next to one another that begin alike, so that the memory which is needed beside
+    the result has a bound. All texts are checked before one is embedded.
+    """
+    step = max(1, TEXTS_AT_A_TIME // len(templates))
+    if len(labels) <= step:
+        return _some_label_embeddings(model, range(len(labels)), labels, templates)
+    for start in range(0, len(labels), step):
+        numbers = range(start, min(start + step, len(labels)))
+        with _label_named(numbers, labels, templates):
+            prompts = prompts_of([labels[i] for i in numbers], templates)
+            rows_of(prompts, model.tokenizer, model.config.text.context_length)
+    order = sorted(range(len(labels)), key=lambda i: labels[i])
+    found = np.empty((len(labels), model.config.embed_dim), model.dtype)
+    for start in range(0, len(labels), step):
+        some = order[start : start + step]
+        found[some] = _some_label_embeddings(model, some, labels, templates)
+    return found
+
+
+def _some_label_embeddings(model: CLIP, numbers: Sequence[int], labels: Texts, templates: Texts) -> Array:
+    """Unit vectors [n, E] of the labels of these numbers."""
+    some = [labels[i] for i in numbers]
+    with _label_named(numbers, labels, templates):
+        embeddings = model.embed_text(prompts_of(some, templates), normalize=True)  # [n * templates, E]
+    return label_directions(some, templates, embeddings)
+
+
+@contextmanager
+def _label_named(numbers: Sequence[int], labels: Texts, templates: Texts) -> Iterator[None]:
+    """An error of one of their prompts names the label and the template."""
     try:
-        embeddings = model.embed_text(prompts_of(labels, templates), normalize=True)  # [N * templates, E]
+        yield
     except TextError as error:
         if error.index is None:
             raise
-        label, template = divmod(error.index, len(templates))
+        place, template = divmod(error.index, len(templates))
+        label = numbers[place]
         message = f"label {label} ({shown(labels[label])}) in template {shown(templates[template])}: {error}"
         raise TextError(message, index=label, source=labels[label]) from error
-    return label_directions(labels, templates, embeddings)
 
 
-def label_directions(labels: Texts, templates: Texts, embeddings: Array) -> Array:
+def label_directions(labels: Sequence[str], templates: Texts, embeddings: Array) -> Array:
     """Unit vectors [N * templates, E] of `prompts_of` -> [N, E], the mean of each label's. Raises WeightsError."""
     means = embeddings.reshape(len(labels), len(templates), -1).mean(axis=1)  # [N, E]
     without = np.flatnonzero(~have_direction(means))
     if without.size:
         raise WeightsError(
-            f"label {without[0]} ({shown(labels[without[0]])}): its embeddings in the templates cancel each other out, "
+            f"label {shown(labels[without[0]])}: its embeddings in the templates cancel each other out, "
             f"so it has no direction; use other templates."
         )
     return unit_vectors(means)

@@ -258,8 +258,7 @@ class CLIP:
         if len(given) != 1:
             found = "None" if not given else "given twice"
             raise InputError(f"The texts are {found}; expected a text, or a list of texts, given once.")
-        listed = listed_texts(given[0])
-        rows = rows_of(self.tokenize(listed, truncate), listed)
+        rows = rows_of(listed_texts(given[0]), self.tokenizer, self.config.text.context_length, truncate)
         with self.weights_in_use():
             embeddings = embeddings_of(rows, self.engine, self._texts)
         return finished(embeddings, "text", range(len(rows)), is_true("normalize", normalize))

@@ -119,6 +119,8 @@ def _stamp(status: os.stat_result) -> dict[str, int]:
 
 def remembered_digest(status: os.stat_result) -> str | None:
     """The digest that this user computed of the file of this status before, if it is a large one."""
+    if known := _known.get(_key(status)):
+        return known
     with suppress(OSError, ValueError):
         found = read_bytes(_memory(status), 64).decode("ascii")
         return found if HEX.fullmatch(found) else None
@@ -130,6 +132,7 @@ def remember_digest(status: os.stat_result, digest: str) -> None:
     # A change within one tick of the file system's clock leaves no trace; two seconds are the longest tick there is.
     if status.st_size < SMALL or time.time() - status.st_mtime < 2:
         return
+    _known[_key(status)] = digest  # for where the home can't be written to, as in many containers
     path = _memory(status)
     with suppress(OSError):  # only costs time
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,7 +140,13 @@ def remember_digest(status: os.stat_result, digest: str) -> None:
             scratch.write_text(digest, encoding="ascii")
 
 
-def _memory(status: os.stat_result) -> Path:
+_known: dict[tuple[int, ...], str] = {}  # by the file's identity, in this process
+
+
+def _key(status: os.stat_result) -> tuple[int, ...]:
     # The time of the inode's change too, which nobody can set back.
-    key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    return home() / "digests" / hashlib.sha256(repr(key).encode()).hexdigest()[:32]
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _memory(status: os.stat_result) -> Path:
+    return home() / "digests" / hashlib.sha256(repr(_key(status)).encode()).hexdigest()[:32]

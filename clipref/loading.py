@@ -93,14 +93,18 @@ def preprocessed_batches(
 ) -> Generator[tuple[tuple[int, ...], Array], None, None]:
     """The images' numbers and pixels [n, 3, R, R], `size` at a time. Errors are as in `sound`.
 
-    The bar on standard error moves on when the next batch is asked for.
+    The bar on standard error moves on when the next batch is asked for, and the pixels' memory is used for it again:
+    new memory for each would cost as much as filling it.
     """
+    room = np.empty(0)
     items = elements(images, "images", AN_IMAGE_OR_SEVERAL)
     found = preprocessed(items, pixels_of, workers, size)
     with progress_bar(length(images), progress) as bar, closing(found):
         for batch in in_batches(sound(found, failed), size):
             indices, pixels = zip(*batch, strict=True)
-            yield indices, np.stack(pixels)
+            if len(room) < len(pixels):
+                room = np.empty((len(pixels), *pixels[0].shape), pixels[0].dtype)
+            yield indices, np.stack(pixels, out=room[: len(pixels)])
             bar.update(len(batch))
 
 

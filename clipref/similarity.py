@@ -93,7 +93,8 @@ def cosines_with_rows(query: Array, rows: Array) -> Array:
 
 def finished(embeddings: Array, kind: str, indices: Sequence[int], normalize: bool = False) -> Array:
     """Embeddings [N, E], all finite, as unit vectors if wanted. Raises WeightsError, which names the item."""
-    wrong = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
+    blocks = _blocks(embeddings)
+    wrong = np.flatnonzero(~np.concatenate([np.isfinite(block).all(axis=1) for block in blocks]))
     if wrong.size:
         raise WeightsError(
             f"{kind} {indices[wrong[0]]}: its embedding is not finite, because the checkpoint's weights exceed what "
@@ -101,10 +102,19 @@ def finished(embeddings: Array, kind: str, indices: Sequence[int], normalize: bo
         )
     if not normalize:
         return embeddings
-    without = np.flatnonzero(~have_direction(embeddings))
+    without = np.flatnonzero(~np.concatenate([have_direction(block) for block in blocks]))
     if without.size:
         raise WeightsError(
             f"{kind} {indices[without[0]]}: its embedding is zero, which has no direction, because the checkpoint's "
             f"weights (its projection, for instance) are zero or vanish in {embeddings.dtype}; are they damaged?"
         )
-    return unit_vectors(embeddings)
+    unit = np.empty_like(embeddings)
+    for block, to in zip(blocks, _blocks(unit), strict=True):
+        to[...] = unit_vectors(block)
+    return unit
+
+
+def _blocks(rows: Array) -> list[Array]:
+    """Views of rows [N, E], a block at a time, so that what is made of each needs little room."""
+    height = max(1, BLOCK_BYTES // (rows.itemsize * rows.shape[1]))
+    return [rows[start : start + height] for start in range(0, len(rows), height)]

@@ -14,11 +14,10 @@ from .engine import Engine
 from .errors import InputError, TextError
 from .loading import in_batches
 from .memory import Memory
-from .text_transformer import end_of_text
+from .tokenizer import Ids, Tokenizer
 from .trees import plant
 
 Array: TypeAlias = NDArray[Any]
-Ids: TypeAlias = tuple[int, ...]
 
 # Texts in a call of an engine that knows no trees.
 TEXT_BATCH = 64
@@ -45,29 +44,46 @@ def checked_ids(given: Any, config: TextConfig) -> Array:
     return ids
 
 
-def rows_of(ids: Array, texts: Sequence[str]) -> list[Ids]:
-    """Token ids [N, T] -> those of each text up to its end. Raises TextError for an empty text."""
-    ends = end_of_text(ids)
-    empty = np.flatnonzero(ends == 1)
-    if empty.size:
-        raise TextError(
-            f"text {empty[0]} is empty, and an empty text has no meaning to embed; "
-            f"encode_text(tokenize('')) gives its vector nevertheless.",
-            index=int(empty[0]),
-            source=texts[empty[0]],
-        )
-    return [tuple(row[: end + 1]) for row, end in zip(ids.tolist(), ends, strict=True)]
+def rows_of(texts: list[str], tokenizer: Tokenizer, context_length: int, truncate: bool = False) -> list[Ids]:
+    """The token ids of each text up to its first end. Raises TextError for one that is empty, or too long."""
+    rows = tokenizer.rows(texts, context_length, truncate)
+    for i, row in enumerate(rows):
+        end = row.index(row[-1])
+        if end == 1:
+            raise TextError(
+                f"text {i} is empty, and an empty text has no meaning to embed; "
+                f"encode_text(tokenize('')) gives its vector nevertheless.",
+                index=i,
+                source=texts[i],
+            )
+        if end + 1 < len(row):
+            rows[i] = row[: end + 1]
+    return rows
 
 
 def embeddings_of(texts: Sequence[Ids], engine: Engine, memory: Memory[Ids, Array]) -> Array:
     """Embeddings [N, E] of rows of token ids without padding; those in `memory` are not computed again."""
-    known = {text: embedding for text in set(texts) if (embedding := memory.get(text)) is not None}
-    missing = list({text: None for text in texts if text not in known})
-    for rows, embeddings in _computed(missing, engine):
-        known |= {missing[i]: embedding for i, embedding in zip(rows, embeddings, strict=True)}
-    for text in missing:
-        memory.put(text, known[text].copy())  # a row by itself, without the batch that it was computed in
-    return np.stack([known[text] for text in texts])
+    distinct = list(dict.fromkeys(texts))
+    known = {i: row for i, text in enumerate(distinct) if (row := memory.get(text)) is not None}
+    missing = [i for i in range(len(distinct)) if i not in known]
+    found = None if not known else _room(len(distinct), next(iter(known.values())))
+    for rows, embeddings in _computed([distinct[i] for i in missing], engine):
+        found = _room(len(distinct), embeddings[0]) if found is None else found
+        found[[missing[i] for i in rows]] = embeddings
+    assert found is not None
+    for i, row in known.items():
+        found[i] = row
+    for i in missing[-memory.limit :]:
+        memory.put(distinct[i], found[i].copy())  # a row by itself, without the others that it was computed with
+    if len(distinct) == len(texts):
+        return found
+    places = {text: i for i, text in enumerate(distinct)}
+    return np.asarray(found[[places[text] for text in texts]])
+
+
+def _room(n: int, row: Array) -> Array:
+    """Room for n rows like this one."""
+    return np.empty((n, len(row)), row.dtype)
 
 
 def _computed(texts: list[Ids], engine: Engine) -> Iterator[tuple[list[int], Array]]:

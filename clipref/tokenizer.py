@@ -11,13 +11,14 @@ CLIP pools at the first of them.
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 import os
 from array import array
 from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,8 @@ from .arguments import elements, is_count, is_true, listed_texts, shown
 from .cleaning import cleaned_lines, libraries
 from .errors import InputError, TextError, numbered
 from .vocabulary import DEFAULT_MERGES, END, SPECIALS, START, WORDS, Merges, byte_symbols, read_vocabulary, symbols_of
+
+Ids: TypeAlias = tuple[int, ...]
 
 # The longest context: no array of ids takes more than 400 KB a text.
 MAX_CONTEXT = 100_000
@@ -54,17 +57,18 @@ class Tokenizer:
     >>> tokenizer = Tokenizer.default()
     """
 
-    def __init__(self, merges: Merges, added: Sequence[str] = ()) -> None:
+    def __init__(self, merges: Merges, added: Sequence[str] = (), symbols: Sequence[str] = ()) -> None:
         """`merges`: pairs of symbols, the first merged first. Raises ConfigError if one merges an unknown symbol.
 
         `added`: tokens beyond the end of text. They count, and are never made: a text that has one of them is refused.
+        `symbols`: what `symbols_of` makes of the merges, for who has it already.
         """
-        symbols = symbols_of(merges)
+        symbols = symbols or symbols_of(merges)
         self.start_id, self.end_id = len(symbols) - 2, len(symbols) - 1
         self.vocab_size = len(symbols) + len(added)
         self._symbols = [*symbols, *added]
         self._ids = {symbol: i for i, symbol in enumerate(symbols)}
-        self._ranks = {(left, right): rank for rank, (left, right) in enumerate(merges)}
+        self._ranks = dict(zip(map(tuple, merges), range(len(merges)), strict=True))
         self._longest = max(len(symbol.removesuffix("</w>")) for symbol in symbols[:-2])
         self._added = [token.lower() for token in added]
         self._short_word = lru_cache(maxsize=REMEMBERED)(lambda word: self._merge(_spell(word), True))
@@ -91,7 +95,12 @@ class Tokenizer:
         49408
         """
         vocabulary = read_vocabulary(path)
-        return cls(vocabulary.merges, vocabulary.added)
+        return cls(vocabulary.merges, vocabulary.added, vocabulary.symbols)
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the vocabulary: the symbols of all ids, in their order."""
+        return hashlib.sha256("\n".join(self._symbols).encode()).hexdigest()
 
     def check_vocabulary(self, vocab_size: int, end_of_text: int | None) -> None:
         """Raise InputError unless a model of so many tokens, with this end-of-text id, can take these ids.
@@ -168,24 +177,34 @@ class Tokenizer:
         array([[49406,   320,  2368, 49407,     0],
                [49406,  1237,  3989, 49407,     0]], dtype=int32)
         """
+        rows = self.rows(texts, context_length, truncate)
+        ids = np.zeros((len(rows), context_length), np.int32)
+        for to, row in zip(ids, rows, strict=True):
+            to[: len(row)] = row
+        return ids
+
+    def rows(self, texts: str | Iterable[str], context_length: int = 77, truncate: bool = False) -> list[Ids]:
+        """As a call, but each text's ids by themselves: start, text, end. Raises what a call raises.
+
+        >>> tokenizer.rows(["a cat", "two"])
+        [(49406, 320, 2368, 49407), (49406, 1237, 49407)]
+        """
         if not is_count(context_length) or not 2 <= context_length <= MAX_CONTEXT:
             raise InputError(
                 f"context_length is {shown(context_length)}; expected a whole number, at least 2 for start and end, at "
                 f"most {MAX_CONTEXT}."
             )
         cut = is_true("truncate", truncate)
-        listed = listed_texts(texts)
-        ids = np.zeros((len(listed), context_length), np.int32)
-        for i, text in enumerate(listed):
+        rows = []
+        for i, text in enumerate(listed_texts(texts)):
             try:
                 found = self._encode(text, context_length - 1)
                 if len(found) > context_length - 2 and not cut:
                     raise TextError(self._too_long(text, int(context_length)))
             except TextError as error:
                 raise numbered(error, "text", i, text) from None
-            row = [self.start_id, *found[: context_length - 2], self.end_id]
-            ids[i, : len(row)] = row
-        return ids
+            rows.append((self.start_id, *found[: context_length - 2], self.end_id))
+        return rows
 
     def _too_long(self, text: str, context_length: int) -> str:
         count = f"{2 + len(self.encode(text))}" if len(text) <= MAX_COUNTED else f"over {context_length}"
@@ -194,7 +213,7 @@ class Tokenizer:
             "Shorten it, or pass truncate=True."
         )
 
-    def _word(self, word: str, limit: int | None) -> tuple[int, ...]:
+    def _word(self, word: str, limit: int | None) -> Ids:
         """The ids of a word; of a long one the first `limit`."""
         if word in (START, END):
             return (self._ids[word],)
@@ -203,7 +222,7 @@ class Tokenizer:
         first = None if limit is None else self._first(word, limit)
         return self._merge(_spell(word), True) if first is None else first
 
-    def _first(self, word: str, limit: int) -> tuple[int, ...] | None:
+    def _first(self, word: str, limit: int) -> Ids | None:
         """The first `limit` ids of a long word, if they can be told from its beginning; None if they can't.
 
         Merges happen inside of what becomes one id, in an order that doesn't depend on the rest. So a beginning that
@@ -225,7 +244,7 @@ class Tokenizer:
                 return first
         return None
 
-    def _merge(self, letters: str, whole: bool) -> tuple[int, ...]:
+    def _merge(self, letters: str, whole: bool) -> Ids:
         """The ids of byte symbols, which are a whole word or the beginning of one.
 
         Always merges the pair of the lowest rank, the leftmost first. A queue of pairs, each one number for its rank

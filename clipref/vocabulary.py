@@ -16,8 +16,8 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -46,14 +46,18 @@ MAX_SYMBOL = 256
 DEFAULT_MERGES = Path(__file__).parent / "data" / "bpe_merges.txt.gz"
 
 Merges = Sequence[tuple[str, str]]
+_PAIRS = (tuple, list)
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The merges, and what was added after the end of text: tokens that no merge makes, in the order of their ids."""
+    """The merges; what was added after the end of text, tokens that no merge makes, in the order of their ids; and
+    what `symbols_of` makes of the merges.
+    """
 
     merges: Merges
     added: tuple[str, ...] = ()
+    symbols: Sequence[str] = field(default=(), compare=False, repr=False)
 
 
 @cache
@@ -74,8 +78,8 @@ def symbols_of(merges: Merges) -> list[str]:
     known = set(symbols)
     if not isinstance(merges, list | tuple):
         raise ConfigError(f"The merges are {shown(merges)}; expected a list of pairs of symbols.")
-    for i, merge in enumerate(merges):
-        if not isinstance(merge, tuple | list) or len(merge) != 2 or not all(isinstance(part, str) for part in merge):
+    for i, merge in enumerate(merges):  # 48,894 of them at every start of a process
+        if not (isinstance(merge, _PAIRS) and len(merge) == 2 and type(merge[0]) is type(merge[1]) is str):
             raise ConfigError(f"Merge {i} is {shown(merge)}; expected two symbols.")
         left, right = merge
         if left not in known or right not in known:
@@ -83,10 +87,11 @@ def symbols_of(merges: Merges) -> list[str]:
             raise ConfigError(
                 f"Merge {i}, {shown(left)} + {shown(right)}: nothing before it makes {shown(unknown)}; wrong file?"
             )
-        if len(left + right) > MAX_SYMBOL:
-            raise ConfigError(f"Merge {i} makes a symbol of {len(left + right)} bytes; expected at most {MAX_SYMBOL}.")
-        symbols.append(left + right)
-        known.add(left + right)
+        made = left + right
+        if len(made) > MAX_SYMBOL:
+            raise ConfigError(f"Merge {i} makes a symbol of {len(made)} bytes; expected at most {MAX_SYMBOL}.")
+        symbols.append(made)
+        known.add(made)
     return [*symbols, START, END]
 
 
@@ -122,7 +127,7 @@ def read_vocabulary(path: str | os.PathLike[str]) -> Vocabulary:
         if file.name != "added_tokens.json" and (missing := next((s for s in symbols if s not in ids), None)):
             raise ConfigError(f"{file} has no id for {shown(missing)}, which the merges make; is it another model's?")
         added |= _beyond(symbols, ids, file)
-    return Vocabulary(merges, _in_order(added, len(symbols), path))
+    return Vocabulary(merges, _in_order(added, len(symbols), path), symbols)
 
 
 def write_vocabulary(folder: Path, vocabulary: Vocabulary) -> None:
@@ -158,19 +163,20 @@ def _table(path: Path, data: bytes) -> list[tuple[str, str]]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} can't be read as a table of merges: {error}. Fetch it again.") from error
     first = 1 if lines[0].startswith(("#version", '"bpe_simple_vocab')) else 0
-    merges = []
-    for number, line in enumerate(lines[first : first + MAX_MERGES], start=first + 1):
-        if not line and number == len(lines):
-            break
-        merges.append(_pair(line.rstrip("\r"), f"{path}, line {number}"))
-    return merges
+    if len(lines) <= first + MAX_MERGES and not lines[-1]:  # what is behind the last line's end
+        lines.pop()
+    return _pairs((line.rstrip("\r") for line in lines[first : first + MAX_MERGES]), f"{path}, line", first + 1)
 
 
-def _pair(text: str, where: str) -> tuple[str, str]:
-    left, space, right = text.partition(" ")
-    if not (left and space and right) or " " in right:
-        raise ConfigError(f"{where}: {text[:50]!r} is not two symbols; is this a table of merges?")
-    return left, right
+def _pairs(texts: Iterable[str], where: str, number: int) -> list[tuple[str, str]]:
+    """Texts of two symbols each as pairs. Raises ConfigError, which counts the texts from `number` on."""
+    pairs = []
+    for i, text in enumerate(texts):
+        left, _, right = text.partition(" ")
+        if not left or not right or " " in right:
+            raise ConfigError(f"{where} {number + i}: {text[:50]!r} is not two symbols; is this a table of merges?")
+        pairs.append((left, right))
+    return pairs
 
 
 def _parse_object(path: Path, data: bytes) -> dict[str, Any]:
@@ -199,10 +205,9 @@ def _read_tokenizer_json(path: Path, data: bytes) -> tuple[list[tuple[str, str]]
     listed, added = model["merges"], tokenizer.get("added_tokens") or []
     if not isinstance(listed, list) or not isinstance(added, list):
         raise ConfigError(f"{path}: its merges and added_tokens are not lists. Fetch it again.")
-    merges = []
-    for i, merge in enumerate(listed):
-        text = " ".join(map(str, merge)) if isinstance(merge, list) else str(merge)  # versions differ
-        merges.append(_pair(text, f"{path}, merge {i}"))
+    # Versions differ in whether a merge is a list of two symbols or a text.
+    texts = (" ".join(map(str, merge)) if isinstance(merge, list) else str(merge) for merge in listed)
+    merges = _pairs(texts, f"{path}, merge", 0)
     ids = _ids(path, model.get("vocab"))
     for token in added:
         ids |= _ids(path, {token.get("content"): token.get("id")} if isinstance(token, dict) else None)

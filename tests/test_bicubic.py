@@ -109,7 +109,7 @@ def test_rounding_once_differs() -> None:
     """Without the 8 bits between the passes, pixels move by a unit."""
     pixels, matrices = noise("L", 50, 40), []
     for size_in, size_out in [(40, 22), (50, 28)]:
-        first, weights = bicubic._weights(size_in, size_out)
+        first, weights = bicubic.axis_weights(size_in, size_out, 0, size_out)
         matrix = np.zeros((size_out, size_in + len(weights)))
         for tap, weight in enumerate(weights):
             matrix[np.arange(size_out), first + tap] = weight / 2**22

@@ -1,0 +1,133 @@
+"""Many labels in the seven templates: time over the engine's own rate on what they don't share, and memory.
+
+    python benchmarks/labels.py [--labels 10000] [--model clip/ViT-B-32] [--backend onnx] [--precision PRECISION]
+        [--json FILE]
+
+The engine's own rate is measured on some of the very trees that the texts make, before and after, and the time that
+all of them would take at that rate is what the call is compared with. Memory is the peak during the call, over
+what it had before, and that less the result. 32 labels are compared with the reference's first. Weights are synthetic.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipref import CLIP, AutoModel
+from clipref.classifier import prompts_of
+from clipref.config import PUBLISHED
+from clipref.texts import rows_of
+from clipref.trees import Tree, plant
+from clipref.weights_tools import synthetic
+
+WORDS = ["dog", "cat", "horse", "bird", "fish", "tree", "river", "mountain", "house", "car"]
+WORDS += ["train", "boat", "child", "woman", "man", "city", "street", "field", "sky", "bridge"]
+KINDS = ["red", "blue", "small", "old", "tall", "wooden", "quiet", "bright", "broken", "wild"]
+# The seven templates that the authors found best (https://github.com/openai/CLIP, notebooks).
+TEMPLATES = (
+    "itap of a {}.",
+    "a bad photo of the {}.",
+    "a origami {}.",
+    "a photo of the large {}.",
+    "a {} in a video game.",
+    "art of the {}.",
+    "a photo of the small {}.",
+)
+SAMPLE = 40  # trees
+
+
+def drawn(count: int) -> list[str]:
+    """So many different labels of two to five words, in no order."""
+    generator = np.random.default_rng(0)
+    found: dict[str, None] = {}
+    while len(found) < count:
+        kinds = [str(kind) for kind in generator.choice(KINDS, generator.integers(0, 4))]
+        found[" ".join([*kinds, *(str(word) for word in generator.choice(WORDS, 2))])] = None
+    return list(found)
+
+
+def resident() -> int:
+    """Bytes that this process has in memory."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+def peak_of(call: Callable[[], Any]) -> tuple[Any, int]:
+    """What a call returns, and the most memory that the process had meanwhile, over what it had before."""
+    before, done, seen = resident(), threading.Event(), [0]
+
+    def watch() -> None:
+        while not done.wait(0.02):
+            seen.append(resident())
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        return call(), max(max(seen) - before, 0)
+    finally:
+        done.set()
+        thread.join()
+
+
+def seconds_a_tree(model: CLIP, trees: Sequence[Tree]) -> float:
+    """The engine's seconds for one of these trees, in the mean."""
+    engine: Any = model.engine
+    start = time.perf_counter()
+    for tree in trees:
+        engine.encode_tree(tree.ids, tree.positions, tree.visible, tree.ends)
+    return (time.perf_counter() - start) / len(trees)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--labels", type=int, default=10_000)
+    parser.add_argument("--model", default="clip/ViT-B-32", choices=PUBLISHED)
+    parser.add_argument("--backend", default="onnx")
+    parser.add_argument("--precision")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    options: dict[str, Any] = {} if args.precision is None else {"precision": args.precision}
+    labels = drawn(args.labels)
+    with tempfile.TemporaryDirectory() as name:
+        folder = synthetic.write(Path(name) / "model", PUBLISHED[args.model], 0, "plain", "float32")
+        model = AutoModel.from_pretrained(folder, backend=args.backend, **options)
+        if not hasattr(model.engine, "encode_tree"):
+            sys.exit(f"The backend {args.backend!r} shares nothing; there is no rate to compare with.")
+        truth = AutoModel.from_pretrained(folder, backend="reference").label_embeddings(labels[:32], TEMPLATES)
+        cosine = float(np.vecdot(model.label_embeddings(labels[:32], TEMPLATES), truth).min())
+        texts = prompts_of(labels, TEMPLATES)
+        trees = list(plant(rows_of(texts, model.tokenizer, model.config.text.context_length)))
+        count, tokens = len(trees), sum(tree.ids.size for tree in trees)
+        sample = trees[:: max(1, count // SAMPLE)]
+        del trees, texts
+        seconds_a_tree(model, sample[:3])
+        model._texts.clear()
+        model._label_sets.clear()
+        first = seconds_a_tree(model, sample)
+        start = time.perf_counter()
+        found, peak = peak_of(lambda: model.label_embeddings(labels, TEMPLATES))
+        taken = time.perf_counter() - start
+        own = (first + seconds_a_tree(model, sample)) / 2 * count
+    beside = peak - found.nbytes
+    print(
+        f"{len(labels)} labels x {len(TEMPLATES)} templates, {args.backend} {model.precision}: {count} trees, {tokens} "
+        f"tokens; {taken:.1f} s, {taken / own:.2f} x the engine's own {own:.1f} s; peak memory {peak / 1e6:.0f} MB, "
+        f"{beside / 1e6:.0f} MB over the result; smallest cosine with the reference {cosine:.6f}"
+    )
+    if args.json:
+        row = {"labels": len(labels), "seconds": taken, "own_seconds": own, "over": taken / own, "peak_bytes": peak}
+        args.json.write_text(json.dumps(row | {"beside_bytes": beside, "cosine": cosine}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
