@@ -177,7 +177,7 @@ class SafetensorsFile:
         with suppress(WeightsError):  # a provenance that can't be read records nothing
             before = before or recorded_digest(read_provenance(self.path), self.status)
         if before is not None:
-            return before == self._digest_by(lambda a, b: hashlib.sha256(self._bytes[a:b]).hexdigest())
+            return before == self._digest_by(lambda a, b: hashlib.sha256(self._bytes[a:b].data).hexdigest())
         try:
             renamed = not os.path.samestat(os.stat(self.path), found)
         except OSError:
