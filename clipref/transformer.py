@@ -106,8 +106,8 @@ def residual_blocks(
     """All blocks: x [N, L, W] -> [N, S, W], the positions that `pool` picks.
 
     `visible` [N, L, L] says which positions (columns) each position (row) may see. Of a picture it is None: all see
-    all. Of a text it is made with its ids (text_transformer.py). It goes through the blocks as it is, but the last block
-    computes S positions only, so `pool` picks their rows of it too.
+    all. Of a text it is made with its ids (text_transformer.py). It goes through the blocks as it is, but the last
+    block computes S positions only, so `pool` picks their rows of it too.
     """
     for i, block in enumerate(resblocks[:-1]):
         x = resblock(ops, x, config, visible, None, tap, f"{name}.resblocks.{i}", **block)
