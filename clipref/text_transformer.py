@@ -9,6 +9,9 @@ Where each token stands in its text, what it may see and where a text ends is fo
 share what they have in common, which causal attention makes the same for all: a row of ids may be a tree, in which each
 text is the path from the root to its end (clipref/trees.py). A text alone is a tree of one path, and S is 1.
 
+To read it without trees: take S to be 1, `positions` to be 0, 1, 2, ... in each row, `visible` the lower triangle, and
+`ends` the column of each text's end; that is what `single_texts` gives.
+
 Axes: N items, T context length, L positions up to the batch's last end-of-text token, S texts in a row, W channels,
 E embedding.
 """

@@ -58,7 +58,10 @@ def multi_head_attention(
     ops: Ops, x: Array, queries: Array | None, heads: int, visible: Array | None,
     *, in_proj_weight: Array, in_proj_bias: Array, out_proj: Params,
 ) -> Array:  # fmt: skip
-    """Multi-head attention of queries [N, Q, W], or of all positions where they are None, to x [N, L, W]."""
+    """Multi-head attention of queries [N, Q, W], or of all positions where they are None, to x [N, L, W].
+
+    `visible` says which positions each query may see, [N, Q, L]; None: all.
+    """
     width = x.shape[-1]
     if queries is None:
         qkv = ops.linear(x, in_proj_weight, in_proj_bias)  # [N, L, 3W]
@@ -85,6 +88,8 @@ def resblock(
 
     `visible` has a row for each position that is computed: [N, L, L] or [N, S, L]. None: each sees all.
     """
+    # ln_1, attn, ln_2 and mlp are dicts, nested as the checkpoint's names are (`nest` in clipref/weights.py); so
+    # `**attn` is in_proj_weight=, in_proj_bias= and out_proj=, and `**ln_1` weight= and bias=.
     y = tap(f"{name}.ln_1", ops.layer_norm(x, **ln_1))
     queries = None if pool is None else pool(y)
     x = x if pool is None else pool(x)
@@ -100,8 +105,9 @@ def residual_blocks(
 ) -> Array:  # fmt: skip
     """All blocks: x [N, L, W] -> [N, S, W], the positions that `pool` picks.
 
-    `visible` [N, L, L] says which positions (columns) each position (row) may see; None: all see all. The last block
-    computes S positions only, so `pool` picks their rows too.
+    `visible` [N, L, L] says which positions (columns) each position (row) may see. Of a picture it is None: all see
+    all. Of a text it is made with its ids (text_transformer.py). It goes through the blocks as it is, but the last
+    block computes S positions only, so `pool` picks their rows of it too.
     """
     for i, block in enumerate(resblocks[:-1]):
         x = resblock(ops, x, config, visible, None, tap, f"{name}.resblocks.{i}", **block)

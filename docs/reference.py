@@ -39,6 +39,7 @@ PAGES = (
     "clipref.ops",
     "clipref.tracing",
     "clipref.look",
+    "clipref.learn",
     "clipref.search",
     "clipref.kernels.check",
     "clipref.conformance.protocol",

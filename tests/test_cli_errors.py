@@ -57,6 +57,8 @@ WRONG: list[tuple[str, int, str]] = [
     ("compare {}/image.png --subject-type text --prompt-type text a --revision", 2, "argument --revision"),
     ("look {}/image.png", 2, "the following arguments are required: --text"),
     ("look {}/none --text a", 1, "If it is a text, put --text before it."),
+    ("learn 9", 1, "no chapter '9'"),
+    ("learn --out x.html", 1, "without a chapter"),
     ("look --text=", 1, "text 0 is empty"),
     ("look {}/image.png --text a --masks -1", 1, "--masks is -1"),
     ("look {}/image.png --text a --masks many", 2, "argument --masks: invalid int value: 'many'"),

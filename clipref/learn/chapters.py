@@ -147,9 +147,11 @@ def _run_cell(code: str, names: dict[str, Any], path: Path, line: int) -> tuple[
     tree = ast.increment_lineno(ast.parse(code, str(path)), line - 1)
     pictures: list[Picture] = []
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+        last = tree.body[-1] if tree.body else None
+        if isinstance(last, ast.Expr):
+            tree.body.pop()
         exec(compile(tree, str(path), "exec"), names)
-        if last is not None:
+        if isinstance(last, ast.Expr):
             value = eval(compile(ast.Expression(last.value), str(path), "eval"), names)
             if isinstance(value, Picture):
                 pictures.append(value)
@@ -190,7 +192,7 @@ def _near(written: str, found: str) -> bool:
     decimals = len(re.sub(r"e.*", "", written).partition(".")[2])
     if "e" in written or decimals != len(re.sub(r"e.*", "", found).partition(".")[2]) or not decimals:
         return written == found
-    return abs(float(written) - float(found)) < 1.5 * 10**-decimals
+    return abs(float(written) - float(found)) < 1.5 * 0.1**decimals
 
 
 def differences(one: Chapter, slow: bool = False) -> list[str]:

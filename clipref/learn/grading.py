@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import InputError
 
-Array: TypeAlias = NDArray[Any]
+Array: TypeAlias = Any  # whatever an answer takes and gives: arrays, mostly
 
 # Of the largest difference to the root mean square of what is right, in float64. Another order of sums makes less than
 # 1e-12, and what is computed in float32 on the way about 1e-6.

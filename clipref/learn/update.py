@@ -11,6 +11,7 @@ from .chapters import chapter, chapters, run, unsupported
 
 
 def main() -> None:
+    """Run, write, and say what has changed and what nothing supports."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("chapters", nargs="*", metavar="N")
     parser.add_argument("--slow", action="store_true", help="run the cells that take minutes, too")
