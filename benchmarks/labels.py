@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tasks import TEMPLATES, WORDS
 
 from clipref import CLIP, AutoModel
 from clipref.classifier import prompts_of
@@ -30,19 +31,7 @@ from clipref.texts import rows_of
 from clipref.trees import Tree, plant
 from clipref.weights_tools import synthetic
 
-WORDS = ["dog", "cat", "horse", "bird", "fish", "tree", "river", "mountain", "house", "car"]
-WORDS += ["train", "boat", "child", "woman", "man", "city", "street", "field", "sky", "bridge"]
 KINDS = ["red", "blue", "small", "old", "tall", "wooden", "quiet", "bright", "broken", "wild"]
-# The seven templates that the authors found best (https://github.com/openai/CLIP, notebooks).
-TEMPLATES = (
-    "itap of a {}.",
-    "a bad photo of the {}.",
-    "a origami {}.",
-    "a photo of the large {}.",
-    "a {} in a video game.",
-    "art of the {}.",
-    "a photo of the small {}.",
-)
 SAMPLE = 40  # trees
 
 
