@@ -12,7 +12,7 @@ from clipref.backends import Traits
 from clipref.engine import check_threads
 from clipref.lazy import available_threads
 
-from .library import PROCESSORS, library, runs
+from . import library
 from .operations import NativeOps
 
 __all__ = ["TRAITS", "NativeOps", "available", "operations"]
@@ -23,7 +23,7 @@ TRAITS = Traits({"float32": "graded float32"}, dtypes=("float32",), same_bits_in
 
 def available() -> None:
     """Raise BackendError where the library wasn't built."""
-    library()
+    library.library()
 
 
 def operations(*, threads: int | None = None) -> NativeOps:
@@ -32,4 +32,4 @@ def operations(*, threads: int | None = None) -> NativeOps:
     `threads`: as many as the process may use, unless given.
     """
     check_threads(threads)
-    return NativeOps(next(filter(runs, PROCESSORS)), threads or available_threads())
+    return NativeOps(next(filter(library.runs, library.PROCESSORS)), threads or available_threads())

@@ -52,8 +52,7 @@ class Map(ctypes.Structure):
     )
 
 
-@once
-def library() -> ctypes.CDLL:
+def open_library() -> ctypes.CDLL:
     """The library. Raises BackendError where it wasn't built, or can't be loaded."""
     if not PATH.exists():
         raise BackendError(
@@ -64,6 +63,9 @@ def library() -> ctypes.CDLL:
         return ctypes.CDLL(str(PATH))
     except OSError as error:
         raise BackendError(f"Its C library can't be loaded ({error}): install clipref once more, from source.") from error
+
+
+library = once(open_library)
 
 
 def runs(processor: str) -> bool:
