@@ -78,6 +78,8 @@ class TowerEngine:
     - `place(array)` brings a numpy array to where the set computes: each weight once, and the inputs of each call.
     - `fetch(own)` brings a result back, as a numpy array.
     - `batch_size(tower_config)` is how many items go through a tower together.
+    - `in_parts(encode, tower_config, *inputs)` is a whole batch's embeddings: it calls `encode` with some of the items of
+      each input at a time, from several threads if it likes, and puts the results together.
     - `running()` is a context in which the towers are called.
     - `compile(tower)` turns a tower, a function of its placed inputs, into a faster one.
     """
@@ -111,6 +113,8 @@ class TowerEngine:
 
     def _in_parts(self, encode: Callable[..., Array], config: Any, *inputs: Array) -> Array:
         """As many items at a time as the set takes."""
+        if hasattr(self.ops, "in_parts"):
+            return cast(Array, self.ops.in_parts(encode, config, *inputs))
         n = len(inputs[0])
         size = self.ops.batch_size(config) if hasattr(self.ops, "batch_size") else n
         parts = [encode(*(x[i : i + size] for x in inputs)) for i in range(0, n, size)]

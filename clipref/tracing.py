@@ -44,7 +44,7 @@ Array: TypeAlias = NDArray[Any]
 Edits: TypeAlias = Mapping[str, Any]  # by name: a function of the activation, or what stands in its place
 
 # Hooks of a kernel set that a trace makes no use of: weights are laid out already, and items go one at a time.
-_HIDDEN = ("prepare", "compile", "batch_size")
+_HIDDEN = ("prepare", "compile", "batch_size", "in_parts")
 
 
 class Trace(dict[str, Array]):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache, lru_cache
-from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,9 +33,8 @@ REMEMBERED = 32  # axes
 @cache
 def library() -> Any:
     """The compiled pixels.c. Raises BackendError where there is none, or the processor isn't one of its kind."""
-    here = Path(__file__)
-    compiled = next((p for s in EXTENSION_SUFFIXES if (p := here.with_name(f"_pixels{s}")).is_file()), None)
-    if compiled is None:
+    compiled = Path(__file__).with_name("_pixels.so")
+    if not compiled.is_file():
         raise BackendError("pixels.c wasn't compiled when clipref was installed; install a C compiler and it again.")
     try:
         found = ctypes.CDLL(str(compiled))

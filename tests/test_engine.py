@@ -21,9 +21,10 @@ from clipref.weights import Checkpoint
 
 from . import cases
 from .conftest import pictures, pixels
+from .native import PROCESSORS
 
-# Those that need nothing besides what the package itself needs.
-IN_PROCESS = sorted(name for name in engines.backends() if name not in ("openvino", "torch"))
+# Those that need nothing besides what the package itself needs, and `native` where it was built.
+IN_PROCESS = sorted(set(engines.backends()) - {"openvino", "torch", *([] if PROCESSORS else ["native"])})
 
 
 @pytest.fixture

@@ -1,0 +1,233 @@
+"""The operations of clipref.ops by the kernels of the C library."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipref import ops
+from clipref.architecture import TowerConfig
+
+from ..batching import POSITIONS
+from .library import ACTIVATIONS, PANEL, Heads, Map, address, function
+from .packing import Weight, pack, pack_tower
+from .pending import Eager, Pending, as_array
+from .sharing import Sharing
+
+Array: TypeAlias = NDArray[Any]
+
+_FLOAT = 4  # bytes
+
+
+class NativeOps(Eager):
+    """The kernels made for a processor, on as many threads as are given.
+
+    After `prepare`, whatever is multiplied with is a `Weight`; one that is an array is packed at each call. Results of
+    `linear` and `conv2d` are computed when something is done with them that isn't part of the same pass.
+    """
+
+    def __init__(self, processor: str, threads: int) -> None:
+        self.processor, self.threads = processor, threads
+        self._sharing = Sharing(threads)
+        self._product = function("product", processor)
+        self._layer_norm = function("layer_norm", processor)
+        self._activate = function("activate", processor)
+        self._avg_pool = function("avg_pool", processor)
+        self._attention = function("attention", processor)
+        self._convolve = function("convolve", processor)
+
+    def prepare(self, params: Any) -> Any:
+        """A tower's parameters with all that is multiplied with packed, and BatchNorms part of their convolutions."""
+        return pack_tower(params, self.project)
+
+    def fetch(self, own: Any) -> Array:
+        """A result, computed by now."""
+        return as_array(own)
+
+    def in_parts(self, encode: Callable[..., Array], config: TowerConfig, *inputs: Array) -> Array:
+        """Whole items to each thread, a few at a time; where that leaves threads idle, operations are shared out."""
+        n, threads = len(inputs[0]), self.threads
+        at_a_time = max(1, POSITIONS // positions(config, inputs))
+        if threads == 1 or n < threads or (n % threads and n < 4 * threads):
+            size = at_a_time * threads
+            found = [encode(*(x[i : i + size] for x in inputs)) for i in range(0, n, size)]
+        else:
+            turns = -(-n // (threads * at_a_time))
+            shares = zip(*(np.array_split(x, min(n, turns * threads)) for x in inputs), strict=True)
+            found = self._sharing.items(encode, shares)
+        return found[0] if len(found) == 1 else np.concatenate(found)
+
+    def linear(self, x: Any, weight: Any, bias: Array | None = None) -> Pending:
+        x, weight = as_array(x), as_weight(weight)
+        shape = (*x.shape[:-1], weight.outputs)
+
+        def compute(residual: Array | None, activation: str) -> Array:
+            added = None if residual is None else as_rows(residual)
+            return self.multiply(as_rows(x), weight, bias, added, activation).reshape(shape)
+
+        return Pending(shape, compute)
+
+    def project(self, x: Array, weight: Weight) -> Array:
+        """What `x @ proj` is of a packed projection."""
+        return self.linear(x, weight).array
+
+    def multiply(
+        self, rows: Array, weight: Weight, bias: Array | None, residual: Array | None, activation: str
+    ) -> Array:
+        """Rows [M, I] and a weight [O, I] -> [M, O], with what is done to the sums."""
+        out = np.empty((len(rows), weight.outputs), np.float32)
+        bias = None if bias is None else np.ascontiguousarray(bias)
+
+        def some(begin: int, end: int) -> None:
+            first, last = begin * PANEL, min(end * PANEL, weight.outputs)
+            offset = first * _FLOAT
+            self._product(
+                address(rows), rows.strides[0] // _FLOAT, *rows.shape,
+                address(weight.panels[begin:]), last - first,
+                None if bias is None else address(bias) + offset,
+                None if residual is None else address(residual) + offset,
+                0 if residual is None else residual.strides[0] // _FLOAT,
+                address(out) + offset, weight.outputs, ACTIVATIONS[activation],
+            )  # fmt: skip
+
+        self._sharing.ranges(some, len(weight.panels))
+        return out
+
+    def layer_norm(self, x: Any, weight: Array, bias: Array) -> Array:
+        x = as_array(x)
+        rows, out = as_rows(x), np.empty(x.shape, np.float32)
+        weight, bias = np.ascontiguousarray(weight), np.ascontiguousarray(bias)
+        arguments = (address(rows), rows.strides[0] // _FLOAT, *rows.shape)
+        self._layer_norm(*arguments, address(weight), address(bias), address(out))
+        return out
+
+    def quick_gelu(self, x: Any) -> Any:
+        return self._activated(x, "quick_gelu")
+
+    def gelu(self, x: Any) -> Any:
+        return self._activated(x, "gelu")
+
+    def relu(self, x: Any) -> Any:
+        return self._activated(x, "relu")
+
+    def _activated(self, x: Any, activation: str) -> Any:
+        later = x.activated(activation) if isinstance(x, Pending) else None
+        if later is not None:
+            return later
+        x = np.ascontiguousarray(as_array(x))
+        out = np.empty_like(x)
+        self._activate(address(x), x.size, address(out), ACTIVATIONS[activation])
+        return out
+
+    def attention(self, q: Any, k: Any, v: Any, visible: Array | None = None) -> Array:
+        q, k, v = (in_rows(as_array(x)) for x in (q, k, v))
+        n, heads, queries, channels = q.shape
+        out = np.empty((n, queries, heads, channels), np.float32)
+        mask: tuple[Any, ...] = (None, 0, 0)
+        if visible is not None:
+            visible = visible.view(np.uint8)
+            if visible.strides[2] != 1:
+                visible = np.ascontiguousarray(visible)
+            mask = (address(visible), *visible.strides[:2])
+        places = [
+            ctypes.byref(Heads(address(x), *(stride // _FLOAT for stride in x.strides[:3]))) for x in (q, k, v)
+        ]
+
+        def some(begin: int, end: int) -> None:
+            sizes = (n, begin, end, heads, queries, k.shape[2], channels)
+            self._attention(*places, *mask, *sizes, address(out))
+
+        self._sharing.ranges(some, heads)
+        return out.swapaxes(1, 2)  # [N, H, Q, D]
+
+    def conv2d(
+        self, x: Any, weight: Any, stride: int = 1, padding: int = 0, bias: Array | None = None
+    ) -> Pending:
+        x, weight = as_array(x), as_weight(weight)
+        n, _, height, width = x.shape
+        kernel = weight.shape[2]
+        rows, columns = ((side + 2 * padding - kernel) // stride + 1 for side in (height, width))
+        shape = (n, weight.outputs, rows, columns)
+        bias = None if bias is None else np.ascontiguousarray(bias)
+
+        def compute(residual: Array | None, activation: str) -> Array:
+            added = None if residual is None else channels_last(residual)
+            if kernel == 1 and stride == 1 and not padding:
+                pixels = channels_last(x).reshape(-1, x.shape[1])
+                if added is not None:
+                    added = added.reshape(-1, weight.outputs)
+                out = self.multiply(pixels, weight, bias, added, activation).reshape(n, rows, columns, -1)
+            else:
+                out = self._convolved(x, weight, bias, stride, padding, (rows, columns), added, activation)
+            return out.transpose(0, 3, 1, 2)
+
+        return Pending(shape, compute)
+
+    def _convolved(
+        self, x: Array, weight: Weight, bias: Array | None, stride: int, padding: int, sides: tuple[int, int],
+        residual: Array | None, activation: str,
+    ) -> Array:  # fmt: skip
+        """Maps [N, C, R, R] -> [N, R', R', O]; a residual has the shape of the result."""
+        rows, columns = sides
+        kernel = weight.shape[2]
+        x = np.require(x, np.float32, "A")
+        out = np.empty((len(x), rows, columns, weight.outputs), np.float32)
+        down, across = x.strides[2] // _FLOAT, x.strides[3] // _FLOAT
+
+        def some(begin: int, end: int) -> None:
+            for i, item in enumerate(x):
+                place = Map(address(item), down, across, item.strides[0] // _FLOAT, *item.shape[1:], len(item))
+                self._convolve(
+                    ctypes.byref(place), kernel, stride, padding, begin, end, columns,
+                    address(weight.panels), weight.outputs, None if bias is None else address(bias),
+                    None if residual is None else address(residual[i:]), address(out[i:]), ACTIVATIONS[activation],
+                )  # fmt: skip
+
+        self._sharing.ranges(some, rows)
+        return out
+
+    def batch_norm(self, x: Any, *norm: Array, **named: Array) -> Any:
+        # A norm that `prepare` has made part of its convolution has no parameters left.
+        return ops.batch_norm(as_array(x), *norm, **named) if norm or named else x
+
+    def avg_pool(self, x: Any, size: int) -> Array:
+        maps = channels_last(as_array(x))
+        n, height, width, channels = maps.shape
+        out = np.empty((n, height // size, width // size, channels), np.float32)
+        for item, result in zip(maps, out, strict=True):
+            self._avg_pool(address(item), height, width, channels, size, address(result))
+        return out.transpose(0, 3, 1, 2)
+
+
+def positions(config: TowerConfig, inputs: tuple[Array, ...]) -> int:
+    """How many positions an item of a tower's inputs has: pixels, ids that the tower cuts, or a tree of tokens."""
+    first: Any = inputs[0]
+    tower: Any = config
+    if first.ndim == 4:
+        return int(tower.grid**2 + 1)
+    return int((tower.single_texts(first)[0] if len(inputs) == 1 else first).shape[1])
+
+
+def as_weight(weight: Any) -> Weight:
+    """A weight, packed by now."""
+    return weight if isinstance(weight, Weight) else pack(weight)
+
+
+def as_rows(x: Array) -> Array:
+    """x [..., W] -> [P, W] whose rows are contiguous; a view where that is possible."""
+    rows = x.reshape(-1, x.shape[-1])
+    return np.require(rows, np.float32, "A") if rows.strides[1] == _FLOAT else np.ascontiguousarray(rows)
+
+
+def in_rows(x: Array) -> Array:
+    """x [N, H, L, D] whose rows are contiguous; itself where they are."""
+    return np.require(x, np.float32, "A") if x.strides[3] == _FLOAT else np.ascontiguousarray(x)
+
+
+def channels_last(x: Array) -> Array:
+    """x [N, C, R, R] -> [N, R, R, C], contiguous; a view where it lies like that already."""
+    return np.ascontiguousarray(x.transpose(0, 2, 3, 1))

@@ -1,0 +1,14 @@
+/* Which kernels this processor, and the system that runs it, can execute. */
+#define TARGET
+#include "common.h"
+
+EXPORT int runs(const char *processor) {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (!strcmp(processor, "avx2")) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (!strcmp(processor, "avx512"))
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
+#endif
+    return !strcmp(processor, "plain");
+}

@@ -1,0 +1,43 @@
+/* What is done row by row: LayerNorm, activations by themselves, averages of squares. */
+#include "vectors.h"
+
+/* x [rows, width] -> out [rows, width], over each row, with the biased variance and eps 1e-5. */
+EXPORT void NAME(layer_norm)(const float *x, count stride, count rows, count width, const float *weight,
+                             const float *bias, float *out) {
+    for (count row = 0; row < rows; row++, x += stride, out += width) {
+        vec sum = {0}, squares = {0};
+        for (count i = 0; i < width; i += LANES) sum += load_some(x + i, width - i);
+        float mean = total(sum) / width;
+        for (count i = 0; i < width; i += LANES) {
+            vec centred = load_some(x + i, width - i) - mean;
+            if (width - i < LANES) centred = keep_some(centred, width - i);
+            squares += centred * centred;
+        }
+        float scale = 1.0f / sqrtf(total(squares) / width + 1e-5f);
+        for (count i = 0; i < width; i += LANES) {
+            count n = width - i;
+            vec y = (load_some(x + i, n) - mean) * scale * load_some(weight + i, n) + load_some(bias + i, n);
+            store_some(out + i, y, n);
+        }
+    }
+}
+
+EXPORT void NAME(activate)(const float *x, count n, float *out, enum activation activation) {
+    for (count i = 0; i < n; i += LANES) store_some(out + i, activate(load_some(x + i, n - i), activation), n - i);
+}
+
+/* Means of squares of `size` pixels: x [height, width, channels] -> out [height / size, width / size, channels]. */
+EXPORT void NAME(avg_pool)(const float *x, count height, count width, count channels, count size, float *out) {
+    float part = 1.0f / (size * size);
+    for (count row = 0; row < height / size; row++)
+        for (count column = 0; column < width / size; column++, out += channels) {
+            const float *corner = x + (row * size * width + column * size) * channels;
+            for (count c = 0; c < channels; c += LANES) {
+                vec sum = {0};
+                for (count i = 0; i < size; i++)
+                    for (count j = 0; j < size; j++)
+                        sum += load_some(corner + (i * width + j) * channels + c, channels - c);
+                store_some(out + c, sum * part, channels - c);
+            }
+        }
+}

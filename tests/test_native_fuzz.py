@@ -1,0 +1,127 @@
+"""The native backend's kernels on shapes of any size, against clipref.ops in float64, sum by sum within its own bound.
+
+`python -m tests.test_native_fuzz LIBRARY` does it with another build of the library; test_native_build.py has one made
+that stops where memory is read or written that isn't its own.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from clipref import ops
+from clipref.kernels.native import NativeOps, library
+
+from .native import PROCESSORS, needs_library
+
+pytestmark = needs_library
+EPS = float(np.finfo(np.float32).eps)
+ACTIVATIONS = ("quick_gelu", "gelu", "relu")
+
+few = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+sizes = st.integers(1, 70)
+kernels = st.sampled_from([(name, threads) for name in PROCESSORS for threads in (1, 2)])
+
+
+def normal(seed: int, *shape: int) -> np.ndarray:
+    """Numbers in memory that ends with them, so that a read beyond is a read of somebody else's."""
+    return np.random.Generator(np.random.PCG64(seed)).standard_normal(shape).astype(np.float32)
+
+
+def wide(x: Any) -> Any:
+    return None if x is None else x.astype(np.float64)
+
+
+def assert_within(found: Any, expected: np.ndarray, bound: Any) -> None:
+    assert found.shape == expected.shape and found.dtype == np.float32
+    worst = (np.abs(found - expected) / (bound * EPS + 1e-37)).max()
+    assert worst <= 1, f"{worst:.3g} times what rounding explains"
+
+
+@few
+@given(kernels, sizes, sizes, sizes, st.booleans(), st.booleans(), st.sampled_from([None, *ACTIVATIONS]), st.booleans())
+def test_products(
+    made: tuple[str, int], rows: int, inputs: int, outputs: int,
+    biased: bool, added: bool, activation: str | None, strided: bool,
+) -> None:  # fmt: skip
+    own = NativeOps(*made)
+    x, weight = normal(1, rows, inputs), normal(2, outputs, inputs)
+    if strided:
+        x = normal(1, rows, inputs + 3)[:, 2:-1]
+    bias, residual = normal(3, outputs) if biased else None, normal(4, rows, outputs) if added else None
+    y: Any = own.linear(x, weight, bias)
+    expected = ops.linear(wide(x), wide(weight), wide(bias))
+    size = np.abs(wide(x)) @ np.abs(wide(weight)).T + 2
+    if residual is not None:
+        y, expected, size = residual + y, residual + expected, size + np.abs(residual)
+    if activation is not None:
+        y, expected = getattr(own, activation)(y), getattr(ops, activation)(expected)
+    assert_within(own.fetch(y), expected, (inputs + 8) * size)
+
+
+@few
+@given(kernels, sizes, sizes)
+def test_rows(made: tuple[str, int], rows: int, width: int) -> None:
+    own = NativeOps(*made)
+    x, weight, bias = normal(1, rows, width) * 3, normal(2, width), normal(3, width)
+    # A row of numbers that are nearly alike is divided by next to nothing.
+    spread = 1 / np.sqrt(wide(x).var(axis=-1, keepdims=True) + 1e-5)
+    bound = 20 * (np.abs(x).max(axis=-1, keepdims=True) * spread * np.abs(weight) * (1 + spread) + np.abs(bias))
+    assert_within(own.layer_norm(x, weight, bias), ops.layer_norm(wide(x), wide(weight), wide(bias)), bound)
+    for name in ACTIVATIONS:
+        assert_within(getattr(own, name)(x), getattr(ops, name)(wide(x)), 4 * np.abs(x) + 1)
+
+
+@few
+@given(kernels, st.integers(1, 3), st.integers(1, 4), sizes, sizes, sizes, st.sampled_from(["all", "some", "causal"]))
+def test_attention(
+    made: tuple[str, int], items: int, heads: int, queries: int, keys: int, channels: int, seen: str
+) -> None:
+    own = NativeOps(*made)
+    q = normal(1, items, queries, heads, channels).swapaxes(1, 2)
+    k, v = (normal(i, items, keys, heads, channels).swapaxes(1, 2) for i in (2, 3))
+    visible = None
+    if seen == "some":
+        visible = normal(4, items, queries, keys) > 0
+        visible[..., 0] |= ~visible.any(axis=-1)
+    elif seen == "causal":
+        causal = np.tri(queries, keys, max(0, keys - queries), dtype=bool)
+        visible = np.broadcast_to(causal, (items, queries, keys))
+    size = np.abs(wide(q)) @ np.abs(wide(k)).swapaxes(-1, -2) * channels**-0.5  # what a score is summed of
+    bound = 8 * (channels + keys + size.max()) * (1 + size.max()) * np.abs(v).max()
+    assert_within(own.attention(q, k, v, visible), ops.attention(wide(q), wide(k), wide(v), visible), bound)
+
+
+@few
+@given(
+    kernels, st.integers(1, 2), st.integers(1, 9), sizes, st.integers(1, 12), st.integers(1, 12),
+    st.sampled_from([(1, 1, 0), (1, 2, 0), (1, 1, 1), (2, 2, 0), (3, 1, 1), (3, 2, 1), (3, 1, 0), (4, 3, 2)]),
+    st.booleans(),
+)  # fmt: skip
+def test_convolutions(
+    made: tuple[str, int], items: int, inputs: int, outputs: int, height: int, width: int,
+    kind: tuple[int, int, int], last: bool,
+) -> None:  # fmt: skip
+    kernel, stride, padding = kind
+    height, width = max(height, kernel), max(width, kernel)
+    own = NativeOps(*made)
+    x, weight = normal(1, items, inputs, height, width), normal(2, outputs, inputs, kernel, kernel)
+    if last:
+        x = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    expected = ops.conv2d(wide(x), wide(weight), stride, padding)
+    size = ops.conv2d(np.abs(wide(x)), np.abs(wide(weight)), stride, padding) + 1
+    found = own.fetch(own.relu(own.conv2d(x, weight, stride, padding)))
+    assert_within(found, ops.relu(expected), (inputs * kernel**2 + 8) * size)
+    size_of_pool = min(kernel, height, width)
+    pooled = own.avg_pool(x, size_of_pool)
+    assert_within(pooled, ops.avg_pool(wide(x), size_of_pool), 4 * kernel**2 * np.abs(x).max())
+
+
+if __name__ == "__main__":
+    library.PATH = Path(sys.argv[1])
+    library.library = library.once(library.open_library)
+    for test in (test_products, test_rows, test_attention, test_convolutions):
+        test()
