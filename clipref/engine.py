@@ -78,8 +78,8 @@ class TowerEngine:
     - `place(array)` brings a numpy array to where the set computes: each weight once, and the inputs of each call.
     - `fetch(own)` brings a result back, as a numpy array.
     - `batch_size(tower_config)` is how many items go through a tower together.
-    - `in_parts(encode, tower_config, *inputs)` is a whole batch's embeddings: it calls `encode` with some of the items of
-      each input at a time, from several threads if it likes, and puts the results together.
+    - `in_parts(encode, tower_config, *inputs)` is a whole batch's embeddings: it calls `encode` with some of the items
+      of each input at a time, from several threads if it likes, and puts the results together.
     - `running()` is a context in which the towers are called.
     - `compile(tower)` turns a tower, a function of its placed inputs, into a faster one.
     """

@@ -1,4 +1,4 @@
-"""What the tests of the native backend share: whether its library is there, and the processors whose kernels run here."""
+"""What the tests of the native backend share: whether its library is there, and which kernels run here."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The native backend: operations and towers by each processor's kernels, fused passes, parts of a batch, threads, forks."""
+"""The native backend: operations and towers by each processor's kernels, fused passes, threads, forks."""
 
 import os
 import signal
@@ -234,7 +234,10 @@ def test_a_wrong_operation_is_caught() -> None:
 def test_without_a_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     broken = tmp_path / "broken.so"
     broken.write_bytes(b"no library")
-    for path, message in ((tmp_path / "none.so", "wasn't built, for want of a C compiler"), (broken, "can't be loaded")):
+    for path, message in (
+        (tmp_path / "none.so", "wasn't built, for want of a C compiler"),
+        (broken, "can't be loaded"),
+    ):
         monkeypatch.setattr(library, "PATH", path)
         monkeypatch.setattr(library, "library", library.once(library.open_library))
         with pytest.raises(BackendError, match=message):

@@ -3,7 +3,8 @@
 The C files say what they do, common.h how a weight lies in memory. Products take bias, residual and activation into the
 same pass (`pending.py`), weights are packed once (`packing.py`), a batch's items are shared out to Python's threads
 (`sharing.py`). The library is compiled when clipref is installed, if there is a C compiler, and holds kernels for
-AVX-512, for AVX2 with FMA, and for any processor in vectors of 128 bits; which of them run here is found out at run time.
+AVX-512, for AVX2 with FMA, and for any processor in vectors of 128 bits; which of them run here is found out at run
+time. bfloat16 and int8 have no kernels yet: the layout has room for them.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@
 #define SUM vec
 #define SUM_WORD float
 #define LOAD(p) load(p)
+#define STORE(p, sum) store(p, sum)
 #define SPLAT(x) splat(x)
 #define MULTIPLY_ADD(sum, x, y) ((sum) + (x) * (y))
 #define FLOATS(sums, row, column) (sums)

@@ -56,13 +56,15 @@ def open_library() -> ctypes.CDLL:
     """The library. Raises BackendError where it wasn't built, or can't be loaded."""
     if not PATH.exists():
         raise BackendError(
-            "Its C library wasn't built, for want of a C compiler when clipref was installed: install gcc or clang, then "
-            "clipref once more, from source: pip install --force-reinstall --no-binary clipref clipref."
+            "Its C library wasn't built, for want of a C compiler when clipref was installed: install gcc or clang, "
+            "then clipref once more, from source: pip install --force-reinstall --no-binary clipref clipref."
         )
     try:
         return ctypes.CDLL(str(PATH))
     except OSError as error:
-        raise BackendError(f"Its C library can't be loaded ({error}): install clipref once more, from source.") from error
+        raise BackendError(
+            f"Its C library can't be loaded ({error}): install clipref once more, from source."
+        ) from error
 
 
 library = once(open_library)

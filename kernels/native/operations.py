@@ -133,9 +133,7 @@ class NativeOps(Eager):
             if visible.strides[2] != 1:
                 visible = np.ascontiguousarray(visible)
             mask = (address(visible), *visible.strides[:2])
-        places = [
-            ctypes.byref(Heads(address(x), *(stride // _FLOAT for stride in x.strides[:3]))) for x in (q, k, v)
-        ]
+        places = [ctypes.byref(Heads(address(x), *(stride // _FLOAT for stride in x.strides[:3]))) for x in (q, k, v)]
 
         def some(begin: int, end: int) -> None:
             sizes = (n, begin, end, heads, queries, k.shape[2], channels)
@@ -144,9 +142,7 @@ class NativeOps(Eager):
         self._sharing.ranges(some, heads)
         return out.swapaxes(1, 2)  # [N, H, Q, D]
 
-    def conv2d(
-        self, x: Any, weight: Any, stride: int = 1, padding: int = 0, bias: Array | None = None
-    ) -> Pending:
+    def conv2d(self, x: Any, weight: Any, stride: int = 1, padding: int = 0, bias: Array | None = None) -> Pending:
         x, weight = as_array(x), as_weight(weight)
         n, _, height, width = x.shape
         kernel = weight.shape[2]

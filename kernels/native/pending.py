@@ -79,7 +79,10 @@ class Eager:
         return ops.softmax(as_array(x))
 
     def prepend_mean(self, x: Any) -> Array:
-        return ops.prepend_mean(as_array(x))
+        # Of channels-last maps numpy adds the positions one after the other, which float32 isn't enough for.
+        x = as_array(x)
+        mean = x.mean(axis=1, keepdims=True, dtype=np.float64)
+        return np.concatenate([mean.astype(x.dtype), x], axis=1)
 
     def prepend_token(self, x: Any, token: Array) -> Array:
         return ops.prepend_token(as_array(x), token)

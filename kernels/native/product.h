@@ -4,30 +4,37 @@
    added (MULTIPLY_ADD, SPLAT, a SUM of LANES) and how many rows fit the registers (ROWS).
 
    Panel by panel: a panel of the weight goes from memory to the second cache once and meets all rows, ROWS of them at a
-   time. Each sum runs over the inputs in order in one register, so that a row's result has the same bits whatever rows
-   are beside it. */
+   time. A sum runs over the inputs in order, in one register for RUN words and then into the sum of runs, which keeps
+   rounding errors of long sums small; so a row's result has the same bits whatever rows are beside it. */
 #include "vectors.h"
+
+enum { RUN = 64 };
 
 /* Sums [rows, PANEL] of `rows` rows of words and one panel. */
 INLINE void tile(const int rows, const WORD *a, count stride, const WORD *panel, count depth, SUM_WORD *out) {
-    for (int column = 0; column < PANEL; column += 2 * LANES) {
-        const WORD *row[ROWS], *step = panel + column;
-        SUM sum[ROWS][2];
-        for (int r = 0; r < rows; r++) {
-            row[r] = a + r * stride;
-            sum[r][0] = sum[r][1] = (SUM){0};
-        }
-        for (count k = 0; k < depth; k++, step += PANEL) {
-            SUM left = LOAD(step), right = LOAD(step + LANES);
-#pragma GCC unroll 16
+    for (int column = 0; column < PANEL; column += 2 * LANES)
+        for (count begin = 0; begin < depth; begin += RUN) {
+            const WORD *row[ROWS], *step = panel + begin * PANEL + column;
+            SUM sum[ROWS][2];
             for (int r = 0; r < rows; r++) {
-                SUM x = SPLAT(row[r][k]);
-                sum[r][0] = MULTIPLY_ADD(sum[r][0], x, left);
-                sum[r][1] = MULTIPLY_ADD(sum[r][1], x, right);
+                row[r] = a + r * stride + begin;
+                sum[r][0] = sum[r][1] = (SUM){0};
+            }
+            for (count k = 0, n = smaller(RUN, depth - begin); k < n; k++, step += PANEL) {
+                SUM left = LOAD(step), right = LOAD(step + LANES);
+#pragma GCC unroll 16
+                for (int r = 0; r < rows; r++) {
+                    SUM x = SPLAT(row[r][k]);
+                    sum[r][0] = MULTIPLY_ADD(sum[r][0], x, left);
+                    sum[r][1] = MULTIPLY_ADD(sum[r][1], x, right);
+                }
+            }
+            for (int r = 0; r < rows; r++) {
+                SUM_WORD *place = out + r * PANEL + column;
+                STORE(place, begin ? LOAD(place) + sum[r][0] : sum[r][0]);
+                STORE(place + LANES, begin ? LOAD(place + LANES) + sum[r][1] : sum[r][1]);
             }
         }
-        for (int r = 0; r < rows; r++) memcpy(out + r * PANEL + column, sum[r], 2 * LANES * 4);
-    }
 }
 
 /* One row's sums of a panel -> outputs: bias, residual, activation. `n` of them are there. */
