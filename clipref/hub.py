@@ -27,12 +27,14 @@ from .weights import SafetensorsFile
 EMBEDDED = {
     "clipref/shapes-vit": "a small ViT, trained on drawn scenes; part of the package",
     "clipref/shapes-rn": "a small ModifiedResNet, trained on drawn scenes; part of the package",
+    "clipref/scenes-rn": "a small ModifiedResNet, trained on drawn scenes of two kinds too; part of the package",
 }
 
 # Of their weights (clipref.digests), so that `clipref verify` finds a changed bit.
 EMBEDDED_DIGESTS = {
     "clipref/shapes-vit": "87eaf7924bde224646faf8d9b7e826a77c7ab67b4993cf65453ee300f291994d",
     "clipref/shapes-rn": "efe94b3062589f969e34b348dcf5c939f06e979679633a764476d8c1fe2135fb",
+    "clipref/scenes-rn": "06de2a436c5bdfb040006864af477d0b132d151008a7261f31ba972ff6329c9b",
 }
 
 # Repositories that hold OpenAI's weights in OpenAI's tensor names, as open_clip_model.safetensors.
