@@ -20,6 +20,7 @@ from clipref.kernels.check import BUDGET, check_operations, errors
 from clipref.kernels.native import NativeOps, available, library, operations
 from clipref.kernels.native.packing import Weight, pack
 from clipref.kernels.native.pending import Pending
+from clipref.lazy import once
 from clipref.weights_tools import synthetic
 
 from . import cases
@@ -139,7 +140,7 @@ def test_an_item_has_the_same_bits_in_any_batch(name: str) -> None:
     ids = np.zeros((9, config.text.context_length), np.int64)
     for i, row in enumerate(ids):
         row[: 2 + i] = 400 + np.arange(2 + i) * 7
-        row[2 + i] = config.text.end_of_text
+        row[2 + i] = config.text.vocab_size - 1
     one = AutoModel.from_pretrained(name, backend="native", threads=1)
     images, texts = (
         np.concatenate([encode(x[i : i + 1]) for i in range(9)])
@@ -239,7 +240,7 @@ def test_without_a_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
         (broken, "can't be loaded"),
     ):
         monkeypatch.setattr(library, "PATH", path)
-        monkeypatch.setattr(library, "library", library.once(library.open_library))
+        monkeypatch.setattr(library, "library", once(library.open_library))
         with pytest.raises(BackendError, match=message):
             available()
         assert message in backends.describe("native")["why not"]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from clipref import ops
 from clipref.kernels.native import NativeOps, library
+from clipref.lazy import once
 
 from .native import PROCESSORS, needs_library
 
@@ -122,6 +123,6 @@ def test_convolutions(
 
 if __name__ == "__main__":
     library.PATH = Path(sys.argv[1])
-    library.library = library.once(library.open_library)
+    library.library = once(library.open_library)
     for test in (test_products, test_rows, test_attention, test_convolutions):
         test()

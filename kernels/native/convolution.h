@@ -13,7 +13,8 @@ struct map {
 };
 
 /* The windows of result row `row` [columns, kernel, kernel, channels]; 0 is around the map. */
-static void windows(const struct map *x, count kernel, count stride, count padding, count row, count columns, float *out) {
+static void windows(const struct map *x, count kernel, count stride, count padding, count row, count columns,
+                    float *out) {
     for (count column = 0; column < columns; column++)
         for (count i = 0; i < kernel; i++)
             for (count j = 0; j < kernel; j++, out += x->channels) {

@@ -101,4 +101,5 @@ def aligned(shape: tuple[int, ...], dtype: Any) -> Array:
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     room = np.zeros(size + 64, np.uint8)
     start = -address(room) % 64
-    return room[start : start + size].view(dtype).reshape(shape)
+    found: Array = room[start : start + size].view(dtype).reshape(shape)
+    return found

@@ -140,7 +140,7 @@ class NativeOps(Eager):
             self._attention(*places, *mask, *sizes, address(out))
 
         self._sharing.ranges(some, heads)
-        return out.swapaxes(1, 2)  # [N, H, Q, D]
+        return np.swapaxes(out, 1, 2)  # [N, H, Q, D]
 
     def conv2d(self, x: Any, weight: Any, stride: int = 1, padding: int = 0, bias: Array | None = None) -> Pending:
         x, weight = as_array(x), as_weight(weight)
@@ -159,7 +159,7 @@ class NativeOps(Eager):
                 out = self.multiply(pixels, weight, bias, added, activation).reshape(n, rows, columns, -1)
             else:
                 out = self._convolved(x, weight, bias, stride, padding, (rows, columns), added, activation)
-            return out.transpose(0, 3, 1, 2)
+            return np.moveaxis(out, 3, 1)
 
         return Pending(shape, compute)
 
@@ -196,7 +196,7 @@ class NativeOps(Eager):
         out = np.empty((n, height // size, width // size, channels), np.float32)
         for item, result in zip(maps, out, strict=True):
             self._avg_pool(address(item), height, width, channels, size, address(result))
-        return out.transpose(0, 3, 1, 2)
+        return np.moveaxis(out, 3, 1)
 
 
 def positions(config: TowerConfig, inputs: tuple[Array, ...]) -> int:

@@ -31,7 +31,7 @@ class Weight:
     @property
     def inputs(self) -> int:
         """I, which is C*k*k of a convolution."""
-        return self.panels.shape[1]
+        return int(self.panels.shape[1])
 
     def __getitem__(self, rows: slice) -> Weight:
         """Some of the outputs, packed; a view where they begin with a panel."""

@@ -64,7 +64,7 @@ class Pending:
 
     def swapaxes(self, first: int, second: int) -> Array:
         """As numpy's."""
-        return self.array.swapaxes(first, second)
+        return np.swapaxes(self.array, first, second)
 
 
 def as_array(x: Any) -> Array:

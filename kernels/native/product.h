@@ -1,4 +1,4 @@
-/* The product of rows with a packed weight, and what is done to its sums while they are in registers or the first cache.
+/* The product of rows with a packed weight, and what is done to its sums while they are in the first cache.
 
    A file that includes this says what a word is (WORD; common.h has the layout), how a pair of words is multiplied and
    added (MULTIPLY_ADD, SPLAT, a SUM of LANES) and how many rows fit the registers (ROWS).

@@ -1,6 +1,6 @@
-/* Vectors of LANES floats of the processor that TARGET says, in the words of GCC's and Clang's vector extension, so that
-   one text serves all processors. exp and Phi are polynomials, fitted for this file by least squares in float64 to a
-   relative error of 3e-9 and 1.2e-7. NaN stays NaN. */
+/* Vectors of LANES floats of the processor that TARGET says, in the words of GCC's and Clang's vector extension, so
+   that one text serves all processors. exp and Phi are polynomials, fitted for this file by least squares in float64 to
+   a relative error of 3e-9 and 1.2e-7. NaN stays NaN. */
 #pragma once
 
 #include "common.h"
