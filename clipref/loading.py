@@ -19,7 +19,7 @@ from .config import ClipConfig, NoTower
 from .errors import ImageError, numbered
 from .image_locks import pillow
 from .lazy import no_fork
-from .preprocessing import preprocess
+from .preprocessing import fast_resize, preprocess
 
 Array: TypeAlias = NDArray[Any]
 T = TypeVar("T")
@@ -35,6 +35,7 @@ def import_libraries(config: ClipConfig) -> None:
     """
     if not isinstance(config.vision, NoTower):
         pillow()
+        fast_resize()
     if not isinstance(config.text, NoTower):
         libraries()
 

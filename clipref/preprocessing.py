@@ -213,7 +213,7 @@ def _square(image: Image, resolution: int, interpolation: Interpolation, resize_
     left, top = (round((side - resolution) / 2) for side in (width, height))  # round() takes halves to even
     box = (left, top, left + resolution, top + resolution)
     try:
-        fast = _resized_crop() if interpolation == "bicubic" else None
+        fast = fast_resize() if interpolation == "bicubic" else None
         found: NDArray[np.uint8] | None = None if fast is None else fast(image, width, height, box)
         if found is not None:
             return found
@@ -226,7 +226,7 @@ def _square(image: Image, resolution: int, interpolation: Interpolation, resize_
 
 
 @cache
-def _resized_crop() -> Callable[..., NDArray[np.uint8] | None] | None:
+def fast_resize() -> Callable[..., NDArray[np.uint8] | None] | None:
     """A function that resizes and crops what it can with the same bits, faster: clipref.kernels.pixels, if it runs."""
     with no_fork:
         for entry in entry_points(group=GROUP):

@@ -233,7 +233,7 @@ def test_models(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch:
     monkeypatch.setenv("CLIPREF_HOME", str(tmp_path))
     assert run("models", "--json") == 0
     found = {model["id"]: model for model in json.loads(capsys.readouterr().out)}
-    assert len(found) == 11 and found["clipref/shapes-vit"]["path"]
+    assert len(found) == 12 and found["clipref/shapes-vit"]["path"]
     assert found["clip/ViT-B-32"]["image_parameters"] == 87_849_216
     assert found["clip/RN50"]["repository"] == "timm/resnet50_clip.openai" and found["clip/RN50"]["path"] is None
     assert run("models") == 0

@@ -138,7 +138,7 @@ def test_commands_have_the_options_that_their_errors_name(tmp_path: Path, capsys
 
     from clipref.cli import GROUP
 
-    without = {"conformance", "demo", "kernels", "models"}  # which open no checkpoint that people bring
+    without = {"conformance", "demo", "kernels", "learn", "models"}  # which open no checkpoint that people bring
     for name in {entry.name for entry in entry_points(group=GROUP)} - without:
         assert main([name, "--help"]) == 0
         assert "--activation" in capsys.readouterr().out, name

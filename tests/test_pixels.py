@@ -1,7 +1,6 @@
 """The resize in C against Pillow's, bit for bit, and that it is what preprocessing takes."""
 
 import threading
-from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
 
@@ -94,13 +93,13 @@ def test_preprocessing_takes_it_and_pillow_gives_the_same(mode: str, monkeypatch
         served.append(resized_crop(*args))
         return served[-1]
 
-    assert preprocessing._resized_crop() is resized_crop
-    monkeypatch.setattr(preprocessing, "_resized_crop", lambda: watched)
+    assert preprocessing.fast_resize() is resized_crop
+    monkeypatch.setattr(preprocessing, "fast_resize", lambda: watched)
     same(preprocess(image, 24), recipe(image, 24))
     assert len(served) == 1 and served[0] is not None
     same(preprocess(image, 24, interpolation="bilinear"), preprocess(image, 24, interpolation="bilinear"))
     assert len(served) == 1
-    monkeypatch.setattr(preprocessing, "_resized_crop", lambda: None)
+    monkeypatch.setattr(preprocessing, "fast_resize", lambda: None)
     same(preprocess(image, 24), recipe(image, 24))
 
 
@@ -120,17 +119,17 @@ def test_threads_share_it() -> None:
 
 
 def test_without_the_compiled_file_pillow_resizes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    preprocessing._resized_crop.cache_clear()
+    preprocessing.fast_resize.cache_clear()
     pixels.library.cache_clear()
     try:
         monkeypatch.setattr(pixels, "__file__", str(tmp_path / "pixels.py"))
         with pytest.raises(BackendError, match=r"pixels.c wasn't compiled .* install a C compiler"):
             pixels.library()
-        assert preprocessing._resized_crop() is None
-        (tmp_path / f"_pixels{EXTENSION_SUFFIXES[0]}").write_bytes(b"no library")
+        assert preprocessing.fast_resize() is None
+        (tmp_path / "_pixels.so").write_bytes(b"no library")
         with pytest.raises(BackendError, match="can't be loaded"):
             pixels.library()
         same(preprocess(picture("RGB", 53, 40), 24), recipe(picture("RGB", 53, 40), 24))
     finally:
-        preprocessing._resized_crop.cache_clear()
+        preprocessing.fast_resize.cache_clear()
         pixels.library.cache_clear()

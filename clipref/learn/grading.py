@@ -55,6 +55,7 @@ def exercises() -> dict[str, Exercise]:
 def grade(name: str, mine: Any) -> Grade:
     """Run `mine`, a function, on the cases of an exercise. Raises InputError for an unknown name, or no function.
 
+    >>> from clipref.learn import grade
     >>> grade("cosine", lambda x, y: x @ y)
     not yet: the vectors keep their lengths; divide by both, or make unit vectors first
     """
