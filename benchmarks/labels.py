@@ -5,7 +5,7 @@
 
 The engine's own rate is measured on some of the very trees that the texts make, before and after, and the time that
 all of them would take at that rate is what the call is compared with. Memory is the peak during the call, over
-what it had before, and that less the result. 32 labels are compared with the reference's first. Weights are synthetic.
+what it had before, and that less the result. 32 labels are compared with the reference's. Weights are synthetic.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def resident() -> int:
 
 
 def peak_of(call: Callable[[], Any]) -> tuple[Any, int]:
-    """What a call returns, and the most memory that the process had meanwhile, over what it had before."""
+    """Call, and give the result with the most memory that the process had meanwhile, over what it had before."""
     before, done, seen = resident(), threading.Event(), [0]
 
     def watch() -> None:
@@ -92,21 +92,19 @@ def main() -> None:
         model = AutoModel.from_pretrained(folder, backend=args.backend, **options)
         if not hasattr(model.engine, "encode_tree"):
             sys.exit(f"The backend {args.backend!r} shares nothing; there is no rate to compare with.")
-        truth = AutoModel.from_pretrained(folder, backend="reference").label_embeddings(labels[:32], TEMPLATES)
-        cosine = float(np.vecdot(model.label_embeddings(labels[:32], TEMPLATES), truth).min())
         texts = prompts_of(labels, TEMPLATES)
         trees = list(plant(rows_of(texts, model.tokenizer, model.config.text.context_length)))
         count, tokens = len(trees), sum(tree.ids.size for tree in trees)
         sample = trees[:: max(1, count // SAMPLE)]
         del trees, texts
         seconds_a_tree(model, sample[:3])
-        model._texts.clear()
-        model._label_sets.clear()
         first = seconds_a_tree(model, sample)
         start = time.perf_counter()
         found, peak = peak_of(lambda: model.label_embeddings(labels, TEMPLATES))
         taken = time.perf_counter() - start
         own = (first + seconds_a_tree(model, sample)) / 2 * count
+        truth = AutoModel.from_pretrained(folder, backend="reference").label_embeddings(labels[:32], TEMPLATES)
+        cosine = float(np.vecdot(found[:32], truth).min())
     beside = peak - found.nbytes
     print(
         f"{len(labels)} labels x {len(TEMPLATES)} templates, {args.backend} {model.precision}: {count} trees, {tokens} "

@@ -51,8 +51,8 @@ def plain(data: bytes, resolution: int) -> Any:
 
 def of_a_new_size(data: bytes, resolution: int) -> None:
     """As `preprocess` has it when no picture before had this size: the resize's weights are made anew."""
-    pixels._across.cache_clear()
-    pixels._down.cache_clear()
+    pixels.across_axis.cache_clear()
+    pixels.down_axis.cache_clear()
     preprocess(data, resolution)
 
 

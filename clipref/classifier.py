@@ -126,7 +126,7 @@ class Classifier:
 
 
 def _origin(model: CLIP) -> dict[str, str]:
-    """What a model's label embeddings depend on beside labels and templates."""
+    """A model's digests, precision and dtype: its label embeddings depend on them, beside labels and templates."""
     return {
         "weights": model.digest,
         "vocabulary": model.tokenizer.digest,

@@ -27,7 +27,7 @@ from .weights import SafetensorsFile
 EMBEDDED = {
     "clipref/shapes-vit": "a small ViT, trained on drawn scenes; part of the package",
     "clipref/shapes-rn": "a small ModifiedResNet, trained on drawn scenes; part of the package",
-    "clipref/scenes-rn": "a small ModifiedResNet, trained on drawn scenes of two kinds too; part of the package",
+    "clipref/scenes-rn": "a small ModifiedResNet, trained on scenes of one or two kinds of object; part of the package",
 }
 
 # Of their weights (clipref.digests), so that `clipref verify` finds a changed bit.

@@ -167,7 +167,7 @@ class SafetensorsFile:
             self.status = found if same else self.status
         if not same:
             raise WeightsError(
-                f"{self.path} was written to after it was opened, and its weights are no longer those of the model; "
+                f"{self.path} was written to after it was opened, and can't be told to have the model's weights still; "
                 f"open the model again. To exchange weights that are in use, write another file and rename it."
             )
 

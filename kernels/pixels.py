@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from clipref.bicubic import axis_weights
 from clipref.errors import BackendError
 
+from .compiled import open_library
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -33,15 +35,8 @@ REMEMBERED = 32  # axes
 @cache
 def library() -> Any:
     """The compiled pixels.c. Raises BackendError where there is none, or the processor isn't one of its kind."""
-    compiled = Path(__file__).with_name("_pixels.so")
-    if not compiled.is_file():
-        raise BackendError("pixels.c wasn't compiled when clipref was installed; install a C compiler and it again.")
-    try:
-        found = ctypes.CDLL(str(compiled))
-        runs = found.runs()
-    except (OSError, AttributeError) as error:
-        raise BackendError(f"{compiled} can't be loaded: {error}. Install clipref again.") from error
-    if not runs:
+    found = open_library(Path(__file__).with_name("_pixels.so"))
+    if not found.runs():
         raise BackendError("pixels.c needs a processor with AVX2.")
     return found
 
@@ -61,7 +56,7 @@ class Axis(NamedTuple):
 
 
 @lru_cache(REMEMBERED)
-def _down(size_in: int, size_out: int, begin: int, end: int) -> Axis:
+def down_axis(size_in: int, size_out: int, begin: int, end: int) -> Axis:
     """Weights [n, taps]."""
     first, weights = axis_weights(size_in, size_out, begin, end)  # [n], [taps, n]
     start, taps = int(first[0]), len(weights)
@@ -70,9 +65,9 @@ def _down(size_in: int, size_out: int, begin: int, end: int) -> Axis:
 
 
 @lru_cache(REMEMBERED)
-def _across(size_in: int, size_out: int, begin: int, end: int) -> Axis:
+def across_axis(size_in: int, size_out: int, begin: int, end: int) -> Axis:
     """Weights [n, taps, 4], one for each channel; taps are even and n a whole number of blocks."""
-    start, stop, taps, first, few = _down(size_in, size_out, begin, end)
+    start, stop, taps, first, few = down_axis(size_in, size_out, begin, end)
     more, odd = -len(first) % BLOCK, taps % 2
     weights = np.zeros((len(first) + more, taps + odd, 4), np.int32)
     weights[: len(first), :taps] = few[..., None]
@@ -92,8 +87,8 @@ def resized_crop(image: Image, width: int, height: int, box: tuple[int, int, int
     if any((4 * before / after + 6) * (kept + BLOCK) > MAX_WEIGHTS for before, after, kept in sides):
         return None
     mode, raw = MODES[image.mode]
-    across = _across(image.width, width, left, right)
-    down = _down(image.height, height, top, bottom)
+    across = across_axis(image.width, width, left, right)
+    down = down_axis(image.height, height, top, bottom)
     columns = len(across.first)
     middle = np.empty((down.stop - down.start + down.taps, columns, 4), np.uint8)  # some are read with the weight 0
     beyond = bytes(4 * across.taps)  # as here

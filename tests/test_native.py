@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from clipref.backends import own_operations
 from clipref.config import PUBLISHED
 from clipref.engine import TowerEngine, checkpoint_params
 from clipref.kernels.check import BUDGET, check_operations, errors
+from clipref.kernels.compiled import open_library
 from clipref.kernels.native import NativeOps, available, library, operations
 from clipref.kernels.native.packing import Weight, pack
 from clipref.kernels.native.pending import Pending
@@ -239,8 +241,7 @@ def test_without_a_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
         (tmp_path / "none.so", "wasn't built, for want of a C compiler"),
         (broken, "can't be loaded"),
     ):
-        monkeypatch.setattr(library, "PATH", path)
-        monkeypatch.setattr(library, "library", once(library.open_library))
+        monkeypatch.setattr(library, "library", once(partial(open_library, path)))
         with pytest.raises(BackendError, match=message):
             available()
         assert message in backends.describe("native")["why not"]

@@ -14,7 +14,7 @@ A chapter is Markdown that reads as it stands. In it
     -->
     <!--= EXPRESSION -->1.5<!--.-->    is a figure within a sentence, and what it is computed from.
 
-`run` gives what a chapter is with what was found in the place of what was written; `differences` says where the two
+`run` gives the chapter with what its cells gave in the place of what was written; `differences` says where the two
 disagree, and `unsupported` which numbers in sentences have neither a cell nor a source.
 """
 
@@ -44,7 +44,7 @@ _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 @dataclass(frozen=True)
 class Chapter:
-    """One chapter: its `name` is that of its file, of which the number, if it has one, is what it is asked for by."""
+    """One chapter, which is a file of Markdown."""
 
     path: Path
 
@@ -55,7 +55,7 @@ class Chapter:
 
     @property
     def key(self) -> str:
-        """What `clipref learn` calls it: a number, or the name of a page that has none."""
+        """Its name for `clipref learn`: a number, or where it has none, the name of the page."""
         number, _, rest = self.name.partition("-")
         return str(int(number)) if number.isdigit() and rest else self.name
 
@@ -73,7 +73,7 @@ class Chapter:
 
 @dataclass(frozen=True)
 class Cell:
-    """What was run, and what came of it: `output` as it is printed, and the pictures among it."""
+    """A cell that was run: its code, its `output` as it is printed, and the pictures among it."""
 
     code: str
     output: str
@@ -143,7 +143,7 @@ def run(one: Chapter, slow: bool = False) -> Ran:
 
 
 def _run_cell(code: str, names: dict[str, Any], path: Path, line: int) -> tuple[str, list[Picture]]:
-    """What a cell prints. Tracebacks have the lines of the chapter's file."""
+    """Run a cell, and give what it prints, with the pictures in it. Tracebacks have the lines of the chapter's file."""
     tree = ast.increment_lineno(ast.parse(code, str(path)), line - 1)
     pictures: list[Picture] = []
     with contextlib.redirect_stdout(io.StringIO()) as printed:

@@ -16,15 +16,16 @@ from ..errors import InputError
 
 Array: TypeAlias = Any  # whatever an answer takes and gives: arrays, mostly
 
-# Of the largest difference to the root mean square of what is right, in float64. Another order of sums makes less than
-# 1e-12, and what is computed in float32 on the way about 1e-6.
+# The largest difference that is right, relative to the root mean square of the right answer. Another order of sums
+# makes less than 1e-12 in float64, and an answer that computes in float32 on the way about 1e-6.
 TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
 class Exercise:
-    """What is asked for: `right` does it, `cases` are arguments to try it on, and `mistakes` do something else, by what
-    is said of them.
+    """A task, the function `right` that does it, and `cases`: arguments to try answers on.
+
+    `mistakes` are functions that do something else, each by the words that say what is wrong with it.
     """
 
     task: str

@@ -10,8 +10,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from clipref.errors import BackendError
 from clipref.lazy import once
+
+from ..compiled import open_library
 
 Array: TypeAlias = NDArray[Any]
 Function: TypeAlias = Callable[..., Any]
@@ -52,22 +53,10 @@ class Map(ctypes.Structure):
     )
 
 
-def open_library() -> ctypes.CDLL:
+@once
+def library() -> ctypes.CDLL:
     """The library. Raises BackendError where it wasn't built, or can't be loaded."""
-    if not PATH.exists():
-        raise BackendError(
-            "Its C library wasn't built, for want of a C compiler when clipref was installed: install gcc or clang, "
-            "then clipref once more, from source: pip install --force-reinstall --no-binary clipref clipref."
-        )
-    try:
-        return ctypes.CDLL(str(PATH))
-    except OSError as error:
-        raise BackendError(
-            f"Its C library can't be loaded ({error}): install clipref once more, from source."
-        ) from error
-
-
-library = once(open_library)
+    return open_library(PATH)
 
 
 def runs(processor: str) -> bool:

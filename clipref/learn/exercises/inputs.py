@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
@@ -20,8 +19,11 @@ def _normalised(x: Array) -> Array:
 
 
 def _symbols_of(word: str, ranks: Mapping[tuple[str, str], int]) -> list[str]:
+    return _merged([*word[:-1], word[-1] + "</w>"], ranks)
+
+
+def _merged(symbols: list[str], ranks: Mapping[tuple[str, str], int]) -> list[str]:
     """Byte-pair encoding: the pair that was learned first is merged, until none is known."""
-    symbols = [*word[:-1], word[-1] + "</w>"]
     while True:
         pairs = [(ranks[pair], i) for i, pair in enumerate(pairwise(symbols)) if pair in ranks]
         if not pairs:
@@ -50,14 +52,8 @@ def _one_merge(word: str, ranks: Mapping[tuple[str, str], int]) -> list[str]:
     return symbols
 
 
-def _unmarked(word: str, ranks: Mapping[tuple[str, str], int]) -> list[Any]:
-    symbols = list(word)
-    while True:
-        pairs = [(ranks[pair], i) for i, pair in enumerate(pairwise(symbols)) if pair in ranks]
-        if not pairs:
-            return symbols
-        _, i = min(pairs)
-        symbols[i : i + 2] = [symbols[i] + symbols[i + 1]]
+def _unmarked(word: str, ranks: Mapping[tuple[str, str], int]) -> list[str]:
+    return _merged(list(word), ranks)
 
 
 _RANKS = {("a", "b"): 3, ("b", "c"): 0, ("c</w>", "x"): 9, ("bc", "d</w>"): 1, ("a", "bcd</w>"): 2, ("c", "d</w>"): 4}

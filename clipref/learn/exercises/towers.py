@@ -51,7 +51,7 @@ def _causal(length: int) -> Array:
 
 
 def _part(c: Array, x: Array, gain: Array, projection: Array) -> Array:
-    """What the embedding has of a summand c of the stream x."""
+    """The part [E] of the embedding that comes from c [W], a summand of the stream x [W]."""
     sigma = np.sqrt(((x - x.mean()) ** 2).mean() + 1e-5)
     return ((c - c.mean()) / sigma * gain) @ projection
 
