@@ -5,6 +5,7 @@ that stops where memory is read or written that isn't its own.
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clipref import ops
+from clipref.kernels.compiled import open_library
 from clipref.kernels.native import NativeOps, library
 from clipref.lazy import once
 
@@ -122,7 +124,6 @@ def test_convolutions(
 
 
 if __name__ == "__main__":
-    library.PATH = Path(sys.argv[1])
-    library.library = once(library.open_library)
+    library.library = once(partial(open_library, Path(sys.argv[1])))
     for test in (test_products, test_rows, test_attention, test_convolutions):
         test()
