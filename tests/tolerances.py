@@ -17,8 +17,10 @@ BUDGETS = {
     "blas": 100.0,
     # A float32 tower, tiny or embedded, with the kernels of kernels/native: measured up to 24.
     "native": 100.0,
-    # The same in the nine full sizes, against the reference in float32, which errs too: measured up to 100, in RN50x64.
-    "native full size": 200.0,
+    # The same in the nine full sizes, against the reference in float64: measured up to 120 with the kernels for
+    # AVX-512 and AVX2 and 159 with the plain ones, in RN50x64, where the float32 reference errs by 109 to 294 as the
+    # BLAS has it.
+    "native full size": 320.0,
     # The float64 reference against the oracle's float64, which may differ by 1e-10 of the RMS: measured up to 2e-14
     # in the tiny towers.
     "oracle float64": 1e-10 / np.finfo(np.float64).eps,

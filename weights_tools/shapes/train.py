@@ -71,6 +71,15 @@ class TrainingOps(TorchOps):
         """With the batch's statistics while training, which also updates the running ones."""
         return F.batch_norm(x, running_mean, running_var, weight, bias, self.training, 0.1, 1e-5)
 
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Tensor:
+        """In three steps, whose gradients take a tenth of the time of torch's attention in one, on a CPU and at the
+        sizes of these models.
+        """
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        if visible is not None:
+            scores = scores.masked_fill(~visible[:, None], -math.inf)
+        return scores.softmax(-1).to(v.dtype) @ v
+
 
 class Trainee:
     """A CLIP in torch: clipref's towers over trainable parameters, named as in a checkpoint."""
