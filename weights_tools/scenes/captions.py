@@ -73,8 +73,11 @@ def binding_captions(scene: Scene) -> tuple[str, str, str, str]:
     return said[0], said[1], said[2], said[3]
 
 
-def sample(scene: Scene, rng: random.Random) -> Caption:
-    """One of the many true captions."""
+def sample(scene: Scene, rng: random.Random, alone: float = 0.15) -> Caption:
+    """One of the many true captions.
+
+    `alone` is how often one that mentions a single kind leaves out its colour, and how often its shape, but not both.
+    """
     chance = rng.choice((0.0, 0.25, 0.5, 1.0))  # from the bare class to everything
     mentions, words = [], []
     both = len(scene.kinds) > 1 and rng.random() < 0.8
@@ -83,7 +86,7 @@ def sample(scene: Scene, rng: random.Random) -> Caption:
     for kind in kinds:
         mentioned = {name: rng.random() < chance for name in KIND}
         for name in ("colour", "shape"):
-            mentioned[name] = rng.random() < (0.95 if both else 0.85)
+            mentioned[name] = rng.random() < (0.95 if both else 1 - alone)
         mentioned["shape"] |= not mentioned["colour"]
         if both:
             mentioned["place"], mentioned["count"] = False, mentioned["count"] and not related
