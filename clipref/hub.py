@@ -12,6 +12,7 @@ import difflib
 import os
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -24,17 +25,31 @@ from .lazy import no_fork
 from .published import MODELS
 from .weights import SafetensorsFile
 
-EMBEDDED = {
-    "clipref/shapes-vit": "a small ViT, trained on drawn scenes; part of the package",
-    "clipref/shapes-rn": "a small ModifiedResNet, trained on drawn scenes; part of the package",
-    "clipref/scenes-rn": "a small ModifiedResNet, trained on scenes of one or two kinds of object; part of the package",
-}
+@dataclass(frozen=True)
+class Embedded:
+    """A model that is part of the package."""
 
-# Of their weights (clipref.digests), so that `clipref verify` finds a changed bit.
-EMBEDDED_DIGESTS = {
-    "clipref/shapes-vit": "87eaf7924bde224646faf8d9b7e826a77c7ab67b4993cf65453ee300f291994d",
-    "clipref/shapes-rn": "efe94b3062589f969e34b348dcf5c939f06e979679633a764476d8c1fe2135fb",
-    "clipref/scenes-rn": "06de2a436c5bdfb040006864af477d0b132d151008a7261f31ba972ff6329c9b",
+    description: str
+    digest: str  # of its weights (clipref.digests), so that `clipref verify` finds a changed bit
+
+
+EMBEDDED = {
+    "clipref/scenes-vit": Embedded(
+        "a small ViT, trained on drawn scenes of one or two kinds of object; part of the package",
+        "DIGEST-VIT",
+    ),
+    "clipref/scenes-rn": Embedded(
+        "a small ModifiedResNet, trained on drawn scenes of one or two kinds of object; part of the package",
+        "06de2a436c5bdfb040006864af477d0b132d151008a7261f31ba972ff6329c9b",
+    ),
+    "clipref/shapes-vit": Embedded(
+        "a smaller ViT, trained on drawn scenes of one kind of object; part of the package",
+        "87eaf7924bde224646faf8d9b7e826a77c7ab67b4993cf65453ee300f291994d",
+    ),
+    "clipref/shapes-rn": Embedded(
+        "a smaller ModifiedResNet, trained on drawn scenes of one kind of object; part of the package",
+        "efe94b3062589f969e34b348dcf5c939f06e979679633a764476d8c1fe2135fb",
+    ),
 }
 
 # Repositories that hold OpenAI's weights in OpenAI's tensor names, as open_clip_model.safetensors.
@@ -187,7 +202,7 @@ def _revision_of(folder: Path) -> str | None:
 
 def pinned_digest(path: Path) -> str | None:
     """The digest that the weights in a folder have to have, if they are an embedded model's."""
-    return next((EMBEDDED_DIGESTS[name] for name in EMBEDDED if find(name) == path), None)
+    return next((model.digest for name, model in EMBEDDED.items() if find(name) == path), None)
 
 
 def _fetch() -> Callable[..., tuple[Path, ClipConfig]]:

@@ -17,7 +17,7 @@ from clipref.weights_tools.shapes.world import CLASSES, HELD_OUT
 
 from .plain_drawings import drawings
 
-MODEL = "clipref/scenes-rn"  # of this world
+MODELS = ("clipref/scenes-vit", "clipref/scenes-rn")  # of this world
 SCENES = [make(seed) for seed in range(150) for make in (world.one_kind, world.two_kinds)]
 
 
@@ -158,26 +158,36 @@ def test_the_lower_bound_is_wilsons() -> None:
 
 
 @pytest.mark.parametrize("n", [150, pytest.param(600, marks=pytest.mark.slow)])
-def test_pairs_never_seen_are_classified(n: int) -> None:
-    assert evaluate.held_out_accuracy(AutoModel.from_pretrained(MODEL), n) >= 0.95
+@pytest.mark.parametrize("name", MODELS)
+def test_pairs_never_seen_are_classified(name: str, n: int) -> None:
+    assert evaluate.held_out_accuracy(AutoModel.from_pretrained(name), n) >= 0.95
 
 
 @pytest.mark.parametrize("n", [100, pytest.param(500, marks=pytest.mark.slow)])
-def test_what_belongs_to_what_is_told(n: int) -> None:
-    assert all(low > 0.9 for _, low in evaluate.binding(AutoModel.from_pretrained(MODEL), n).values())
+@pytest.mark.parametrize("name", MODELS)
+def test_what_belongs_to_what_is_told(name: str, n: int) -> None:
+    assert all(low > 0.9 for _, low in evaluate.binding(AutoModel.from_pretrained(name), n).values())
+
+
+@pytest.mark.parametrize("n", [8, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", MODELS)
+def test_maps_show_what_a_text_names(name: str, n: int) -> None:
+    areas = evaluate.localisation(AutoModel.from_pretrained(name), n)
+    assert min(areas.values()) >= 0.95, areas
 
 
 def test_a_model_that_never_saw_two_kinds_cannot_tell_what_belongs_to_what() -> None:
     assert all(low < 0.6 for _, low in evaluate.binding(AutoModel.from_pretrained("clipref/shapes-rn"), 200).values())
 
 
-def test_files_are_small() -> None:
-    path, _ = hub.locate(MODEL)
+@pytest.mark.parametrize("name", MODELS)
+def test_files_are_small(name: str) -> None:
+    path, _ = hub.locate(name)
     assert (path / "model.safetensors").stat().st_size < 3_000_000
     assert {p.name for p in path.iterdir()} == {"model.safetensors", "config.json", "merges.txt", "provenance.json"}
 
 
-@pytest.mark.parametrize(("name", "share"), [("clipref/shapes-rn", 0.85), (MODEL, 0.95)])
+@pytest.mark.parametrize(("name", "share"), [("clipref/shapes-rn", 0.85), *((name, 0.95) for name in MODELS)])
 def test_drawings_by_other_code_are_recognised(name: str, share: float) -> None:
     model = AutoModel.from_pretrained(name)
     prompts = model.embed_text([class_prompt(*pair) for pair in CLASSES], normalize=True)

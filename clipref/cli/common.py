@@ -14,7 +14,7 @@ from .texts import json_text
 if TYPE_CHECKING:
     from ..model import CLIP
 
-DEFAULT_MODEL = "clipref/shapes-vit"
+DEFAULT_MODEL = "clipref/scenes-vit"
 # Options of `from_pretrained` by their names here.
 MODEL_OPTIONS = ("activation", "upright", "max_pixels", "revision", "digest")
 

@@ -53,7 +53,7 @@ def described(name: str) -> dict[str, Any]:
     config, path, published = config_of(name), find(name), MODELS.get(name)
     return {
         "id": name,
-        "description": EMBEDDED.get(name, "OpenAI's weights"),
+        "description": EMBEDDED[name].description if name in EMBEDDED else "OpenAI's weights",
         "tower": config.vision.title,
         "resolution": config.vision.resolution,
         "embed_dim": config.embed_dim,

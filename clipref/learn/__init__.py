@@ -19,5 +19,5 @@ from .pictures import show_maps as show_maps
 from .pictures import show_matrix as show_matrix
 
 # The models that the chapters look at. After a change: python -m clipref.learn.update
-MODEL = "clipref/shapes-vit"
-RESNET = "clipref/shapes-rn"
+MODEL = "clipref/scenes-vit"
+RESNET = "clipref/scenes-rn"
