@@ -13,7 +13,8 @@ from typing import Any
 
 from .asking import CheckpointChanged, ask
 from .expectations import expected_result
-from .faults.diagnosis import Answered, diagnose
+from .faults.diagnosis import diagnose
+from .faults.evidence import Answered
 from .faults.leans import find_leans
 from .grading.judge import has_other_shape, judge
 from .grading.verdicts import NOT_CLAIMED, Diagnosis, Report, Result

@@ -17,7 +17,7 @@ def test_the_verdict_is_the_exit_code(capsys: pytest.CaptureFixture[str]) -> Non
     wrong = ["conformance", "run", "tests.test_conformance_command:wrong", "--levels", "similarity"]
     assert main(wrong) == 1
     out = capsys.readouterr().out
-    assert "Your similarities equal the reference with no logit scale (SIM-2)." in out
+    assert "Your similarities equal the reference with no logit scale (SIM-2): explains 5 of 5." in out
     assert "Not float32-conformant: 5 of 5 answers fail" in out
 
 

@@ -85,13 +85,19 @@ class Diagnosis:
     claims: tuple[str, ...]
     says: str  # "your pixels equal the reference with the crop offset floored (IMG-5)"
     units: float  # how exactly, in units of the precision claimed
-    cases: tuple[str, ...]  # which were looked at
+    cases: tuple[str, ...]  # which it explains
     leans: bool = False  # the cases pass one by one, and fail together
+    of: int = 0  # how many cases fail where it was searched
+
+    @property
+    def explains(self) -> str:
+        """How much of what fails it explains, in words; nothing of what passes one by one."""
+        return f"explains {len(self.cases)} of {self.of}" if self.of else ""
 
     @property
     def sentence(self) -> str:
         """With a capital letter and a full stop."""
-        return f"{self.says[0].upper()}{self.says[1:]}."
+        return f"{self.says[0].upper()}{self.says[1:]}{': ' if self.of else ''}{self.explains}."
 
 
 @dataclass(frozen=True)
