@@ -75,7 +75,7 @@ def speckle(pixels: Array, share: float) -> Array:
     return (pixels + chosen * level).astype(np.float32)
 
 
-@pytest.mark.parametrize("share", [0.003, 0.015])
+@pytest.mark.parametrize("share", [0.003, pytest.param(0.015, marks=pytest.mark.slow)])
 def test_a_few_pixels_a_level_off_do_not_silence_a_cause(share: float) -> None:
     class Rounding(FaultyEngine):
         def answer(self, case: Case) -> Outputs:

@@ -21,7 +21,7 @@ from .evidence import Answered, Cause, Evidence
 _CASES = 3
 # Where no cause explains all: of how many failing cases, one after another, a cause of their own is searched; and among
 # pairs of faults.
-_SEEDS, _SEEDS_OF_PAIRS = 4, 2
+_SEEDS, _SEEDS_OF_PAIRS = 4, 1
 # Causes that explain what was searched with, of which that is taken which explains most.
 _CANDIDATES = 6
 _TOWERS = ("vit", "resnet", "text")

@@ -81,7 +81,16 @@ def transformers_profile(version: str, torchvision: bool = False) -> str:
 
 
 def resize(image: Image.Image, side: int, steps: Steps = Steps()) -> Array:
-    """The pixels before they are normalised: [R, R, 3] uint8, or float64 where the steps doesn't round."""
+    """The pixels before they are normalised: [R, R, 3] uint8, or float64 where the steps don't round."""
+    whole, (left, top) = resized(image, side, steps)
+    return whole[top : top + side, left : left + side]
+
+
+def resized(image: Image.Image, side: int, steps: Steps = Steps(), longer: int = 0) -> tuple[Array, Size]:
+    """The picture before the crop, [h, w, 3], and where the crop's left and top are.
+
+    `longer`: a long side that is longer by so many pixels than the steps have it.
+    """
     if steps.turned:
         image = ImageOps.exif_transpose(image)
     keyed = "transparency" in image.info
@@ -102,13 +111,12 @@ def resize(image: Image.Image, side: int, steps: Steps = Steps()) -> Array:
     short = min(width, height)
     size = (side, side)
     if not steps.squash:
-        size = tuple(side if s == short else steps.long_side(side, s, short) for s in (width, height))  # type: ignore
+        size = tuple(side if s == short else steps.long_side(side, s, short) + longer for s in (width, height))  # type: ignore
     left, top = (steps.offset(s - side) for s in size)
     if steps.floats == "throughout":
         bands = [np.asarray(band.convert("F").resize(size, Image.Resampling[steps.filter])) for band in image.split()]
-        return np.stack(bands, axis=-1).astype(np.float64)[top : top + side, left : left + side]
-    crop = _resize_to(image, size, steps).crop((left, top, left + side, top + side))
-    return np.asarray(crop.convert("RGB"))
+        return np.stack(bands, axis=-1).astype(np.float64), (left, top)
+    return np.asarray(_resize_to(image, size, steps).convert("RGB")), (left, top)
 
 
 def _resize_to(image: Image.Image, size: Size, steps: Steps) -> Image.Image:
