@@ -1,17 +1,22 @@
 """What is wrong is told group by group, with what it explains, and a few pixels a level off don't silence it."""
 
 import dataclasses
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from clipref.conformance import faults, suite
 from clipref.conformance import questions as levels
+from clipref.conformance.engines import open_engine
 from clipref.conformance.faults import BY_ID, FaultyEngine
+from clipref.conformance.grading import rounding
 from clipref.conformance.grading.verdicts import Report
 from clipref.conformance.protocol import Array, Case, Outputs
 from clipref.conformance.restated.preprocessing import Steps
+from clipref.weights import Checkpoint
 
 
 def asked(engine: object, level: str, only: str = "", profile: str = "openai") -> Report:
@@ -101,3 +106,38 @@ def test_a_sentence_of_what_leans_counts_nothing() -> None:
     (diagnosis,) = report.diagnoses
     assert diagnosis.sentence.endswith(": explains 1 of 1.")
     assert dataclasses.replace(diagnosis, of=0).sentence == f"Y{diagnosis.says[1:]}."
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_the_classic_mistake_shows_in_every_precision(precision: str) -> None:
+    """GELU for QuickGELU is 41 units of bfloat16 in images and 48 in texts, where activations lie where both differ."""
+
+    class Rounding:
+        def __init__(self, *known: faults.Fault) -> None:
+            self.known = known
+
+        def answer(self, case: Case) -> Outputs:
+            assert case.checkpoint is not None
+            (x,) = case.inputs.values()
+            found = rounding.emulate(Checkpoint(case.checkpoint), case.verb, x, precision, order=7)["embeddings"]
+            right, wrong = (faults.answer(case, f)["embeddings"] for f in ((), self.known))
+            return {"embeddings": (found + wrong - right).astype(np.float32)}
+
+    questions = [q for q in levels.questions(["properties"]) if "where GELUs differ" in q.id]
+    assert suite.run(Rounding(), questions, precision=precision).passed
+    report = suite.run(Rounding(BY_ID["gelu-exact"]), questions, precision=precision)
+    assert [result.verdict for result in report.results] == ["FAIL", "FAIL"]
+    assert all(set(diagnosis.faults) <= {"gelu-exact", "gelu-tanh"} for diagnosis in report.diagnoses)
+    assert len(report.diagnoses) == 2
+
+
+def test_heads_not_transposed_are_what_a_whole_other_program_gives_without_the_transpose(tmp_path: Path) -> None:
+    """The fault has to add a block and keep padding, because the reference computes what is read alone."""
+    source = (Path(suite.__file__).parent / "examples" / "engine.py").read_text(encoding="utf-8")
+    right = "y.transpose(0, 2, 1, 3).reshape(n, length, width)"
+    assert right in source
+    (tmp_path / "engine.py").write_text(source.replace(right, "y.reshape(n, length, width)"), encoding="utf-8")
+    engine = open_engine(f"exec:{sys.executable} {tmp_path / 'engine.py'}")
+    questions = [q for q in levels.questions(["towers"]) if q.id.startswith("towers/vit-b plain")]
+    report = suite.run(engine, questions)
+    assert [diagnosis.faults for diagnosis in report.diagnoses] == [("heads-not-transposed",)] * 2

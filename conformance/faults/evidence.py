@@ -153,4 +153,5 @@ def _but_few_pixels(found: Array, faulty: Array, exact: Array) -> Fit | None:
 
 def in_levels(difference: Array) -> Array:
     """How far pixels [3, R, R] are apart, in levels of 0 to 255, without mean and standard deviation."""
-    return np.abs(difference) * np.array(preprocessing.Steps.std)[:, None, None] * 255
+    levels: Array = np.abs(difference) * np.array(preprocessing.Steps.std)[:, None, None] * 255
+    return levels

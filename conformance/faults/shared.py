@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from clipref.weights import read_config
 
 from .. import faults
 from ..grading.verdicts import MARGIN, Result
+from ..protocol import Array
 from .diagnosis import SUBJECT, by_place
 from .evidence import Answered
 
@@ -137,11 +138,11 @@ def _wrong_rows(answer: Answered, precision: str) -> Any:
     return np.abs(found - exact).max(axis=1) / rms(exact) > MARGIN * answer.exact.units["embeddings"][precision]
 
 
-def _ends(ids: Any) -> Any:
-    return ids.argmax(axis=1)
+def _ends(ids: Array) -> Array:
+    return np.asarray(ids.argmax(axis=1))
 
 
-_TEXTS = {
+_TEXTS: dict[str, Callable[[Array], Array]] = {
     "texts that fill the context": lambda ids: _ends(ids) >= ids.shape[1] - 2,
     "texts with padding": lambda ids: _ends(ids) < ids.shape[1] - 2,
     "texts with an id 0 among their words": lambda ids: (

@@ -70,8 +70,8 @@ def as_junit(report: Report) -> str:
             failure.text = printable("\n".join([line(r), *said, f"claims: {', '.join(r.claims)}"]))
         elif r.verdict != "PASS":
             ElementTree.SubElement(case, "skipped", message=printable(r.problem or ""))
-    said = ElementTree.SubElement(suite, "system-out")
-    said.text = printable("\n".join([*explanations(report), f"{report.engine}: {summary(report)}."]))
+    out = ElementTree.SubElement(suite, "system-out")
+    out.text = printable("\n".join([*explanations(report), f"{report.engine}: {summary(report)}."]))
     root = ElementTree.Element("testsuites")
     root.append(suite)
     data: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
