@@ -62,3 +62,17 @@ def test_list_and_explain(capsys: pytest.CaptureFixture[str]) -> None:
 def test_wrong_arguments_are_told(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["conformance", "run", *arguments]) == 1
     assert told in capsys.readouterr().err
+
+
+def test_options_of_a_backend_can_be_graded(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--levels", "towers", "--only", "vit-b plain"]
+    assert main(["conformance", "run", "backend:reference?dtype=float64", *asked, "--precision", "float64"]) == 0
+    assert "CLIP, float64-conformant" in capsys.readouterr().out
+    for given, told in (
+        ("backend:onnx?thread=2", "Backend 'onnx' has no option 'thread'"),
+        ("backend:onnx?precision=half", "precision is 'half'"),
+        ("backend:onnx?threads", "expected backend:NAME?OPTION=VALUE"),
+        ("backend:none?threads=1", "No backend 'none'"),
+    ):
+        assert main(["conformance", "run", given, *asked]) == 1
+        assert told in capsys.readouterr().err
