@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action.add_argument("--expected-failures", type=_path, metavar="FILE", help="cases that fail, with reasons")
         action.add_argument("--junit", type=_path, metavar="FILE", help="write JUnit XML")
         action.add_argument("--html", type=_path, metavar="FILE", help="write one page that shows everything")
-        action.add_argument("--verbose", action="store_true", help="show also what passes")
+        action.add_argument("--verbose", action="store_true", help="show every case")
         add_json_argument(action)
     exporter = actions.add_parser("export", help="write the cases as files")
     exporter.add_argument("folder", metavar="DIR")
@@ -222,31 +222,48 @@ def _progress(result: Result) -> None:
 
 def _print(report: Report, args: argparse.Namespace) -> None:
     from .reports.files import as_json
-    from .reports.words import line, summary
+    from .reports.words import explanations, summary
 
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr)
     if args.json:
         print_json(as_json(report))
         return
-    rows = [
-        (result.verdict, result.case, result.grade or "-", line(result))
-        for result in report.results
-        if args.verbose or result.verdict in ("FAIL", "XFAIL")
-    ]
-    if rows:
-        print_table([("", "case", "grade", ""), *rows])
+    known = list(explanations(report))
+    for said in known:
+        print(said)
+    if known:
         print()
+    _print_cases(report, args.verbose)
     print_table([("level", "pass", "fail", "xfail", "skip", "grade", "worst, in units"), *_by_level(report)])
     print()
-    for diagnosis in report.diagnoses:
-        print(diagnosis.sentence)
-    if report.unexplained:
-        print(
-            "No known fault explains it. Answer trace_image and trace_text too, and run --levels taps: it says where "
-            "you first leave the band."
-        )
     print(f"{report.engine}: {summary(report)}.")
+
+
+# Failing cases that are shown of each level where not all are asked for.
+_SHOWN = 2
+
+
+def _print_cases(report: Report, verbose: bool) -> None:
+    """Every case, or of each level the first that fail and nothing explains, or that were expected to."""
+    from .reports.words import line
+
+    explained = {case for diagnosis in report.diagnoses for case in diagnosis.cases}
+    failed = [r for r in report.results if r.verdict in ("FAIL", "XFAIL")]
+    # Of what is explained a line has been said; but a problem beside the values is shown.
+    shown = list(report.results) if verbose else [r for r in failed if r.case not in explained or r.problem is not None]
+    if not verbose:
+        levels: dict[tuple[str, str], list[Result]] = {}
+        for result in shown:
+            levels.setdefault((result.level, result.verdict), []).append(result)
+        shown = [result for of_level in levels.values() for result in of_level[:_SHOWN]]
+    if shown:
+        rows = ((result.verdict, result.case, result.grade or "-", line(result)) for result in shown)
+        print_table([("", "case", "grade", ""), *rows])
+    if more := len(failed) - sum(result.verdict in ("FAIL", "XFAIL") for result in shown):
+        print(f"{more} more {'case fails' if more == 1 else 'cases fail'}; --verbose shows every case.")
+    if shown or more:
+        print()
 
 
 def _by_level(report: Report) -> list[tuple[str, ...]]:

@@ -11,7 +11,7 @@ from clipref.conformance.expectations import all_ids, read
 from clipref.conformance.grading.rounding import PRECISIONS
 from clipref.conformance.protocol import Question
 from clipref.conformance.questions import DEFAULT, LEVELS, questions
-from clipref.conformance.reports.words import summary
+from clipref.conformance.reports.words import explanations, summary
 from clipref.conformance.suite import Run
 from clipref.errors import ClipError
 
@@ -65,10 +65,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if RUN not in config.stash or config.option.collectonly:
         return
     report = config.stash[RUN].report()
-    if report.diagnoses:
+    known = list(explanations(report))
+    if known:
         terminalreporter.section("what explains the failures")
-    for diagnosis in report.diagnoses:
-        terminalreporter.write_line(diagnosis.sentence)
+    for said in known:
+        terminalreporter.write_line(said)
     terminalreporter.write_line(f"{report.engine}: {summary(report)}.")
 
 

@@ -6,15 +6,18 @@ import dataclasses
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .asking import CheckpointChanged, ask
 from .expectations import expected_result
-from .faults.diagnosis import Answered, diagnose
+from .faults.diagnosis import diagnose
+from .faults.evidence import Answered
 from .faults.leans import find_leans
+from .faults.pixels import find_steps
+from .faults.shared import find_shared
 from .grading.judge import has_other_shape, judge
 from .grading.verdicts import NOT_CLAIMED, Diagnosis, Report, Result
 from .protocol import Case, EngineUnderTest, Outputs, Question
@@ -138,8 +141,17 @@ class Run:
                 results[id] = dataclasses.replace(results[id], verdict="FAIL", problem=diagnosis.says)
         found = [expected_result(result, self._reasons) for result in results.values()]
         found += [Result(q.id, q.level, q.claims, "SKIP", problem=NOT_CLAIMED) for q in unclaimed]
+        shared = tuple(self._find_shared(diagnoses)) if self._diagnose else ()
         seconds = time.perf_counter() - self._started
-        return Report(self._name, self._precision, self._profile, found, diagnoses, seconds)
+        return Report(self._name, self._precision, self._profile, found, diagnoses, seconds, shared)
+
+    def _find_shared(self, diagnoses: Sequence[Diagnosis]) -> Iterator[str]:
+        """What failures have in common; of pixels that nothing explains, the step that is wrong."""
+        failed = self._evidence.failed
+        yield from find_shared(failed, self._evidence.passed, self._results, self._precision)
+        explained = {case for diagnosis in diagnoses for case in diagnosis.cases}
+        pixels = [a for a in failed if a.case.verb == "preprocess" and a.case.id not in explained]
+        yield from find_steps([a for a in pixels if not has_other_shape(a.exact, a.outputs)], self._profile)
 
 
 @dataclass(frozen=True)

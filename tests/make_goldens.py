@@ -7,6 +7,7 @@ on synthetic weights; beside them the error of the same code in float32. Logits 
 import argparse
 import gc
 import hashlib
+import html
 import importlib.metadata
 import json
 import shutil
@@ -17,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import ftfy
 import numpy as np
 import torch
 from safetensors.numpy import save_file
@@ -108,17 +110,14 @@ def grouped_texts() -> None:
     start, end = 49406, 49407
     every = list(texts.texts(texts.GOLDEN))
     fitting = [text for text in every if len(original.encode(text)) <= 75]
+    words = ["", "Hello World!", "a photo of a cat", *texts.WORDS, "we've they'll he'd I'm it's isn't rock'n'roll"]
+    scripts = [*texts.SCRIPTS, *texts.EMOJI, *texts.PUNCTUATION]
     groups = {
-        "words": [
-            "",
-            "Hello World!",
-            "a photo of a cat",
-            *texts.WORDS,
-            "we've they'll he'd I'm it's isn't rock'n'roll",
-        ],
-        "numbers": ["1", "12", "2023", "3.14159", "1,234.56", "a1b22c333", "٣٤", "Ⅷ ½ ²", "0x7f", "50%"],
-        "scripts": [*texts.SCRIPTS, *texts.EMOJI, *texts.PUNCTUATION],
-        "repaired": [*texts.MOJIBAKE, *texts.SCRIPTS, "\x1b[31mred", "schÃ¶n cafÃ©"],
+        # What fails here is blamed on how words are split and merged, so cleaning must not change any of it.
+        "words": [text for text in words if is_clean(text)],
+        "numbers": ["1", "12", "2023", "3.14159", "1,234.56", "a1b22c333", "٣٤", "0x7f", "50%"],
+        "scripts": [text for text in scripts if is_clean(text)],
+        "repaired": [*texts.MOJIBAKE, *texts.SCRIPTS, "Ⅷ ½ ²", "\x1b[31mred", "schÃ¶n cafÃ©"],
         "unescaped": [
             *texts.ENTITIES,
             "&amp;lt;b&amp;gt;",
@@ -128,7 +127,10 @@ def grouped_texts() -> None:
             "1 < 2 &amp;lt; 3",
         ],
         "spaces": [f"a{space}photo{space}{space}of" for space in texts.SPACES] + ["  both ends \t"],
-        "upper case": ["A PHOTO", "İstanbul", "Straße ẞ", "GPU iPhone", "ΩMEGA Σ", "DON'T IT'S"],
+        "upper case": [
+            *("A PHOTO", "İstanbul", "Straße ẞ", "GPU iPhone", "ΩMEGA Σ", "DON'T IT'S"),
+            *(text for text in words if text.lower() != text),
+        ],
         "whole table": spread(original, range(512, start, 47)),
         "last merges": spread(original, range(start - 100, start)),
         "id 0": ["!%", "!)(", "wow!; !€ !%!%!%"],
@@ -141,7 +143,14 @@ def grouped_texts() -> None:
             "1" * 200,
             *[t for t in every if len(original.encode(t)) > 75][:12],
         ],
-        "context of 20": ["a photo of a cat", "", "word " * 17, "word " * 18, "word " * 19, *texts.SCRIPTS],
+        "context of 20": [
+            "a photo of a cat",
+            "",
+            "word " * 17,
+            "word " * 18,
+            "word " * 19,
+            *filter(is_clean, texts.SCRIPTS),
+        ],
         "refused": ["a photo of a cat", "word " * 76],
     }
     assert all(0 in original.encode(text) for text in groups["id 0"])
@@ -164,6 +173,11 @@ def grouped_texts() -> None:
     path = conformance.GOLDEN / "tokens.json"
     path.write_text(json.dumps({"provenance": provenance, "groups": found}) + "\n", encoding="ascii")
     print(f"{path}: {path.stat().st_size / 1e3:.0f} kB")
+
+
+def is_clean(text: str) -> bool:
+    """Whether no step before the split changes a text: ftfy, unescaping, lower case."""
+    return text == ftfy.fix_text(text) == html.unescape(text) == text.lower()
 
 
 def has_settled(character: str) -> bool:

@@ -17,7 +17,7 @@ def test_the_verdict_is_the_exit_code(capsys: pytest.CaptureFixture[str]) -> Non
     wrong = ["conformance", "run", "tests.test_conformance_command:wrong", "--levels", "similarity"]
     assert main(wrong) == 1
     out = capsys.readouterr().out
-    assert "Your similarities equal the reference with no logit scale (SIM-2)." in out
+    assert "Your similarities equal the reference with no logit scale (SIM-2): explains 5 of 5." in out
     assert "Not float32-conformant: 5 of 5 answers fail" in out
 
 
@@ -62,3 +62,17 @@ def test_list_and_explain(capsys: pytest.CaptureFixture[str]) -> None:
 def test_wrong_arguments_are_told(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["conformance", "run", *arguments]) == 1
     assert told in capsys.readouterr().err
+
+
+def test_options_of_a_backend_can_be_graded(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--levels", "towers", "--only", "vit-b plain"]
+    assert main(["conformance", "run", "backend:reference?dtype=float64", *asked, "--precision", "float64"]) == 0
+    assert "CLIP, float64-conformant" in capsys.readouterr().out
+    for given, told in (
+        ("backend:onnx?thread=2", "Backend 'onnx' has no option 'thread'"),
+        ("backend:onnx?precision=half", "precision is 'half'"),
+        ("backend:onnx?threads", "expected backend:NAME?OPTION=VALUE"),
+        ("backend:none?threads=1", "No backend 'none'"),
+    ):
+        assert main(["conformance", "run", given, *asked]) == 1
+        assert told in capsys.readouterr().err

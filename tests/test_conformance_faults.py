@@ -8,7 +8,7 @@ import pytest
 
 from clipref.conformance import asking, faults, suite
 from clipref.conformance import questions as levels
-from clipref.conformance.faults import FAULTS, FaultyEngine, diagnosis
+from clipref.conformance.faults import FAULTS, FaultyEngine, diagnosis, evidence
 from clipref.conformance.grading.judge import judge
 from clipref.conformance.grading.verdicts import Report
 
@@ -87,7 +87,7 @@ def test_a_pair_is_found_among_the_most_promising_faults(tmp_path: Path) -> None
     case = question.make(tmp_path)
     answer = asking.ask(FaultyEngine(*pair), case)
     assert isinstance(answer, Mapping)
-    failed = diagnosis.Answered(case, question.exact(case), answer)
+    failed = evidence.Answered(case, question.exact(case), answer)
     (found,) = diagnosis.diagnose([failed], (), "float32", promising=2)
     assert set(found.faults) == {fault.id for fault in pair}
 

@@ -126,7 +126,10 @@ def test_wrong_numbers_are_shown_beside_the_right_ones() -> None:
     assert result.verdict == "FAIL" and result.instead == "gave 'vocab_size' 9, expected 521"
     report = ran(FaultyEngine(faults.BY_ID["no-lower"]), "tokenize")
     found = [r.instead for r in report.results if r.verdict == "FAIL" and r.problem is None]
-    assert found and all(re.fullmatch(r"gave 'ids' \[.*\] of item \d+, expected \[49406, .*\]", str(x)) for x in found)
+    assert found and all(
+        re.fullmatch(r"\d+ of \d+ items are wrong: gave 'ids' \[.*\] of the text .*, expected \[49406, .*\]", str(x))
+        for x in found
+    )
 
 
 # Their causes are looked for among all pairs of faults.

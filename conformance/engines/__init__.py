@@ -10,7 +10,7 @@ from ..protocol import EngineUnderTest
 
 KINDS = """\
   module:name              a Python function from a checkpoint's folder, or None, to an object with the verbs as methods
-  backend:NAME             one of clipref's own: reference, blas, onnx, ...
+  backend:NAME             one of clipref's own: reference, onnx, ... or onnx?threads=2, with its options
   exec:COMMAND             a program in any language, called with VERB CASE_DIR OUT.safetensors
   onnx:ROOT                ONNX files, ROOT/CHECKPOINT/visual.onnx and textual.onnx, or as optimum and others name them
   onnx:VISUAL,TEXTUAL@NAME the ONNX files of one checkpoint

@@ -15,12 +15,14 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import numpy as np
 
 from clipref.backends import backends
 from clipref.engine import NumpyEngine
 from clipref.errors import InputError
+from clipref.hub import locate
 from clipref.model import CLIP
 from clipref.numerics import cosines
 from clipref.weights import Checkpoint
@@ -125,9 +127,9 @@ class Backend:
 class BackendModel:
     """What clipref does with a checkpoint, with one of its backends as the towers."""
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str, folder: Path, **options: Any) -> None:
         self._checkpoint = Checkpoint(folder)
-        self._model = CLIP(self._checkpoint, name)
+        self._model = CLIP(self._checkpoint, name, **options)
         self.encode_image, self.encode_text = self._model.encode_image, self._model.encode_text
         self.embed_image, self.embed_text = self._model.embed_image, self._model.embed_text
         engine: Any = self._model.engine
@@ -180,9 +182,29 @@ class ReferenceModel(BackendModel):
         return taps
 
 
-def backend(name: str) -> PythonEngine:
-    """One of clipref's backends. Raises InputError for a name that there isn't."""
+def backend(spec: str) -> PythonEngine:
+    """One of clipref's backends, with its options as an address has them: "openvino?precision=bfloat16&threads=2".
+
+    Raises InputError for a name that there isn't, BackendError for options that it hasn't.
+    """
+    name, _, query = spec.partition("?")
     if name not in backends():
         raise InputError(f"No backend {name!r}; there are: {', '.join(sorted(backends()))}.")
+    options = _options(spec, query)
     without, within = (Reference, ReferenceModel) if name == "reference" else (Backend, BackendModel)
-    return PythonEngine(lambda folder: without() if folder is None else within(name, folder))
+    if options:  # a wrong one is told now, and not as the failure of every case
+        within(name, locate(SMALL_MODEL)[0], **options)
+    return PythonEngine(lambda folder: without() if folder is None else within(name, folder, **options))
+
+
+# An embedded model, which is there whatever is installed.
+SMALL_MODEL = "clipref/shapes-vit"
+
+
+def _options(spec: str, query: str) -> dict[str, Any]:
+    """Names and values, whole numbers as such. Raises InputError."""
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True) if query else []
+    except ValueError as problem:
+        raise InputError(f"backend:{spec}: {problem}; expected backend:NAME?OPTION=VALUE&...") from problem
+    return {name: int(value) if value.isascii() and value.isdigit() else value for name, value in pairs}

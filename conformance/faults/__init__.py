@@ -17,12 +17,13 @@ from clipref.weights import read_config
 
 from ..protocol import Array, Case, Outputs, Unsupported
 from ..restated import preprocessing, similarity, tokenizer
-from . import catalogue, changes, steps
+from . import catalogue, changes, images, steps
 from .fault import Fault as Fault
 from .fault import Place
 from .tower import read_tower
 
-FAULTS: tuple[Fault, ...] = (*catalogue.FAULTS, *steps.PREPROCESS, *steps.TOKENIZE, *steps.SIMILARITY)
+TOWERS: tuple[Fault, ...] = (*catalogue.FAULTS, *images.FAULTS, *catalogue.OUTPUTS)
+FAULTS: tuple[Fault, ...] = (*TOWERS, *steps.PREPROCESS, *steps.TOKENIZE, *steps.SIMILARITY)
 BY_ID = {fault.id: fault for fault in FAULTS}
 
 
@@ -41,7 +42,7 @@ def place(case: Case) -> Place | Literal["operation"] | None:
 def of(where: Place | Literal["operation"] | None) -> tuple[Fault, ...]:
     """The faults that can be there."""
     if where == "operation":
-        return catalogue.FAULTS
+        return TOWERS
     return tuple(fault for fault in FAULTS if where in fault.places)
 
 
@@ -98,9 +99,11 @@ def _encode(case: Case, faults: Sequence[Fault], dtype: Literal["float32", "floa
         assert callable(fault.change)
         tower = fault.change(tower)
     taps: dict[str, Array] = {}
+    added = f".resblocks.{getattr(tower.config, 'layers', '')}"  # a block that a fault needs, and no model has
 
     def tap(name: str, x: Array) -> Array:
-        taps[name] = x
+        if added not in name:
+            taps[name] = x
         return x
 
     (x,) = case.inputs.values()

@@ -82,17 +82,68 @@ def stack_by_head(stack: Array, heads: int) -> Array:
     return thirds
 
 
-def interleave_heads(params: dict[str, Any], heads: int) -> dict[str, Any]:
-    """Heads taken from every H-th channel instead of D channels in a row."""
+def interleave_stacks(params: dict[str, Any], heads: int) -> dict[str, Any]:
+    """Heads taken from every H-th channel of q, k and v, instead of D channels in a row."""
     attn = params["attn"]
-    width = attn["in_proj_weight"].shape[1]
-    order = np.arange(width).reshape(width // heads, heads).T.reshape(-1)
+    order = _every_channel(attn, heads)
     stacks = {
         name: np.concatenate([part[order] for part in np.split(attn[name], 3)])
         for name in ("in_proj_weight", "in_proj_bias")
     }
-    out_proj = {**attn["out_proj"], "weight": attn["out_proj"]["weight"][:, order]}
-    return {**params, "attn": {**attn, **stacks, "out_proj": out_proj}}
+    return {**params, "attn": {**attn, **stacks}}
+
+
+def interleave_heads(params: dict[str, Any], heads: int) -> dict[str, Any]:
+    """The same, and the heads put back where they were taken from."""
+    changed = interleave_stacks(params, heads)
+    attn = changed["attn"]
+    out_proj = {**attn["out_proj"], "weight": attn["out_proj"]["weight"][:, _every_channel(attn, heads)]}
+    return {**changed, "attn": {**attn, "out_proj": out_proj}}
+
+
+def _every_channel(attn: dict[str, Any], heads: int) -> Array:
+    width = attn["in_proj_weight"].shape[1]
+    order: Array = np.arange(width).reshape(width // heads, heads).T.reshape(-1)
+    return order
+
+
+def heads_merged_as_they_lie(tower: Tower) -> Tower:
+    """Attention's result [N, H, L, D] taken for [N, L, H * D] without its axes exchanged.
+
+    Positions end up elsewhere, so all are needed: a block that adds nothing follows, because the last block computes
+    those alone that are read, and texts keep their padding.
+    """
+    if "transformer" not in tower.params:
+        return tower
+
+    def attention(q: Array, k: Array, v: Array, visible: Array | None = None) -> Array:
+        y = ops.attention(q, k, v, visible)
+        n, heads, length, channels = y.shape
+        as_it_lies: Array = y.reshape(n, length, heads, channels).swapaxes(1, 2)
+        return as_it_lies
+
+    resblocks = tower.params["transformer"]["resblocks"]
+    transformer = {**tower.params["transformer"], "resblocks": [*resblocks, _idle(resblocks[-1])]}
+    changed = tower.with_operations(attention=attention, find_end_of_text=pooled_at(lambda ids, end: end))
+    return changed.with_params(transformer=transformer)
+
+
+def _idle(block: dict[str, Any]) -> dict[str, Any]:
+    """A block that adds nothing to what goes through it."""
+    attn, mlp = block["attn"], block["mlp"]
+    nothing = {name: {key: np.zeros_like(x) for key, x in product.items()}
+               for name, product in (("out_proj", attn["out_proj"]), ("c_proj", mlp["c_proj"]))}  # fmt: skip
+    return {**block, "attn": {**attn, "out_proj": nothing["out_proj"]}, "mlp": {**mlp, "c_proj": nothing["c_proj"]}}
+
+
+def without_last_block(tower: Tower) -> Tower:
+    """One block less: a list that is read to its last but one. Raises ValueError where there is one block only."""
+    if "transformer" not in tower.params:
+        return tower
+    resblocks = tower.params["transformer"]["resblocks"]
+    if len(resblocks) < 2:
+        raise ValueError("the only block can't be left out")
+    return tower.with_params(transformer={**tower.params["transformer"], "resblocks": resblocks[:-1]})
 
 
 def without_bias(owner: str, name: str) -> Change:
@@ -119,15 +170,21 @@ def kind_of(tower: Tower) -> str:
 
 
 def without_norm(kind: str, name: str) -> Change:
-    """A LayerNorm left out: what goes in comes out. It is known by its weight, because operations have no names."""
+    """A LayerNorm left out: what goes in comes out."""
+    return other_norm(kind, name, lambda x, weight, bias: x)
+
+
+def other_norm(kind: str, name: str, norm: Operation) -> Change:
+    """One LayerNorm that is computed otherwise. It is known by its weight, because operations have no names."""
 
     def change(tower: Tower) -> Tower:
         if kind_of(tower) != kind or name not in tower.params:
             return tower
-        skipped = tower.params[name]["weight"]
+        other = tower.params[name]["weight"]
 
         def layer_norm(x: Array, weight: Array, bias: Array) -> Array:
-            return x if weight is skipped else ops.layer_norm(x, weight, bias)
+            y: Array = norm(x, weight, bias) if weight is other else ops.layer_norm(x, weight, bias)
+            return y
 
         return tower.with_operations(layer_norm=layer_norm)
 
@@ -254,11 +311,6 @@ def quick_gelu_by(factor: float) -> Operation:
         return y
 
     return quick_gelu
-
-
-def silu(x: Array) -> Array:
-    y: Array = x / (1 + np.exp(-np.clip(x, -500, None)))
-    return y
 
 
 def without_diagonal(ids: Array) -> Array:

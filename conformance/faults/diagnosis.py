@@ -1,49 +1,36 @@
-"""What is wrong with an engine: which known fault, or which two, give its wrong answers.
+"""What is wrong with an engine: which known faults give its wrong answers, group by group.
 
-The reference with a fault is compared with the engine as the right answers were, in the same units. Every fault is
-tried; where none explains the failures, every pair that can be together.
+Every fault is tried, in pixels in every profile; where none explains all failures of a place, every pair that can be
+together. What explains only some of them is told as that, and the search goes on with the rest.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-
-import numpy as np
-
-from clipref.numerics import rms, rms_error
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
 from .. import faults
-from ..grading.units import key, table
-from ..grading.verdicts import MARGIN, Diagnosis
-from ..protocol import Array, Case, Exact, Outputs
-from ..questions.images import pixels_of
+from ..grading.verdicts import Diagnosis
 from ..restated.preprocessing import PROFILES
 from . import Fault
+from .evidence import Answered, Cause, Evidence
 
-# Failing cases that are looked at for each place; the others would only repeat it.
+# Failing cases of the towers that a cause is searched with; what it explains beside them is counted when it is found.
 _CASES = 3
-# How near a result has to be, relative to its root mean square, for a fault's own rounding to be looked at.
-_NEAR = 0.05
-# How much of what is wrong a fault may leave unexplained, by root mean square. Measured: up to 0.71 where sums are kept
-# in float16, which no two engines round alike; the rest of the faults leave next to nothing.
-_LEFT = 0.75
+# Where no cause explains all: of how many failing cases, one after another, a cause of their own is searched; and among
+# pairs of faults.
+_SEEDS, _SEEDS_OF_PAIRS = 4, 1
+# Causes that explain what was searched with, of which that is taken which explains most.
+_CANDIDATES = 6
+_TOWERS = ("vit", "resnet", "text")
 
 SUBJECT = {
     "vit": "image embeddings of a ViT", "resnet": "image embeddings of a ResNet", "text": "text embeddings",
     "preprocess": "pixels", "tokenize": "ids", "similarity": "similarities",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Answered:
-    """What an engine answered to a case, and what the answer is compared with."""
-
-    case: Case
-    exact: Exact
-    outputs: Outputs
+Causes: TypeAlias = Callable[[], Iterable[Cause]]
 
 
 def diagnose(
@@ -53,26 +40,46 @@ def diagnose(
     profile: str = "openai",
     promising: int | None = None,
 ) -> Iterator[Diagnosis]:
-    """For each place, the fault that explains its failures that are looked at, or the pair that does.
+    """For each place, the cause that explains its failures, or several that each explain some.
 
-    What explains the failures but would have spoilt what passed is not it. `promising`: see _Evidence.explain.
+    What explains failures but would have spoilt what passed is not it. `promising`: pairs are made of so many faults,
+    those that alone leave the least, and any other; None: of all.
     """
     failures, witnesses = by_place(failed), by_place(passed)
     for where, found in failures.items():
-        if where == "preprocess" and (other := _other_profile(found)) is not None:
-            yield other
-            continue
-        evidence = _Evidence(_chosen(found, where), _chosen(witnesses.get(where, []), where), precision, profile)
-        if (explained := evidence.explain(promising)) is not None:
-            units, known = explained
-            subject = f"your {SUBJECT.get(where, f'results of {where}')} equal the reference"
-            yield Diagnosis(
-                tuple(fault.id for fault in known),
-                tuple(fault.claim for fault in known),
-                f"{subject} with {' and '.join(f'{fault.title} ({fault.claim})' for fault in known)}",
-                units,
-                tuple(failure.case.id for failure in evidence.failed),
-            )
+        search = _Search(Evidence(precision, profile), where, witnesses.get(where, ()), promising)
+        remaining = sorted(found, key=_cost)
+        while remaining and (cause := search.cause(remaining)) is not None:
+            explained = [answer for answer in remaining if search.evidence.fit(answer, cause) is not None]
+            yield _diagnosis(search, where, cause, explained, len(found))
+            ids = {answer.case.id for answer in explained}
+            remaining = [answer for answer in remaining if answer.case.id not in ids]
+
+
+def _diagnosis(search: _Search, where: str, cause: Cause, explained: Sequence[Answered], of: int) -> Diagnosis:
+    evidence = search.evidence
+    fits = [fit for answer in explained if (fit := evidence.fit(answer, cause)) is not None]
+    subject = f"your {SUBJECT.get(where, f'results of {where}')}"
+    known = " and ".join(f"{fault.title} ({fault.claim})" for fault in cause.faults)
+    other = cause.profile != evidence.profile
+    if not other:
+        says = f"{subject} equal the reference with {known}"
+    elif known:
+        says = f"{subject} are those of the profile {cause.profile!r} with {known}"
+    else:
+        says = f"{subject} are those of the profile {cause.profile!r}; claim it with --profile {cause.profile}"
+    if share := max(fit.share for fit in fits):
+        says += f", but for at most {max(100 * share, 0.01):.2g} % of values, which are one level off"
+    if spoilt := search.spoilt(cause):
+        says += f", but not in {spoilt} that {'pass' if spoilt > 1 else 'passes'} and that this would have changed"
+    return Diagnosis(
+        tuple(fault.id for fault in cause.faults),
+        tuple(dict.fromkeys([*(("IMG-4", "IMG-5") if other else ()), *(fault.claim for fault in cause.faults)])),
+        says,
+        max(fit.units for fit in fits),
+        tuple(answer.case.id for answer in explained),
+        of=of,
+    )
 
 
 def by_place(answers: Sequence[Answered]) -> dict[str, list[Answered]]:
@@ -87,135 +94,105 @@ def by_place(answers: Sequence[Answered]) -> dict[str, list[Answered]]:
     return found
 
 
-def _chosen(answers: Sequence[Answered], where: str) -> Sequence[Answered]:
-    """In the towers, the cheapest to recompute, of as many models as there are; elsewhere all, because each shows
-    something else.
-    """
-    if where not in ("vit", "resnet", "text"):
-        return answers
-
-    def cost(answer: Answered) -> int:
-        assert answer.case.checkpoint is not None
-        (x,) = answer.case.inputs.values()
-        return x.size * (answer.case.checkpoint / "model.safetensors").stat().st_size
-
-    models: dict[str, list[Answered]] = {}
-    for answer in sorted(answers, key=cost):
-        models.setdefault(answer.case.id.rpartition(" ")[0], []).append(answer)
-    in_turn = [answer for each in itertools.zip_longest(*models.values()) for answer in each if answer is not None]
-    return in_turn[:_CASES]
+def _cost(answer: Answered) -> int:
+    """What it takes to compute a case again, more or less."""
+    size = sum(x.size for x in answer.case.inputs.values())
+    if answer.case.checkpoint is not None:
+        return size * (answer.case.checkpoint / "model.safetensors").stat().st_size
+    return size * int(answer.case.attributes.get("resolution", 1))
 
 
 @dataclass(frozen=True)
-class _Evidence:
-    """The answers that a cause has to give: those that are wrong and those that are right."""
+class _Search:
+    """The search for a cause in one place."""
 
-    failed: Sequence[Answered]
+    evidence: Evidence
+    where: str
     passed: Sequence[Answered]
-    precision: str
-    profile: str
-    _faulty: dict[tuple[str, tuple[str, ...]], Outputs | None] = field(default_factory=dict)
+    promising: int | None
 
-    def explain(self, promising: int | None) -> tuple[float, tuple[Fault, ...]] | None:
-        """The best of the faults that explain all, or of the pairs, and how far off it is in units.
+    def cause(self, remaining: Sequence[Answered]) -> Cause | None:
+        """The cause that explains most of the failures, which are in the order of their costs; None without one.
 
-        `promising`: pairs are made of so many faults, those that alone leave the least, and any other; None: of all.
+        One that explains all of them comes first, though it be a pair of faults.
         """
-        known = faults.of(faults.place(self.failed[0].case))
-        if (found := self.best([(fault,) for fault in known])) is not None:
-            return found
-        chosen = known if promising is None else sorted(known, key=self.left)[:promising]
-        return self.best([pair for pair in itertools.combinations(known, 2) if any(fault in chosen for fault in pair)])
-
-    def best(self, causes: Sequence[tuple[Fault, ...]]) -> tuple[float, tuple[Fault, ...]] | None:
-        """The cause that comes nearest, of those that explain all."""
-        found = [(self.distance(several), several) for several in causes]
-        explaining = [(units, several) for units, several in found if units is not None]
-        for units, several in sorted(explaining, key=lambda pair: pair[0]):
-            if all(self.compatible(answer, several) for answer in self.passed):
-                return units, several
+        chosen = self._chosen(remaining)
+        singles, in_profiles, pairs = self._singles, self._in_profiles, lambda: self._pairs(chosen)
+        for causes in (self._profiles, singles, in_profiles, pairs):
+            if (found := self._best(causes(), chosen, remaining)) is not None:
+                return found
+        for kinds, seeds in (((self._profiles, singles), _SEEDS), ((in_profiles, pairs), _SEEDS_OF_PAIRS)):
+            for spoiling in (False, True) if kinds[-1] is singles else (False,):
+                for seed in self._spread(remaining)[:seeds]:
+                    for causes in kinds:
+                        if (found := self._best(causes(), [seed], remaining, spoiling)) is not None:
+                            return found
         return None
 
-    def left(self, fault: Fault) -> float:
-        """How much of what is wrong a fault leaves unexplained, in the answer of which it leaves most."""
-        parts = []
-        for answer in self.failed:
-            faulty = self.faulty(answer.case, (fault,))
-            for name, exact in answer.exact.outputs.items():
-                found = answer.outputs[name]
-                same = faulty is not None and faulty[name].shape == found.shape
-                parts.append(_left(found, faulty[name], exact) if faulty is not None and same else math.inf)
-        return max(parts)
+    def _chosen(self, answers: Sequence[Answered]) -> Sequence[Answered]:
+        """In the towers, the cheapest, of as many models as there are; elsewhere all, because each shows something."""
+        return self._spread(answers)[:_CASES] if self.where in _TOWERS else answers
 
-    def distance(self, several: Sequence[Fault]) -> float | None:
-        """How far the reference with these faults is from what was wrong, in units; None if it explains nothing."""
-        worst = 0.0
-        for answer in self.failed:
-            units = self.off(answer, several)
-            if units is None:
+    def _spread(self, answers: Sequence[Answered]) -> list[Answered]:
+        """Answers in an order in which kinds take turns: models, modes of pictures."""
+        kinds: dict[str, list[Answered]] = {}
+        for answer in answers:
+            kinds.setdefault(answer.case.id.rpartition(" ")[0], []).append(answer)
+        return [answer for each in itertools.zip_longest(*kinds.values()) for answer in each if answer is not None]
+
+    def _best(
+        self, causes: Iterable[Cause], chosen: Sequence[Answered], remaining: Sequence[Answered], spoiling: bool = False
+    ) -> Cause | None:
+        """The cause that explains most, of those that explain all that was chosen and spoil nothing that passed.
+
+        `spoiling`: it may have spoilt what passed, as where a part of the cases goes another way; then one case alone,
+        which several faults may change alike, is too little.
+        """
+        found = [(units, cause) for cause in causes if (units := self._distance(chosen, cause)) is not None]
+        best, most = None, int(spoiling)
+        for _, cause in sorted(found, key=lambda pair: pair[0])[:_CANDIDATES]:
+            explained = sum(self._explains(answer, cause) for answer in remaining)
+            if explained > most and (spoiling or not self.spoilt(cause)):
+                best, most = cause, explained
+        return best
+
+    def spoilt(self, cause: Cause) -> int:
+        """How many answers that passed can't have been given with a cause."""
+        return sum(self.evidence.fit(answer, cause) is None for answer in self.passed)
+
+    def _explains(self, answer: Answered, cause: Cause) -> bool:
+        return not self.evidence.not_asked(answer.case, cause) and self.evidence.fit(answer, cause) is not None
+
+    def _distance(self, answers: Sequence[Answered], cause: Cause) -> tuple[float, float] | None:
+        """How far a cause is from all answers: in pixels that are off, and in units; None if it explains one not."""
+        worst = (0.0, 0.0)
+        for answer in answers:
+            fit = self.evidence.fit(answer, cause)
+            if fit is None:
                 return None
-            worst = max(worst, units)
+            worst = max(worst[0], fit.share), max(worst[1], fit.units)
         return worst
 
-    def compatible(self, answer: Answered, several: Sequence[Fault]) -> bool:
-        """Whether what passed could have been answered with these faults."""
-        return self.off(answer, several) is not None
+    @property
+    def _faults(self) -> Sequence[Fault]:
+        if self.where in SUBJECT:
+            return [fault for fault in faults.FAULTS if self.where in fault.places]
+        return faults.of("operation")
 
-    def faulty(self, case: Case, several: Sequence[Fault]) -> Outputs | None:
-        """What the reference with these faults answers, computed once; None if it can't."""
-        key = case.id, tuple(fault.id for fault in several)
-        if key not in self._faulty:
-            try:
-                self._faulty[key] = faults.answer(case, several, profile=self.profile)
-            except (ValueError, KeyError, IndexError):  # they can't be together, or not in this case
-                self._faulty[key] = None
-        return self._faulty[key]
+    def _singles(self) -> Iterator[Cause]:
+        return (Cause((fault,), self.evidence.profile) for fault in self._faults)
 
-    def off(self, answer: Answered, several: Sequence[Fault]) -> float | None:
-        """How far the reference with these faults is from one answer, in units; None if it doesn't explain it."""
-        faulty = self.faulty(answer.case, several)
-        if faulty is None:
-            return None
-        worst = 0.0
-        for name, exact in answer.exact.outputs.items():
-            found = answer.outputs[name]
-            if name not in answer.exact.units:
-                if not np.array_equal(found, faulty[name]):
-                    return None
-                continue
-            # Where a fault makes the result smaller, its error doesn't shrink with it.
-            unit = answer.exact.units[name][self.precision] * max(1.0, rms(exact) / (rms(faulty[name]) or 1.0))
-            off = rms_error(found, faulty[name])
-            allowed = unit
-            if MARGIN * unit < off < _NEAR:  # some faults make the towers err more than right ones do
-                single = faults.answer(answer.case, several, "float32", self.profile)[name]
-                allowed = max(unit, rms_error(single, faulty[name]))
-            if not off <= MARGIN * allowed:
-                return None
-            if rms_error(found, exact) > MARGIN * unit and _left(found, faulty[name], exact) > _LEFT:
-                return None
-            worst = max(worst, off / unit)
-        return worst
+    def _profiles(self) -> Iterator[Cause]:
+        if self.where == "preprocess":
+            yield from (Cause((), profile) for profile in PROFILES if profile != self.evidence.profile)
 
+    def _in_profiles(self) -> Iterator[Cause]:
+        return (Cause((fault,), cause.profile) for cause in self._profiles() for fault in self._faults)
 
-def _left(found: Array, faulty: Array, exact: Array) -> float:
-    """How much of what is wrong a fault leaves unexplained, by root mean square."""
-    return rms(found - faulty) / (rms(found - exact) or 1.0) if found.shape == exact.shape else 0.0
-
-
-def _other_profile(failures: Sequence[Answered]) -> Diagnosis | None:
-    """Whether all wrong pixels are those that another way of preprocessing, used on purpose, gives."""
-    for profile in PROFILES:
-        named = [(failure.case.id.partition("/")[2], failure) for failure in failures]
-        known = [(name, failure) for name, failure in named if key(f"preprocess/{name}", profile) in table()]
-        for name, failure in known:
-            exact = pixels_of(name, profile)
-            off = rms_error(np.asarray(failure.outputs["pixels"]), exact.outputs["pixels"])
-            if not off <= MARGIN * exact.units["pixels"]["float32"]:
-                break
-        else:
-            if not known:
-                continue
-            says = f"your pixels are those of the profile {profile!r}; claim it with --profile {profile}"
-            return Diagnosis((), ("IMG-4", "IMG-5"), says, 0.0, tuple(failure.case.id for failure in failures))
-    return None
+    def _pairs(self, chosen: Sequence[Answered]) -> Iterator[Cause]:
+        singles = list(self._singles())
+        if self.promising is not None:
+            singles.sort(key=lambda cause: self.evidence.left(chosen, cause))
+        promising = singles[: self.promising]
+        for i, cause in enumerate(promising):
+            yield from (Cause((*cause.faults, *other.faults), cause.profile) for other in singles[i + 1 :])

@@ -19,7 +19,8 @@ from .. import faults
 from ..grading.rounding import PRECISIONS
 from ..grading.verdicts import MARGIN, Diagnosis
 from ..protocol import Array
-from .diagnosis import SUBJECT, Answered, by_place
+from .diagnosis import SUBJECT, by_place
+from .evidence import Answered
 from .fault import Fault
 
 # Answers lean to a fault if so many cases show that it is in their errors about once. Measured: what is right in

@@ -43,6 +43,9 @@ PREPROCESS = tuple(
             {"long_side": lambda side, long, short: int(long / (short / side))},
         ),
         (("squashed", "IMG-1", "both sides resized, and no crop"), {"squash": True}),
+        (("crop-first", "IMG-1", "the crop before the resize"), {"square": "before"}),
+        (("crop-fractional", "IMG-5", "the crop as a box with fractions, resized at once"), {"square": "box"}),
+        (("palette-as-grey", "IMG-4", "a palette's indices taken for levels of grey"), {"grey_indices": True}),
         (("exif-turned", "IMG-9", "the image turned as EXIF says"), {"turned": True}),
         (("transparent-colour", "IMG-10", "a transparent colour made an alpha channel"), {"alpha": True}),
         (("rgb-first", "IMG-4", "the conversion to RGB before the resize"), {"rgb": "first"}),
@@ -73,6 +76,10 @@ PREPROCESS = tuple(
         (
             ("half", "IMG-6", "mean and standard deviation 0.5"),
             {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},
+        ),
+        (
+            ("constants-rounded", "IMG-6", "mean and standard deviation of three digits"),
+            {"mean": (0.481, 0.458, 0.408), "std": (0.269, 0.261, 0.276)},
         ),
         (("not-normalised", "IMG-6", "neither mean nor standard deviation"), {"mean": (0, 0, 0), "std": (1, 1, 1)}),
         (("to-255", "IMG-6", "pixels of 0 to 255 instead of 0 to 1"), {"scale": 1.0}),
@@ -106,6 +113,13 @@ TOKENIZE = tuple(
         ),
         (("split-at-spaces", "TOK-5", "words split at white space alone"), {"pattern": r"\S+"}),
         (("specials-as-text", "TOK-10", "names of special tokens taken as text"), {"specials": False}),
+        (
+            ("specials-spelt-otherwise", "TOK-10", "special tokens spelt <start_of_text> and <end_of_text>"),
+            {
+                "pattern": _WITHOUT.pattern.replace(tokenizer.SPECIALS, "<start_of_text>|<end_of_text>|"),
+                "spelling": ("<start_of_text>", "<end_of_text>"),
+            },
+        ),
         (("no-end-of-word", "TOK-6", "words without their </w>"), {"ends_of_words": False}),
         (
             ("merges-from-the-left", "TOK-6", "pairs merged from the left, whatever their rank"),

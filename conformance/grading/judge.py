@@ -8,7 +8,9 @@ is nearest to. What an engine doesn't do, or doesn't claim, is skipped, and neve
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -80,11 +82,15 @@ def judge(
     if trace:
         order = list(tap_shapes(case))
         graded.sort(key=lambda output: order.index(output.name))
-        known["taps"] = tuple(Tap(output.name, output.units, output.grade) for output in graded)
+        before = dict(zip(order, [None, *order], strict=False))  # the first one's input is what was asked
+        known["taps"] = tuple(
+            Tap(output.name, output.units, output.grade, before[output.name] in (None, *(g.name for g in graded)))
+            for output in graded
+        )
     if case.verb == "preprocess" and not passed:
         known["picture"] = _picture(answer["pixels"], exact.outputs["pixels"])
     if not passed and not exact.units:
-        known["instead"] = _other_numbers(answer, exact)
+        known["instead"] = _other_numbers(case, answer, exact)
     if not passed and "embeddings" in exact.outputs:
         allowed = MARGIN * exact.units["embeddings"][precision]
         problem = _out_of_order(answer["embeddings"], exact.outputs["embeddings"], allowed)
@@ -159,15 +165,23 @@ def has_other_shape(exact: Exact, answer: Outputs) -> bool:
     return there and any(answer[name].shape != x.shape for name, x in exact.outputs.items())
 
 
-def _other_numbers(answer: Outputs, exact: Exact) -> str:
-    """The first output that isn't equal to what is right, and where."""
+def _other_numbers(case: Case, answer: Outputs, exact: Exact) -> str:
+    """The first output that isn't equal to what is right: how many items, and one of them, a text with its words."""
     name = next(name for name, x in exact.outputs.items() if not np.array_equal(answer[name], x))
     found, right = answer[name], exact.outputs[name]
     if not right.ndim:
         return f"gave {name!r} {found}, expected {right}"
-    row = int(np.argwhere((found != right).any(axis=-1))[0, 0])
+    rows = np.flatnonzero((found != right).any(axis=-1))
+    texts = json.loads(case.inputs["texts"].tobytes()) if "texts" in case.inputs else ()
+    # The shortest text shows best what is wrong with it.
+    row = int(min(rows, key=lambda i: len(texts[i])) if texts else rows[0])
+    of = f"{len(rows)} of {len(right)} items are wrong: " if len(right) > 1 else ""
+    item = f"the text {textwrap.shorten(repr(texts[row]), _LONGEST)}" if texts else f"item {row}"
     used = int(max(np.flatnonzero(np.atleast_1d(x[row])).max(initial=0) for x in (found, right))) + 1
-    return f"gave {name!r} {found[row, :used].tolist()} of item {row}, expected {right[row, :used].tolist()}"
+    return f"{of}gave {name!r} {found[row, :used].tolist()} of {item}, expected {right[row, :used].tolist()}"
+
+
+_LONGEST = 80  # characters of a text that is shown
 
 
 def _picture(found: Array, exact: Array) -> Picture:

@@ -25,6 +25,7 @@ class Tap:
     name: str
     units: float
     grade: str | None  # None: no precision explains it
+    input_known: bool = False  # the activation before it was graded, too
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,14 @@ class Result:
     picture: Picture | None = None
 
     @property
-    def first_out_of_band(self) -> str | None:
+    def departure(self) -> Tap | None:
         """The first activation that is further off than what the engine claims."""
-        return next((tap.name for tap in self.taps if not tap.units <= MARGIN), None)
+        return next((tap for tap in self.taps if not tap.units <= MARGIN), None)
+
+    @property
+    def first_out_of_band(self) -> str | None:
+        """The name of `departure`."""
+        return None if self.departure is None else self.departure.name
 
 
 @dataclass(frozen=True)
@@ -85,13 +91,19 @@ class Diagnosis:
     claims: tuple[str, ...]
     says: str  # "your pixels equal the reference with the crop offset floored (IMG-5)"
     units: float  # how exactly, in units of the precision claimed
-    cases: tuple[str, ...]  # which were looked at
+    cases: tuple[str, ...]  # which it explains
     leans: bool = False  # the cases pass one by one, and fail together
+    of: int = 0  # how many cases fail where it was searched
+
+    @property
+    def explains(self) -> str:
+        """How much of what fails it explains, in words; nothing of what passes one by one."""
+        return f"explains {len(self.cases)} of {self.of}" if self.of else ""
 
     @property
     def sentence(self) -> str:
         """With a capital letter and a full stop."""
-        return f"{self.says[0].upper()}{self.says[1:]}."
+        return f"{self.says[0].upper()}{self.says[1:]}{': ' if self.of else ''}{self.explains}."
 
 
 @dataclass(frozen=True)
@@ -104,6 +116,7 @@ class Report:
     results: Sequence[Result] = field(default_factory=list)
     diagnoses: Sequence[Diagnosis] = field(default_factory=list)
     seconds: float = 0.0
+    shared: Sequence[str] = ()  # what failures have in common, a sentence each
 
     @property
     def passed(self) -> bool:
@@ -119,11 +132,37 @@ class Report:
         return {what for what, own in towers.items() if any(own & known for known in claims)}
 
     @property
-    def unexplained(self) -> bool:
-        """Whether towers fail by their values, nothing is said of why, and no activations were looked at."""
-        failed = [r for r in self.results if r.verdict == "FAIL" and not math.isnan(r.error)]
-        towers = any(r.level in ("towers", "full") and r.problem is None for r in failed)
-        return towers and not self.diagnoses and not any(r.taps for r in self.results)
+    def unexplained(self) -> Sequence[Result]:
+        """What is wrong by its values, and no cause is known of. Traces have none: they say where, not why."""
+        explained = {case for diagnosis in self.diagnoses for case in diagnosis.cases}
+        wrong = [r for r in self.results if r.verdict == "FAIL" and r.problem is None and not r.taps]
+        return [r for r in wrong if r.case not in explained]
+
+    @property
+    def advice(self) -> str | None:
+        """What to do about failures that nothing explains; None if there are none."""
+        levels = dict.fromkeys(result.level for result in self.unexplained)
+        if not levels:
+            return None
+        towers = bool({"towers", "full", "properties"} & levels.keys())
+        known = [
+            "answer trace_image and trace_text too, and run --levels taps: it says where you first leave the band"
+            if towers and not any(r.taps for r in self.results)
+            else "look at the first activation that leaves the band, whose input is right"
+            if towers
+            else "",
+            "--html draws the worst pixels" if "preprocess" in levels else "",
+            "compare the ids of the text that is shown, one by one" if "tokenize" in levels else "",
+            "work from an image's pixels and a text's ids first: --levels preprocess tokenize towers"
+            if "pipeline" in levels
+            else "",
+            "compare with the definition (clipref conformance explain CLAIM)"
+            if {"operations", "similarity", "describe"} & levels.keys()
+            else "",
+        ]
+        count = len(self.unexplained)
+        what = "one failure" if count == 1 else f"{count} failures"
+        return f"No known fault explains {what}, of {', '.join(levels)}: {'; '.join(filter(None, known))}."
 
     @property
     def grade(self) -> str | None:
@@ -148,12 +187,18 @@ class Report:
         """The results of each level of which anything was asked."""
         asked = dict.fromkeys(r.level for r in self.results if r.problem != NOT_CLAIMED)
         return {
-            level: replace(self, results=[r for r in self.results if r.level == level], diagnoses=()) for level in asked
+            level: replace(self, results=[r for r in self.results if r.level == level], diagnoses=(), shared=())
+            for level in asked
         }
 
     def count(self, verdict: Verdict) -> int:
         """How many cases have this verdict."""
         return sum(result.verdict == verdict for result in self.results)
+
+    @property
+    def asked(self) -> int:
+        """How many cases were asked: all but those that the engine doesn't claim."""
+        return sum(result.problem != NOT_CLAIMED for result in self.results)
 
 
 def nearest(answers: Sequence[Mapping[str, float]]) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -40,20 +40,22 @@ def properties() -> Iterator[Question]:
                     partial(_some_inputs, name, tower, rows), repeats, partial(_some, name, tower, rows),
                 )  # fmt: skip
             if name == "vit-a":
-                sharp = f"properties/{name} large scores/{tower}"
-                yield Question(
-                    sharp, "properties", f"encode_{tower}", ("OPS-2",),
-                    partial(_sharp_case, sharp, name, tower), _by_the_reference, f"{name}-sharp", measure_tower,
-                )  # fmt: skip
+                for what, (claim, style, _) in _CHANGED.items():
+                    id = f"properties/{name} {what}/{tower}"
+                    yield Question(
+                        id, "properties", f"encode_{tower}", (claim,),
+                        partial(_changed_case, id, name, tower, what), _by_the_reference, f"{name}-{style}",
+                        measure_tower,
+                    )  # fmt: skip
             yield question(
                 f"properties/{name} extremes/{tower}", ("PROP-4", "OUT-2"), f"encode_{tower}", (name, "plain"),
                 partial(_extreme_inputs, name, tower), {}, _by_the_reference, measure_tower,
             )  # fmt: skip
 
 
-def _sharp_case(id: str, name: str, tower: str, folder: Path) -> Case:
-    checkpoint = _write_sharpened(name, folder)
-    return Case(id, "properties", f"encode_{tower}", ("OPS-2",), inputs(name, tower), {}, checkpoint)
+def _changed_case(id: str, name: str, tower: str, what: str, folder: Path) -> Case:
+    checkpoint = _write_changed(name, what, folder)
+    return Case(id, "properties", f"encode_{tower}", (_CHANGED[what][0],), inputs(name, tower), {}, checkpoint)
 
 
 def _some_inputs(name: str, tower: str, rows: list[int]) -> dict[str, Array]:
@@ -92,19 +94,42 @@ def _by_the_reference(case: Case) -> Exact:
     return Exact({"embeddings": exact}, frozen(case.id))
 
 
-def _write_sharpened(name: str, folder: Path) -> Path:
-    """A plain checkpoint whose queries are so long that exp(score) is more than float32 holds."""
+def _write_changed(name: str, what: str, folder: Path) -> Path:
+    """A plain checkpoint of which some weights are others."""
     from safetensors.numpy import load_file, save_file
 
-    path = folder / f"{name}-sharp"
+    _, style, change = _CHANGED[what]
+    path = folder / f"{name}-{style}"
     if not path.exists():
         shutil.copytree(write_checkpoint(name, "plain", folder), path)
         tensors = load_file(path / "model.safetensors")
         for key, x in tensors.items():
-            if key.endswith(("in_proj_weight", "in_proj_bias")):
-                x[: len(x) // 3] *= _SHARP
+            change(key, x)
         save_file(tensors, path / "model.safetensors")
     return path
 
 
-_SHARP = 256
+def _sharpen(name: str, x: Array) -> None:
+    """Queries so long that exp(score) is more than float32 holds."""
+    if name.endswith(("in_proj_weight", "in_proj_bias")):
+        x[: len(x) // 3] *= 256
+
+
+def _move_to_where_gelus_differ(name: str, x: Array) -> None:
+    """The MLPs' activations around -2.2, where QuickGELU and GELU differ by a half, and MLPs that outweigh the rest.
+
+    So the wrong one of them shows in every precision: in bfloat16, and in int8.
+    """
+    if name.endswith("mlp.c_fc.weight"):
+        x *= 0.3
+    elif name.endswith("mlp.c_fc.bias"):
+        x[:] = x * 0.3 - 2.2
+    elif name.endswith("mlp.c_proj.weight"):
+        x *= 40
+
+
+# What is asked of changed checkpoints: the claim, what the checkpoint is called, and the change of a tensor.
+_CHANGED: dict[str, tuple[str, str, Callable[[str, Array], None]]] = {
+    "large scores": ("OPS-2", "sharp", _sharpen),
+    "where GELUs differ": ("BLK-5", "gelus", _move_to_where_gelus_differ),
+}

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 from clipref import __version__
 
 from ..grading.verdicts import Report
-from .words import VERDICTS, line, printable
+from .words import VERDICTS, explanations, line, printable, summary
 
 
 def as_json(report: Report) -> dict[str, Any]:
@@ -23,10 +23,12 @@ def as_json(report: Report) -> dict[str, Any]:
         "grade": report.grade,
         "seconds": round(report.seconds, 3),
         "counts": {verdict: report.count(verdict) for verdict in VERDICTS},
+        "shared": list(report.shared),
+        "advice": report.advice,
         "diagnoses": [
             {
                 "faults": list(d.faults), "claims": list(d.claims), "says": d.says, "units": _finite(d.units),
-                "cases": list(d.cases),
+                "cases": list(d.cases), "explains": len(d.cases), "of": d.of or len(d.cases),
             }
             for d in report.diagnoses
         ],
@@ -58,14 +60,18 @@ def as_junit(report: Report) -> str:
         skipped=str(counts["SKIP"] + counts["XFAIL"]),
         time=f"{report.seconds:.3f}",
     )
+    unexplained = {r.case for r in report.unexplained}
     for r in report.results:
         case = ElementTree.SubElement(suite, "testcase", classname=r.level, name=r.case, time=f"{r.seconds:.3f}")
         if r.verdict == "FAIL":
             said = [d.says for d in report.diagnoses if r.case in d.cases]
+            said += [report.advice] if report.advice and r.case in unexplained else []
             failure = ElementTree.SubElement(case, "failure", message=printable("; ".join([*said, line(r)])))
             failure.text = printable("\n".join([line(r), *said, f"claims: {', '.join(r.claims)}"]))
         elif r.verdict != "PASS":
             ElementTree.SubElement(case, "skipped", message=printable(r.problem or ""))
+    out = ElementTree.SubElement(suite, "system-out")
+    out.text = printable("\n".join([*explanations(report), f"{report.engine}: {summary(report)}."]))
     root = ElementTree.Element("testsuites")
     root.append(suite)
     data: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)

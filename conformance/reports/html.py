@@ -56,14 +56,14 @@ def _section(title: str, body: str) -> str:
 
 
 def _diagnoses(report: Report) -> str:
-    if not report.diagnoses:
-        return ""
-    items = "".join(
-        f"<li><b>{escape(d.sentence)}</b> <span class=soft>- reproduced to {number(d.units)} units; looked at "
+    items = "".join(f"<li>{escape(said)}</li>" for said in report.shared)
+    items += "".join(
+        f"<li><b>{escape(d.sentence)}</b> <span class=soft>- reproduced to {number(d.units)} units: "
         f"{escape(', '.join(d.cases))}</span></li>"
         for d in report.diagnoses
     )
-    return _section("What explains the failures", f"<ul>{items}</ul>")
+    items += f"<li>{escape(report.advice)}</li>" if report.advice else ""
+    return _section("What explains the failures", f"<ul>{items}</ul>") if items else ""
 
 
 def _levels(report: Report) -> str:

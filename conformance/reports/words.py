@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from ..grading.verdicts import GRADES, MARGIN, Report, Result, Verdict
 
@@ -61,12 +61,14 @@ def summary(report: Report) -> str:
     """The verdict of the whole in a sentence."""
     if report.passed and not report.count("PASS"):
         return f"No answer is right: {report.count('XFAIL')} fail, as expected"
+    expected = f"; {report.count('XFAIL')} fail as expected" if report.count("XFAIL") else ""
     if report.passed:
-        right = f"every answer is within {MARGIN:g} units of {report.precision}"
-        answered = f"{report.count('PASS')} of {len(report.results)} questions answered"
+        every = "every other answer" if expected else "every answer"
+        right = f"{every} is within {MARGIN:g} units of {report.precision}"
+        answered = f"{report.count('PASS')} of {report.asked} questions answered{expected}"
         if report.count("PASS") and not any(map(_shown, report.by_level().values())):
             parts = (_answered(level, part) for level, part in report.by_level().items() if part.count("PASS"))
-            return f"Right as far as it was answered, which is too little for a word: {', '.join(parts)}"
+            return f"Right as far as it was answered, which is too little for a word: {', '.join(parts)}{expected}"
         missing = " or ".join(sorted({"images", "texts"} - report.embedded))
         if missing:
             known = {level: part for level, part in report.by_level().items() if part.count("PASS")}
@@ -80,7 +82,15 @@ def summary(report: Report) -> str:
         return "No verdict: nothing was answered"
     coarser = report.grade is not None and GRADES.index(report.grade) > GRADES.index(report.precision)
     as_it_is = f"; as it is, {report.grade}-conformant" if coarser and not report.diagnoses else ""
-    return f"Not {report.precision}-conformant: {failed} of {answers} answers fail{as_it_is}"
+    return f"Not {report.precision}-conformant: {failed} of {answers} answers fail{expected}{as_it_is}"
+
+
+def explanations(report: Report) -> Iterator[str]:
+    """What there is to say of failures, a sentence a line: what they share, what explains them, and what to do."""
+    yield from (printable(said) for said in report.shared)
+    yield from (printable(diagnosis.sentence) for diagnosis in report.diagnoses)
+    if report.advice is not None:
+        yield report.advice
 
 
 def ranges(claims: Sequence[str]) -> str:

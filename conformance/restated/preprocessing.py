@@ -46,6 +46,8 @@ class Steps:
     vertical_first: bool = False
     floats: Literal["never", "between", "throughout"] = "never"  # where the resize doesn't round to 8 bits
     squash: bool = False  # both sides become R, instead of a crop
+    square: Literal["after", "before", "box"] = "after"  # the crop: of the original, or as a box of it with fractions
+    grey_indices: bool = False  # a palette's indices taken for levels of grey
     long_side: Callable[[int, int, int], int] = truncate  # of R, and of the sides as they were
     offset: Offset = half_to_even
     rgb: Literal["last", "first", "first, on white"] = "last"  # before the resize, or in the image's own mode
@@ -81,7 +83,16 @@ def transformers_profile(version: str, torchvision: bool = False) -> str:
 
 
 def resize(image: Image.Image, side: int, steps: Steps = Steps()) -> Array:
-    """The pixels before they are normalised: [R, R, 3] uint8, or float64 where the steps doesn't round."""
+    """The pixels before they are normalised: [R, R, 3] uint8, or float64 where the steps don't round."""
+    whole, (left, top) = resized(image, side, steps)
+    return whole[top : top + side, left : left + side]
+
+
+def resized(image: Image.Image, side: int, steps: Steps = Steps(), longer: int = 0) -> tuple[Array, Size]:
+    """The picture before the crop, [h, w, 3], and where the crop's left and top are.
+
+    `longer`: a long side that is longer by so many pixels than the steps have it.
+    """
     if steps.turned:
         image = ImageOps.exif_transpose(image)
     keyed = "transparency" in image.info
@@ -93,6 +104,8 @@ def resize(image: Image.Image, side: int, steps: Steps = Steps()) -> Array:
     if keyed:
         image = image.copy()
         image.info.pop("transparency", None)  # no conversion to RGB heeds it; of some, Pillow warns that it is lost
+    if steps.grey_indices and image.mode == "P":
+        image = Image.frombytes("L", image.size, image.tobytes())
     if steps.rgb != "last" or steps.floats != "never":
         image = image.convert("RGB")
     if steps.thumbnail is not None and max(image.size) > steps.thumbnail:
@@ -101,14 +114,22 @@ def resize(image: Image.Image, side: int, steps: Steps = Steps()) -> Array:
     width, height = image.size
     short = min(width, height)
     size = (side, side)
+    if steps.square == "box":
+        left, top = (width - short) / 2, (height - short) / 2
+        box = (left, top, left + short, top + short)
+        cut = image.resize(size, Image.Resampling[steps.filter], box=box)
+        return np.asarray(cut.convert("RGB")), (0, 0)
+    if steps.square == "before":
+        left, top = (steps.offset(s - short) for s in (width, height))
+        image = image.crop((left, top, left + short, top + short))
+        width = height = short
     if not steps.squash:
-        size = tuple(side if s == short else steps.long_side(side, s, short) for s in (width, height))  # type: ignore
+        size = tuple(side if s == short else steps.long_side(side, s, short) + longer for s in (width, height))  # type: ignore
     left, top = (steps.offset(s - side) for s in size)
     if steps.floats == "throughout":
         bands = [np.asarray(band.convert("F").resize(size, Image.Resampling[steps.filter])) for band in image.split()]
-        return np.stack(bands, axis=-1).astype(np.float64)[top : top + side, left : left + side]
-    crop = _resize_to(image, size, steps).crop((left, top, left + side, top + side))
-    return np.asarray(crop.convert("RGB"))
+        return np.stack(bands, axis=-1).astype(np.float64), (left, top)
+    return np.asarray(_resize_to(image, size, steps).convert("RGB")), (left, top)
 
 
 def _resize_to(image: Image.Image, size: Size, steps: Steps) -> Image.Image:

@@ -22,7 +22,7 @@ from clipref.vocabulary import END, START, byte_symbols
 
 from ..protocol import Array
 
-_SPECIALS = r"<\|startoftext\|>|<\|endoftext\|>|"
+SPECIALS = r"<\|startoftext\|>|<\|endoftext\|>|"
 _CONTRACTIONS = r"'s|'t|'re|'ve|'m|'ll|'d|"
 _WORDS = r"[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
@@ -34,8 +34,9 @@ class Steps:
     repaired: bool = True  # ftfy
     unescaped: int = 2
     lowered: bool = True
-    pattern: str = _SPECIALS + _CONTRACTIONS + _WORDS
+    pattern: str = SPECIALS + _CONTRACTIONS + _WORDS
     specials: bool = True  # names of special tokens in a text become their ids
+    spelling: tuple[str, str] = (START, END)  # of their names
     ends_of_words: bool = True  # </w>
     merges: Literal["by rank", "from the left", "none"] = "by rank"
     left_out: int = 0  # of the merges, the last
@@ -71,8 +72,8 @@ def encode(text: str, steps: Steps) -> list[int]:
     symbols = byte_symbols()
     found: list[int] = []
     for word in regex.findall(steps.pattern, clean(text, steps), regex.IGNORECASE):
-        if word in (START, END) and steps.specials:
-            found.append(ids[word])
+        if word in steps.spelling and steps.specials:
+            found.append(ids[(START, END)[steps.spelling.index(word)]])
         else:
             letters = "".join(symbols[byte] for byte in word.encode("utf-8"))
             found += _merge(letters, steps.ends_of_words, steps.merges, steps.left_out)
