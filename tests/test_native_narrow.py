@@ -19,11 +19,11 @@ from clipref.weights_tools import synthetic
 
 from . import cases
 from .conftest import pixels
-from .native import NARROW, assert_within, few, needs_library, normal, sizes, wide
-from .tolerances import BFLOAT16_COSINE, cosines
+from .native import EPS, NARROW, assert_within, few, needs_library, normal, sizes, wide
+from .tolerances import BFLOAT16_COSINE, INT8_COSINE, cosines
 
 pytestmark = needs_library
-COSINES = {"bfloat16": BFLOAT16_COSINE}
+COSINES = {"bfloat16": BFLOAT16_COSINE, "int8": INT8_COSINE}
 narrow = st.sampled_from(NARROW) if NARROW else st.nothing()
 
 
@@ -33,7 +33,25 @@ def restated_bfloat16(x: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np
     return x @ weight.T, (x.shape[1] + 8) * (np.abs(x) @ np.abs(weight).T + 1)
 
 
-RESTATED: dict[str, Callable[..., tuple[np.ndarray, np.ndarray]]] = {"bfloat16": restated_bfloat16}
+def restated_int8(x: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same in 8-bit integers. What is next to halfway between two steps may be rounded to either."""
+    x, weight = wide(x), wide(weight)
+    low, high = np.minimum(x.min(axis=1, keepdims=True), 0), np.maximum(x.max(axis=1, keepdims=True), 0)
+    step = np.where(high > low, (high - low) / 255, 1)
+    size = np.abs(weight).max(axis=1, keepdims=True) / 127
+    whole = np.rint(weight / np.where(size > 0, size, 1))
+    zero = np.rint(-low / step)
+    rows = np.clip(np.rint(x / step + zero), 0, 255)
+    unsure = np.abs(x / step + zero - rows) > 0.5 - 1e-4
+    either = ((unsure | (np.abs(-low / step - zero) > 0.5 - 1e-4)) * step) @ (np.abs(whole) * size).T
+    expected = ((rows - zero) @ whole.T) * (step * size.T)
+    return expected, 8 * np.abs(expected) + either / EPS
+
+
+RESTATED: dict[str, Callable[..., tuple[np.ndarray, np.ndarray]]] = {
+    "bfloat16": restated_bfloat16,
+    "int8": restated_int8,
+}
 
 
 @few

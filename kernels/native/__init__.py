@@ -8,14 +8,15 @@ time.
 
 Below float32 it is products that are computed otherwise, of linear layers and convolutions: what an operation takes and
 gives, sums, biases, residuals, activations, LayerNorm, attention and the last projection stay in float32. In bfloat16
-(bfloat16.h) both factors are rounded to it.
+(bfloat16.h) both factors are rounded to it; in int8 (int8.h) a row is measured out anew at each product, a weight once
+for each output, and channels that stand out are made like the rest beforehand (quantisation.py).
 """
 
 from __future__ import annotations
 
 from clipref.backends import Traits
 from clipref.engine import check_threads
-from clipref.lazy import available_threads
+from clipref.lazy import available_threads, no_fork
 
 from . import library
 from .operations import NativeOps
@@ -24,7 +25,11 @@ __all__ = ["TRAITS", "NativeOps", "available", "operations"]
 
 
 TRAITS = Traits(
-    {"float32": "graded float32", "bfloat16": "cosine 0.9999 with exact embeddings"},
+    {
+        "float32": "graded float32",
+        "bfloat16": "cosine 0.9999 with exact embeddings",
+        "int8": "cosine 0.99 with exact embeddings",
+    },
     dtypes=("float32",),
     same_bits_in_any_batch=True,
 )
@@ -41,5 +46,8 @@ def operations(*, threads: int | None = None, precision: str = "float32") -> Nat
     `threads`: as many as the process may use, unless given. `precision`: see TRAITS.
     """
     check_threads(threads)
+    if precision == "int8":
+        with no_fork:
+            import numpy.random  # noqa: F401  (which calibration asks for, and numpy imports only then)
     processor = next(filter(library.runs, library.PROCESSORS[precision]))
     return NativeOps(processor, threads or available_threads(), precision)

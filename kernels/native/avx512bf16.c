@@ -1,4 +1,4 @@
-/* x86-64 with AVX-512 and its products of bfloat16: AMD from Zen 4 on, Intel from Sapphire Rapids on (and Cooper Lake). */
+/* x86-64 with AVX-512 and its products of bfloat16: AMD from Zen 4 on, Intel from Sapphire Rapids on. */
 #if defined(__x86_64__) && __has_include(<avx512bf16intrin.h>)
 #include <immintrin.h>
 #define PROCESSOR avx512bf16

@@ -23,9 +23,10 @@ PATH = Path(__file__).with_name("kernels.so")
 PROCESSORS: dict[str, tuple[str, ...]] = {
     "float32": ("avx512", "avx2", "plain"),
     "bfloat16": ("avx512bf16", "avx512", "avx2", "plain"),
+    "int8": ("avx512vnni", "avx512", "avx2", "plain"),
 }
 # Of processors that have products alone: whose kernels in float32 do the rest.
-REST = {"avx512bf16": "avx512"}
+REST = {"avx512bf16": "avx512", "avx512vnni": "avx512"}
 # Outputs of a packed weight that lie side by side, and what the words of two or four below them are a multiple of;
 # common.h draws it.
 PANEL, STEP = 32, 16

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from clipref import ops
 from clipref.architecture import TowerConfig
+from clipref.backends import overlay
 
 from ..batching import POSITIONS
+from .calibration import balanced
 from .library import ACTIVATIONS, PANEL, REST, Heads, Map, address, function
 from .packing import Weight, pack, pack_tower
 from .pending import Eager, Pending, as_array
@@ -42,6 +44,13 @@ class NativeOps(Eager):
         self._activate = function("activate", "float32", rest)
         self._avg_pool = function("avg_pool", "float32", rest)
         self._attention = function("attention", "float32", rest)
+
+    def calibrate(self, params: Any, config: TowerConfig) -> Any:
+        """A tower's parameters; for int8 with the same result in real arithmetic, and no channel far above the rest."""
+        if self.precision != "int8":
+            return params
+        exact = overlay(NativeOps(REST.get(self.processor, self.processor), self.threads))
+        return balanced(exact, params, config)
 
     def prepare(self, params: Any) -> Any:
         """A tower's parameters with all that is multiplied with packed, and BatchNorms part of their convolutions."""

@@ -9,12 +9,17 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from clipref.errors import BackendError
 from clipref.numerics import to_bfloat16
 
 from ..fold import fold_norms
+from ..quantisation import quantise_weight
 from .library import PANEL, STEP, aligned
 
 Array: TypeAlias = NDArray[Any]
+
+# Inputs of a layer in int8 whose products, of 255 * 127 at most, have room in a sum of 32 bits.
+MOST_INPUTS = 2**31 // (255 * 127) - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,8 +78,24 @@ def bfloat16_words(rows: Array) -> Array:
     return halves.view(np.uint32)
 
 
+def int8_words(rows: Array) -> Array:
+    """Rows [O, I] as words [O, 2 + P]: the size of a step, the sum of whole numbers, and those in words of four.
+
+    Raises BackendError for rows so long that 32 bits could be too few for a sum.
+    """
+    outputs, inputs = rows.shape
+    if inputs > MOST_INPUTS:
+        raise BackendError(f"A layer has {inputs} inputs; sums of int8 have room for {MOST_INPUTS}. Take 'bfloat16'.")
+    whole, size = quantise_weight(rows, 127)
+    words = np.zeros((outputs, 2 + -(-inputs // (4 * STEP)) * STEP), np.uint32)
+    words[:, 0] = size.view(np.uint32)
+    words[:, 1] = whole.sum(axis=1, dtype=np.int32).view(np.uint32)
+    words.view(np.int8)[:, 8 : 8 + inputs] = whole
+    return words
+
+
 # Each output's words, from top to bottom of its column in a panel.
-WORDS: dict[str, Callable[[Array], Array]] = {"float32": float32_words, "bfloat16": bfloat16_words}
+WORDS: dict[str, Callable[[Array], Array]] = {"float32": float32_words, "bfloat16": bfloat16_words, "int8": int8_words}
 
 
 @dataclass(frozen=True, eq=False)

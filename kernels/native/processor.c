@@ -10,6 +10,7 @@ EXPORT int runs(const char *processor) {
                  __builtin_cpu_supports("fma");
     if (!strcmp(processor, "avx2")) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     if (!strcmp(processor, "avx512")) return avx512;
+    if (!strcmp(processor, "avx512vnni")) return avx512 && __builtin_cpu_supports("avx512vnni");
 #if __has_include(<avx512bf16intrin.h>)
     if (!strcmp(processor, "avx512bf16")) return avx512 && __builtin_cpu_supports("avx512bf16");
 #endif
