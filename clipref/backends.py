@@ -39,7 +39,7 @@ Kind: TypeAlias = Family
 Precision: TypeAlias = Literal["float64", "float32", "tf32", "bfloat16", "float16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 # Functions that a kernel set may have beside operations; see TowerEngine.
-HOOKS = ("prepare", "place", "fetch", "batch_size", "in_parts", "running", "compile")
+HOOKS = ("calibrate", "prepare", "place", "fetch", "batch_size", "in_parts", "running", "compile")
 
 
 def _no_speed(precision: str, kind: Kind, features: frozenset[str]) -> float:

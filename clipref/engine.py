@@ -74,6 +74,8 @@ class TowerEngine:
 
     `ops` has the functions of clipref.ops, and any of these besides, all of them optional:
 
+    - `calibrate(params, tower_config)` changes a tower's weights (nested numpy arrays), for the same result in real
+      arithmetic, so that the set's precision comes nearer to it.
     - `prepare(params)` lays a tower's weights (nested numpy arrays) out as its operations want them.
     - `place(array)` brings a numpy array to where the set computes: each weight once, and the inputs of each call.
     - `fetch(own)` brings a result back, as a numpy array.
@@ -88,8 +90,8 @@ class TowerEngine:
         self.config = config
         self.ops = ops
         self.dtype: DType = dtype
-        self.visual: Callable[[], Any] = once(lambda: self._placed(params["visual"]()))
-        self.text: Callable[[], Any] = once(lambda: self._placed(params["text"]()))
+        self.visual: Callable[[], Any] = once(lambda: self._placed(params["visual"](), config.vision))
+        self.text: Callable[[], Any] = once(lambda: self._placed(params["text"](), config.text))
         self._compiled = {tower: once(partial(self._compile, tower)) for tower in ("visual", "text")}
 
     def encode_image(self, pixels: Array, tap: Tap = no_tap) -> Array:
@@ -139,7 +141,9 @@ class TowerEngine:
         function = self._function(tower)
         return self.ops.compile(function) if hasattr(self.ops, "compile") else function
 
-    def _placed(self, params: Params) -> Any:
+    def _placed(self, params: Params, config: Any) -> Any:
+        if hasattr(self.ops, "calibrate"):
+            params = self.ops.calibrate(params, config)
         prepared = self.ops.prepare(params) if hasattr(self.ops, "prepare") else params
         return map_arrays(self.ops.place, prepared) if hasattr(self.ops, "place") else prepared
 

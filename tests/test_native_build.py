@@ -25,17 +25,30 @@ def build(out: Path, *flags: str, sources: Path = SOURCES) -> Path:
     return out
 
 
-def fuzz(path: Path) -> "subprocess.CompletedProcess[str]":
-    """The tests of test_native_fuzz.py with another build of the library."""
+def changed(folder: Path, file: str, right: str, wrong: str) -> Path:
+    """The sources, with one place of one of them changed."""
+    sources = shutil.copytree(SOURCES, folder, ignore=shutil.ignore_patterns("*.so", "*.py"))
+    text = (sources / file).read_text(encoding="utf-8")
+    assert text.count(right) == 1
+    (sources / file).write_text(text.replace(right, wrong), encoding="utf-8")
+    return sources
+
+
+def sanitized() -> dict[str, str]:
+    """What a process that loads a library with sanitizers has in its environment."""
     assert COMPILER is not None
     runtime = subprocess.run([COMPILER, "-print-file-name=libasan.so"], check=True, capture_output=True, text=True)
-    environment = {
-        **os.environ,
+    return {
         "LD_PRELOAD": runtime.stdout.strip(),
         "ASAN_OPTIONS": "detect_leaks=0",  # Python's own
         "PYTHONMALLOC": "malloc",  # so that arrays have their own pieces of memory, with guards around
     }
-    command = [sys.executable, "-m", "tests.test_native_fuzz", str(path)]
+
+
+def fuzz(path: Path, **more: str) -> "subprocess.CompletedProcess[str]":
+    """The fuzzed tests with another build of the library."""
+    environment = {**os.environ, **more}
+    command = [sys.executable, "-m", "tests.fuzz_native", str(path)]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1200)
 
 
@@ -43,7 +56,7 @@ def fuzz(path: Path) -> "subprocess.CompletedProcess[str]":
 @pytest.mark.slow
 @pytest.mark.skipif(COMPILER is None, reason="no gcc here")
 def test_memory_and_arithmetic_are_clean(tmp_path: Path) -> None:
-    found = fuzz(build(tmp_path / "checked.so", *SANITIZERS))
+    found = fuzz(build(tmp_path / "checked.so", *SANITIZERS), **sanitized())
     assert found.returncode == 0, found.stdout[-4000:] + found.stderr[-4000:]
 
 
@@ -60,9 +73,24 @@ def test_memory_and_arithmetic_are_clean(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_not_clean_is_caught(file: str, right: str, wrong: str, tmp_path: Path) -> None:
-    sources = shutil.copytree(SOURCES, tmp_path / "native", ignore=shutil.ignore_patterns("*.so", "*.py"))
-    text = (sources / file).read_text(encoding="utf-8")
-    assert text.count(right) == 1
-    (sources / file).write_text(text.replace(right, wrong), encoding="utf-8")
-    found = fuzz(build(tmp_path / "wrong.so", *SANITIZERS, sources=sources))
+    sources = changed(tmp_path / "native", file, right, wrong)
+    found = fuzz(build(tmp_path / "wrong.so", *SANITIZERS, sources=sources), **sanitized())
     assert found.returncode != 0 and "AddressSanitizer" in found.stdout + found.stderr
+
+
+@needs_library
+@pytest.mark.slow
+@pytest.mark.skipif(COMPILER is None, reason="no gcc here")
+@pytest.mark.parametrize(
+    ("file", "right", "wrong"),
+    [
+        ("bfloat16.h", "0x7fffu + even", "0"),  # cuts off instead of rounding
+        ("bfloat16.h", "0x7fffu + even", "0x8000u"),  # rounds what is halfway up
+        ("bfloat16.h", "(vec)(w << 16)", "(vec)(w)"),  # takes a word for its lower half
+        ("bfloat16.h", "(2 * words - i) * sizeof *half", "0"),  # leaves what was there behind a row
+        ("product.h", "residual + row * residual_stride : NULL", "residual : NULL"),  # adds the first rows to all
+    ],
+)
+def test_what_is_wrong_is_caught(file: str, right: str, wrong: str, tmp_path: Path) -> None:
+    found = fuzz(build(tmp_path / "wrong.so", "-O2", sources=changed(tmp_path / "native", file, right, wrong)))
+    assert found.returncode != 0 and "AssertionError" in found.stderr

@@ -1,47 +1,20 @@
-"""The native backend's kernels on shapes of any size, against clipref.ops in float64, sum by sum within its own bound.
+"""The native backend's kernels on shapes of any size, against clipref.ops in float64, each sum within its own bound."""
 
-`python -m tests.test_native_fuzz LIBRARY` does it with another build of the library; test_native_build.py has one made
-that stops where memory is read or written that isn't its own.
-"""
-
-import sys
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clipref import ops
-from clipref.kernels.compiled import open_library
-from clipref.kernels.native import NativeOps, library
-from clipref.lazy import once
+from clipref.kernels.native import NativeOps
 
-from .native import PROCESSORS, needs_library
+from .native import PROCESSORS, assert_within, few, needs_library, normal, sizes, wide
 
 pytestmark = needs_library
-EPS = float(np.finfo(np.float32).eps)
 ACTIVATIONS = ("quick_gelu", "gelu", "relu")
 
-few = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
-sizes = st.integers(1, 70)
 kernels = st.sampled_from([(name, threads) for name in PROCESSORS for threads in (1, 2)])
-
-
-def normal(seed: int, *shape: int) -> np.ndarray:
-    """Numbers in memory that ends with them, so that a read beyond is a read of somebody else's."""
-    return np.random.Generator(np.random.PCG64(seed)).standard_normal(shape).astype(np.float32)
-
-
-def wide(x: Any) -> Any:
-    return None if x is None else x.astype(np.float64)
-
-
-def assert_within(found: Any, expected: np.ndarray, bound: Any) -> None:
-    assert found.shape == expected.shape and found.dtype == np.float32
-    worst = (np.abs(found - expected) / (bound * EPS + 1e-37)).max()
-    assert worst <= 1, f"{worst:.3g} times what rounding explains"
 
 
 @few
@@ -121,9 +94,3 @@ def test_convolutions(
     size_of_pool = min(kernel, height, width)
     pooled = own.avg_pool(x, size_of_pool)
     assert_within(pooled, ops.avg_pool(wide(x), size_of_pool), 4 * kernel**2 * np.abs(x).max())
-
-
-if __name__ == "__main__":
-    library.library = once(partial(open_library, Path(sys.argv[1])))
-    for test in (test_products, test_rows, test_attention, test_convolutions):
-        test()

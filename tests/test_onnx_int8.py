@@ -14,6 +14,7 @@ from clipref.engine import NumpyEngine
 from clipref.kernels import onnx_int8 as int8
 from clipref.kernels.fold import fold_norms
 from clipref.kernels.onnx import Settings, run, session
+from clipref.kernels.quantisation import balance_channels, quantise_weight
 from clipref.kernels.recording import Graph, Symbol
 from clipref.weights import Checkpoint
 from clipref.weights_tools import synthetic
@@ -148,7 +149,7 @@ def test_sums_of_products_are_exact_here() -> None:
 
 
 def test_a_weight_of_zeros_stays_zero() -> None:
-    whole, step = int8.quantise_weight(np.zeros((3, 4), np.float32), 127)
+    whole, step = quantise_weight(np.zeros((3, 4), np.float32), 127)
     assert not whole.any() and np.isfinite(step).all()
 
 
@@ -180,8 +181,8 @@ def test_moving_outliers_into_weights_is_exact_and_leaves_none(style: str, tmp_p
                 for y in [x.reshape(-1, x.shape[-1])]}  # fmt: skip
 
     ranges = extremes(exact)
-    visual = int8.balance_channels(checkpoint.visual("float64"), ranges, "visual.transformer")
-    text = int8.balance_channels(checkpoint.text("float64"), ranges, "transformer")
+    visual = balance_channels(checkpoint.visual("float64"), ranges, "visual.transformer")
+    text = balance_channels(checkpoint.text("float64"), ranges, "transformer")
     changed.visual, changed.text = lambda: visual, lambda: text
     np.testing.assert_allclose(changed.encode_image(batch), exact.encode_image(batch), rtol=0, atol=UNIT)
     np.testing.assert_allclose(changed.encode_text(ids), exact.encode_text(ids), rtol=0, atol=UNIT)

@@ -39,6 +39,8 @@ EXPORTED = 1e-4
 # How much more than the oracle's own float32 run the float32 reference may err: measured up to 2.2.
 FLOAT32_MARGIN = 4.0
 
+# The least cosine of embeddings in bfloat16 with exact ones, also where weights have outliers.
+BFLOAT16_COSINE = 0.9999
 # The least cosine of embeddings in 8-bit integers with exact ones, also where weights have outliers: measured 0.999,
 # but for the images of the two deepest ResNets, through which rounding adds up: 0.987 and 0.962.
 INT8_COSINE = 0.99

@@ -4,14 +4,19 @@ The C files say what they do, common.h how a weight lies in memory. Products tak
 same pass (`pending.py`), weights are packed once (`packing.py`), a batch's items are shared out to Python's threads
 (`sharing.py`). The library is compiled when clipref is installed, if there is a C compiler, and holds kernels for
 AVX-512, for AVX2 with FMA, and for any processor in vectors of 128 bits; which of them run here is found out at run
-time. bfloat16 and int8 have no kernels yet: the layout has room for them.
+time.
+
+Below float32 it is products that are computed otherwise, of linear layers and convolutions: what an operation takes and
+gives, sums, biases, residuals, activations, LayerNorm, attention and the last projection stay in float32. In bfloat16
+(bfloat16.h) both factors are rounded to it; in int8 (int8.h) a row is measured out anew at each product, a weight once
+for each output, and channels that stand out are made like the rest beforehand (quantisation.py).
 """
 
 from __future__ import annotations
 
 from clipref.backends import Traits
 from clipref.engine import check_threads
-from clipref.lazy import available_threads
+from clipref.lazy import available_threads, no_fork
 
 from . import library
 from .operations import NativeOps
@@ -19,7 +24,15 @@ from .operations import NativeOps
 __all__ = ["TRAITS", "NativeOps", "available", "operations"]
 
 
-TRAITS = Traits({"float32": "graded float32"}, dtypes=("float32",), same_bits_in_any_batch=True)
+TRAITS = Traits(
+    {
+        "float32": "graded float32",
+        "bfloat16": "cosine 0.9999 with exact embeddings",
+        "int8": "cosine 0.99 with exact embeddings",
+    },
+    dtypes=("float32",),
+    same_bits_in_any_batch=True,
+)
 
 
 def available() -> None:
@@ -27,10 +40,14 @@ def available() -> None:
     library.library()
 
 
-def operations(*, threads: int | None = None) -> NativeOps:
+def operations(*, threads: int | None = None, precision: str = "float32") -> NativeOps:
     """The kernel set of the backend `native`.
 
-    `threads`: as many as the process may use, unless given.
+    `threads`: as many as the process may use, unless given. `precision`: see TRAITS.
     """
     check_threads(threads)
-    return NativeOps(next(filter(library.runs, library.PROCESSORS)), threads or available_threads())
+    if precision == "int8":
+        with no_fork:
+            import numpy.random  # noqa: F401  (which calibration asks for, and numpy imports only then)
+    processor = next(filter(library.runs, library.PROCESSORS[precision]))
+    return NativeOps(processor, threads or available_threads(), precision)

@@ -71,11 +71,12 @@ EXPORT int NAME(attention)(const struct heads *q, const struct heads *k, const s
             const float *query = q->first + item * q->item + head * q->head;
             for (count i = 0; i < queries; i += QUERIES) {
                 count n = smaller(QUERIES, queries - i);
-                NAME(product)(query + i * q->row, q->row, n, channels, room, keys, NULL, NULL, 0, scores, keys, NONE);
+                NAME(product)(query + i * q->row, q->row, n, channels, (word *)room, keys, NULL, NULL, 0, scores, keys,
+                              NONE);
                 for (count r = 0; r < n; r++)
                     softmax(scores + r * keys, keys, scale,
                             visible ? visible + item * visible_item + (i + r) * visible_row : NULL);
-                NAME(product)(scores, keys, n, keys, values, channels, NULL, NULL, 0,
+                NAME(product)(scores, keys, n, keys, (word *)values, channels, NULL, NULL, 0,
                               out + ((item * queries + i) * all + head) * channels, all * channels, NONE);
             }
         }

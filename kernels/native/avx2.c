@@ -6,4 +6,6 @@
 #define ROWS 6
 #define TILES CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
 #include "float32.h"
+#include "bfloat16.h"
+#include "int8.h"
 #endif

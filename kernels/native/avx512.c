@@ -7,4 +7,6 @@
 #define TILES                                                                                                          \
     CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
 #include "float32.h"
+#include "bfloat16.h"
+#include "int8.h"
 #endif

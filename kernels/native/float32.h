@@ -1,15 +1,23 @@
 /* All kernels in float32; a file that includes this names a processor. */
 #include "vectors.h"
 
-#define NAME(function) JOIN(function, PROCESSOR)
-#define WORD float
+#undef PRECISION
+#define PRECISION float32
+#undef INPUTS
+#define INPUTS 1
+#undef HEAD
+#define HEAD 0
+#undef SUM
 #define SUM vec
-#define SUM_WORD float
-#define LOAD(p) load(p)
-#define STORE(p, sum) store(p, sum)
-#define SPLAT(x) splat(x)
-#define MULTIPLY_ADD(sum, x, y) ((sum) + (x) * (y))
-#define FLOATS(sums, row, column) (sums)
+#undef RUN
+#define RUN 64
+#undef MULTIPLY_ADD
+#define MULTIPLY_ADD(sum, x, w) ((sum) + (vec)(x) * (vec)(w))
+
+INLINE vec NAME(floats)(const word *sums, const word *head, const struct scale *scale) {
+    (void)head, (void)scale;
+    return (vec)load_bits(sums);
+}
 
 #include "product.h"
 #include "rows.h"

@@ -19,15 +19,22 @@ Function: TypeAlias = Callable[..., Any]
 
 PATH = Path(__file__).with_name("kernels.so")
 
-# Kernels in float32 by processor, fastest first; each name ends the names of the functions made for it.
-PROCESSORS = ("avx512", "avx2", "plain")
-# Outputs of a packed weight that lie side by side; common.h draws it.
-PANEL = 32
+# Kernels by precision and processor, fastest first; both end the names of the functions made for them.
+PROCESSORS: dict[str, tuple[str, ...]] = {
+    "float32": ("avx512", "avx2", "plain"),
+    "bfloat16": ("avx512bf16", "avx512", "avx2", "plain"),
+    "int8": ("avx512vnni", "avx512", "avx2", "plain"),
+}
+# Of processors that have products alone: whose kernels in float32 do the rest.
+REST = {"avx512bf16": "avx512", "avx512vnni": "avx512"}
+# Outputs of a packed weight that lie side by side, and what the words of two or four below them are a multiple of;
+# common.h draws it.
+PANEL, STEP = 32, 16
 ACTIVATIONS = {"none": 0, "quick_gelu": 1, "gelu": 2, "relu": 3}
 
 _pointer, _count, _int = ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int
 _ROWS = (_pointer, _count)  # where the first row is, and how far apart rows are
-# The parameters of each function, without the processor that its name ends in, as they stand in the C files.
+# The parameters of each function, whose name goes on with precision and processor, as they stand in the C files.
 _PARAMETERS: dict[str, tuple[Any, ...]] = {
     "product": (*_ROWS, _count, _count, _pointer, _count, _pointer, *_ROWS, *_ROWS, _int),
     "layer_norm": (*_ROWS, _count, _count, _pointer, _pointer, _pointer),
@@ -64,11 +71,11 @@ def runs(processor: str) -> bool:
     return bool(library().runs(processor.encode()))
 
 
-def function(name: str, processor: str) -> Function:
+def function(name: str, precision: str, processor: str) -> Function:
     """A function of the library with its parameters; one that returns less than 0 raises MemoryError."""
-    found = getattr(library(), f"{name}_{processor}")
+    found = getattr(library(), f"{name}_{precision}_{processor}")
     found.argtypes = _PARAMETERS[name]
-    found.restype = _int if name in ("attention", "convolve") else None
+    found.restype = _int if name in ("product", "attention", "convolve") else None
     if found.restype is None:
         return found  # type: ignore[no-any-return]
 

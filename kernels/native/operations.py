@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from clipref import ops
 from clipref.architecture import TowerConfig
+from clipref.backends import overlay
 
 from ..batching import POSITIONS
-from .library import ACTIVATIONS, PANEL, Heads, Map, address, function
+from .calibration import balanced
+from .library import ACTIVATIONS, PANEL, REST, Heads, Map, address, function
 from .packing import Weight, pack, pack_tower
 from .pending import Eager, Pending, as_array
 from .sharing import Sharing
@@ -26,23 +28,33 @@ _FLOAT = 4  # bytes
 class NativeOps(Eager):
     """The kernels made for a processor, on as many threads as are given.
 
-    After `prepare`, whatever is multiplied with is a `Weight`; one that is an array is packed at each call. Results of
-    `linear` and `conv2d` are computed when something is done with them that isn't part of the same pass.
+    After `prepare`, whatever is multiplied with is a `Weight` in the precision of the set; one that is an array is
+    packed at each call. The last projections, attention and all else are in float32. Results of `linear` and `conv2d`
+    are computed when something is done with them that isn't part of the same pass.
     """
 
-    def __init__(self, processor: str, threads: int) -> None:
-        self.processor, self.threads = processor, threads
+    def __init__(self, processor: str, threads: int, precision: str = "float32") -> None:
+        self.processor, self.threads, self.precision = processor, threads, precision
         self._sharing = Sharing(threads)
-        self._product = function("product", processor)
-        self._layer_norm = function("layer_norm", processor)
-        self._activate = function("activate", processor)
-        self._avg_pool = function("avg_pool", processor)
-        self._attention = function("attention", processor)
-        self._convolve = function("convolve", processor)
+        rest = REST.get(processor, processor)
+        makers = {precision: processor, "float32": rest}
+        self._product = {made: function("product", made, makers[made]) for made in makers}
+        self._convolve = function("convolve", precision, processor)
+        self._layer_norm = function("layer_norm", "float32", rest)
+        self._activate = function("activate", "float32", rest)
+        self._avg_pool = function("avg_pool", "float32", rest)
+        self._attention = function("attention", "float32", rest)
+
+    def calibrate(self, params: Any, config: TowerConfig) -> Any:
+        """A tower's parameters; for int8 with the same result in real arithmetic, and no channel far above the rest."""
+        if self.precision != "int8":
+            return params
+        exact = overlay(NativeOps(REST.get(self.processor, self.processor), self.threads))
+        return balanced(exact, params, config)
 
     def prepare(self, params: Any) -> Any:
         """A tower's parameters with all that is multiplied with packed, and BatchNorms part of their convolutions."""
-        return pack_tower(params, self.project)
+        return pack_tower(params, self.precision, self.project)
 
     def fetch(self, own: Any) -> Array:
         """A result, computed by now."""
@@ -61,8 +73,12 @@ class NativeOps(Eager):
             found = self._sharing.items(encode, shares)
         return found[0] if len(found) == 1 else np.concatenate(found)
 
+    def packed(self, weight: Any) -> Weight:
+        """A weight, packed by now."""
+        return weight if isinstance(weight, Weight) else pack(weight, self.precision)
+
     def linear(self, x: Any, weight: Any, bias: Array | None = None) -> Pending:
-        x, weight = as_array(x), as_weight(weight)
+        x, weight = as_array(x), self.packed(weight)
         shape = (*x.shape[:-1], weight.outputs)
 
         def compute(residual: Array | None, activation: str) -> Array:
@@ -85,7 +101,7 @@ class NativeOps(Eager):
         def some(begin: int, end: int) -> None:
             first, last = begin * PANEL, min(end * PANEL, weight.outputs)
             offset = first * _FLOAT
-            self._product(
+            self._product[weight.precision](
                 address(rows), rows.strides[0] // _FLOAT, *rows.shape,
                 address(weight.panels[begin:]), last - first,
                 None if bias is None else address(bias) + offset,
@@ -143,7 +159,7 @@ class NativeOps(Eager):
         return np.swapaxes(out, 1, 2)  # [N, H, Q, D]
 
     def conv2d(self, x: Any, weight: Any, stride: int = 1, padding: int = 0, bias: Array | None = None) -> Pending:
-        x, weight = as_array(x), as_weight(weight)
+        x, weight = as_array(x), self.packed(weight)
         n, _, height, width = x.shape
         kernel = weight.shape[2]
         rows, columns = ((side + 2 * padding - kernel) // stride + 1 for side in (height, width))
@@ -206,11 +222,6 @@ def positions(config: TowerConfig, inputs: tuple[Array, ...]) -> int:
     if first.ndim == 4:
         return int(tower.grid**2 + 1)
     return int((tower.single_texts(first)[0] if len(inputs) == 1 else first).shape[1])
-
-
-def as_weight(weight: Any) -> Weight:
-    """A weight, packed by now."""
-    return weight if isinstance(weight, Weight) else pack(weight)
 
 
 def as_rows(x: Array) -> Array:

@@ -6,3 +6,5 @@
 #define ROWS 4
 #define TILES CASE(1) CASE(2) CASE(3) CASE(4)
 #include "float32.h"
+#include "bfloat16.h"
+#include "int8.h"

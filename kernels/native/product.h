@@ -1,73 +1,100 @@
 /* The product of rows with a packed weight, and what is done to its sums while they are in the first cache.
 
-   A file that includes this says what a word is (WORD; common.h has the layout), how a pair of words is multiplied and
-   added (MULTIPLY_ADD, SPLAT, a SUM of LANES) and how many rows fit the registers (ROWS).
+   A file that includes this names a precision and says, of words as common.h draws them:
+     INPUTS        how many inputs a word holds
+     STEP, HEAD    what a panel's rows are a multiple of, and how many stand before those of inputs
+     SUM           a vector of sums, vec or ints
+     MULTIPLY_ADD  sum, word of a row, words of a weight -> sum
+     RUN           words after which a sum goes on from 0 and into the sum of runs, which keeps errors of rounding small
+     narrow, floats   (where INPUTS > 1) a row of floats -> words; sums -> floats
+   and of the processor how many rows fit its registers (ROWS).
 
-   Panel by panel: a panel of the weight goes from memory to the second cache once and meets all rows, ROWS of them at a
-   time. A sum runs over the inputs in order, in one register for RUN words and then into the sum of runs, which keeps
-   rounding errors of long sums small; so a row's result has the same bits whatever rows are beside it. */
+   Panel by panel: a panel of the weight goes from memory to the second cache once and meets many rows, ROWS of them at
+   a time. A sum runs over the inputs in order, so a row's result has the same bits whatever rows are beside it. */
 #include "vectors.h"
 
-enum { RUN = 64 };
-
+#ifndef OWN_TILE
 /* Sums [rows, PANEL] of `rows` rows of words and one panel. */
-INLINE void tile(const int rows, const WORD *a, count stride, const WORD *panel, count depth, SUM_WORD *out) {
+INLINE void NAME(tile)(const int rows, const word *a, count stride, const word *panel, count depth, word *out) {
     for (int column = 0; column < PANEL; column += 2 * LANES)
         for (count begin = 0; begin < depth; begin += RUN) {
-            const WORD *row[ROWS], *step = panel + begin * PANEL + column;
+            const word *row[ROWS], *step = panel + begin * PANEL + column;
             SUM sum[ROWS][2];
             for (int r = 0; r < rows; r++) {
                 row[r] = a + r * stride + begin;
                 sum[r][0] = sum[r][1] = (SUM){0};
             }
             for (count k = 0, n = smaller(RUN, depth - begin); k < n; k++, step += PANEL) {
-                SUM left = LOAD(step), right = LOAD(step + LANES);
+                bits left = load_bits(step), right = load_bits(step + LANES);
 #pragma GCC unroll 16
                 for (int r = 0; r < rows; r++) {
-                    SUM x = SPLAT(row[r][k]);
+                    bits x = (bits){0} + row[r][k];
                     sum[r][0] = MULTIPLY_ADD(sum[r][0], x, left);
                     sum[r][1] = MULTIPLY_ADD(sum[r][1], x, right);
                 }
             }
             for (int r = 0; r < rows; r++) {
-                SUM_WORD *place = out + r * PANEL + column;
-                STORE(place, begin ? LOAD(place) + sum[r][0] : sum[r][0]);
-                STORE(place + LANES, begin ? LOAD(place + LANES) + sum[r][1] : sum[r][1]);
+                word *place = out + r * PANEL + column;
+                store_bits(place, (bits)(begin ? (SUM)load_bits(place) + sum[r][0] : sum[r][0]));
+                place += LANES;
+                store_bits(place, (bits)(begin ? (SUM)load_bits(place) + sum[r][1] : sum[r][1]));
             }
         }
 }
+#endif
 
-/* One row's sums of a panel -> outputs: bias, residual, activation. `n` of them are there. */
-INLINE void finish(const float *sums, const float *bias, const float *residual, float *out, count n,
-                   enum activation activation) {
-    for (count i = 0; i < n; i += LANES) {
-        vec y = load(sums + i);
-        if (bias) y += load_some(bias + i, n - i);
-        if (residual) y += load_some(residual + i, n - i);
-        store_some(out + i, activate(y, activation), n - i);
-    }
-}
-
-/* a [rows, depth] words times `outputs` outputs, from the first panel on -> out [rows, outputs]. Strides are in words.
-   bias [outputs] and residual [rows, outputs] may be NULL. */
-EXPORT void NAME(product)(const WORD *a, count stride, count rows, count depth, const WORD *panels, count outputs,
-                          const float *bias, const float *residual, count residual_stride, float *out,
-                          count out_stride, enum activation activation) {
-    SUM_WORD sums[ROWS * PANEL] __attribute__((aligned(64)));
-    for (count first = 0; first < outputs; first += PANEL, panels += depth * PANEL) {
+/* Rows of words times a weight; the parameters are those of `product`. `scales` of the rows are int8's. */
+INLINE void NAME(multiply)(const word *a, count stride, const struct scale *scales, count rows, count depth,
+                           const word *panels, count outputs, const float *bias, const float *residual,
+                           count residual_stride, float *out, count out_stride, enum activation activation) {
+    word sums[ROWS * PANEL] __attribute__((aligned(64)));
+    for (count first = 0; first < outputs; first += PANEL, panels += (HEAD + depth) * PANEL) {
+        const word *panel = panels + HEAD * PANEL;
         count n = smaller(PANEL, outputs - first);
         for (count row = 0, some; row < rows; row += some) {
             some = steps(rows - row, steps(rows - row, ROWS)); /* tiles of about equal heights */
-            const WORD *top = a + row * stride;
+            const word *top = a + row * stride;
             switch (some) {
-#define CASE(height) case height: tile(height, top, stride, panels, depth, sums); break;
+#define CASE(height) case height: NAME(tile)(height, top, stride, panel, depth, sums); break;
                 TILES
 #undef CASE
             }
             for (count r = 0; r < some; r++)
-                finish(FLOATS(sums + r * PANEL, row + r, first), bias ? bias + first : NULL,
-                       residual ? residual + (row + r) * residual_stride + first : NULL,
-                       out + (row + r) * out_stride + first, n, activation);
+                for (count i = 0; i < n; i += LANES) {
+                    count column = first + i, left = n - i;
+                    vec y = NAME(floats)(sums + r * PANEL + i, panels + i, scales + row + r);
+                    if (bias) y += load_some(bias + column, left);
+                    if (residual) y += load_some(residual + (row + r) * residual_stride + column, left);
+                    store_some(out + (row + r) * out_stride + column, activate(y, activation), left);
+                }
         }
     }
+}
+
+/* a [rows, depth] times `outputs` outputs, from the first panel on -> out [rows, outputs]. Strides are in floats.
+   bias [outputs] and residual [rows, outputs] may be NULL. */
+EXPORT int NAME(product)(const float *a, count stride, count rows, count depth, const word *panels, count outputs,
+                         const float *bias, const float *residual, count residual_stride, float *out,
+                         count out_stride, enum activation activation) {
+#if INPUTS == 1
+    NAME(multiply)((const word *)a, stride, NULL, rows, depth, panels, outputs, bias, residual, residual_stride, out,
+                   out_stride, activation);
+#else
+    /* As many rows at a time as have room in the second cache beside a panel. */
+    count words = steps(steps(depth, INPUTS), STEP) * STEP;
+    count most = smaller(rows, ROWS * steps(NARROWED, ROWS * words)), room = steps(most, ROWS) * ROWS;
+    word *narrowed = NULL;
+    if (posix_memalign((void **)&narrowed, 64, room * (words * sizeof(word) + sizeof(struct scale)))) return -1;
+    struct scale *scales = (struct scale *)(narrowed + room * words);
+    for (count row = 0, some; row < rows; row += some) {
+        some = steps(rows - row, steps(rows - row, most));
+        for (count r = 0; r < some; r++)
+            scales[r] = NAME(narrow)(a + (row + r) * stride, depth, narrowed + r * words, words);
+        NAME(multiply)(narrowed, words, scales, some, words, panels, outputs, bias,
+                       residual ? residual + row * residual_stride : NULL, residual_stride, out + row * out_stride,
+                       out_stride, activation);
+    }
+    free(narrowed);
+#endif
+    return 0;
 }
