@@ -68,6 +68,7 @@ def test_a_query_grows_from_a_text_to_a_picture_to_one_of_its_hits(
     page.drop("#drop-picture", dropped)
     both = index.search([Term(TEXT), Term(image=dropped)], top_k=40)
     paths(page, [hit.path for hit in both])
+    page.until(f"{SHOWN} > 1")
     assert page.value("!document.getElementById('forget-picture').hidden")
     page.value("document.querySelectorAll('#hits button')[2].click()")
     vector = index.vectors[index.paths.index(both[2].path)]

@@ -84,7 +84,8 @@ async def _vector(call: Call, folder: Folder) -> Array:
             rows, _ = await call.named_texts(model, [Text(name, value)], name, truncate=True)
         else:
             rows = await call.images(model, [Source(name, value)], name)
-        return units(rows)[0]
+        unit: Array = units(rows)[0]
+        return unit
     given = required(body, "embedding_input")
     from ...search.query import Term
 

@@ -50,6 +50,7 @@ async function show(image) {
     image.src = (await ask("v1/thumbnail", { folder, id: Number(id) })).image;
   } catch (problem) {
     image.alt = `${image.alt}: ${problem.message}`;
+    image.classList.add("failed");
   }
 }
 
