@@ -129,7 +129,6 @@ def opened(folder: Path, embed_dim: int, hot: bool) -> tuple[Any, np.ndarray]:
     query /= np.linalg.norm(query)
     index = Index(folder, hot=hot)
     index._model = Known(query)  # type: ignore[assignment]
-    mock.patch("clipref.search.index.pixels_function", lambda model, upright: None).start()  # `Known` has no pixels
     return index, query
 
 

@@ -48,7 +48,9 @@ def test_openapi_says_which_fields_are_required_and_what_is_refused(server: Any)
                 assert reply.status == 400 and name in json.dumps(reply.json), (path, name, reply.json)
 
 
-@pytest.mark.parametrize("path", ["/", "/docs", "/page.css", "/page.js", "/docs.js"])
+@pytest.mark.parametrize(
+    "path", ["/", "/search", "/docs", "/page.css", "/asking.js", "/page.js", "/search.js", "/docs.js"]
+)
 def test_pages_load_nothing_from_elsewhere(server: Any, path: str) -> None:
     reply = server.get(path)
     assert reply.status == 200 and reply.headers["x-content-type-options"] == "nosniff"
@@ -59,8 +61,10 @@ def test_pages_load_nothing_from_elsewhere(server: Any, path: str) -> None:
     assert not re.search(r"<script(?![^>]*src=)|<style|\son\w+=|\sstyle=|javascript:|innerHTML|eval\(", text)
 
 
-def test_every_label_and_id_of_the_page_is_used() -> None:
-    page, script = ((PAGES / name).read_text(encoding="utf-8") for name in ("index.html", "page.js"))
+@pytest.mark.parametrize(("name", "program"), [("index.html", "page.js"), ("search.html", "search.js")])
+def test_every_label_and_id_of_the_page_is_used(name: str, program: str) -> None:
+    page, script, shared = ((PAGES / n).read_text(encoding="utf-8") for n in (name, program, "asking.js"))
+    script += shared
     ids = set(re.findall(r'\sid="([^"]+)"', page))
     assert set(re.findall(r'byId\("([^"]+)"\)', script)) <= ids
     assert set(re.findall(r'(?:for|aria-labelledby)="([^"]+)"', page)) <= ids

@@ -18,7 +18,7 @@ from ..arguments import check_count
 from ..clip import CLIP
 from ..errors import InputError
 from ..similarity import cosines, finished, unit_vectors
-from .query import Hit, Restriction, Term, combined, terms_of
+from .query import Hit, Known, Restriction, Term, combined, terms_of
 from .reading import pixels_function
 from .records import Identity
 from .scan import nearest_slots, scores_of
@@ -129,6 +129,21 @@ class Index:
             found = db.execute("SELECT path, slot FROM image WHERE slot IS NOT NULL ORDER BY slot, path")
             return [(os.fsdecode(path), slot) for path, slot in found], self.store.rows(db)
 
+    def pictures(self, ids: Sequence[int]) -> dict[int, Known]:
+        """What is known of pictures by the `id` that hits have; those that aren't there any more are left out."""
+        found: dict[int, Known] = {}
+        with self.store.reading() as db:
+            rows = self.store.rows(db)
+            for start in range(0, len(ids), ASKED):
+                part = list(ids[start : start + ASKED])
+                for number, path, width, height, taken, slot in db.execute(
+                    "SELECT id, path, width, height, taken, slot FROM image JOIN content USING (slot) "
+                    f"WHERE id IN ({','.join('?' * len(part))})",
+                    part,
+                ):
+                    found[number] = Known(os.fsdecode(path), width, height, taken, np.array(rows[slot]))
+        return found
+
     def errors(self) -> list[tuple[str, str]]:
         """Paths of pictures that have no vector, and why."""
         return [(os.fsdecode(path), error) for path, error in self.store.errors()]
@@ -218,13 +233,14 @@ class Index:
         """Unit vectors [T, E] float32 of a query's terms; images are preprocessed as those of the store were."""
         texts = [term.text for term in terms if term.text is not None]
         embedded = iter(self.model.embed_text(texts, normalize=True) if texts else ())
-        pixels_of = pixels_function(self.model, self.upright)
         rows: list[Array] = []
         for i, term in enumerate(terms):
             if term.text is not None:
                 rows.append(next(embedded))
+            elif term.vector is not None:
+                rows.append(term.direction(self.store.embed_dim))
             else:
-                image = self.model.encode_image(pixels_of(term.image)[None])
+                image = self.model.encode_image(pixels_function(self.model, self.upright)(term.image)[None])
                 rows.append(finished(image, "term", [i], normalize=True)[0])
         return np.stack(rows).astype(np.float32)
 
@@ -266,7 +282,7 @@ class Index:
             part = slots[start : start + ASKED].tolist()
             found: dict[int, list[Any]] = {}
             for slot, *facts in db.execute(
-                "SELECT slot, path, width, height, taken FROM image JOIN content USING (slot) "
+                "SELECT slot, path, width, height, taken, id FROM image JOIN content USING (slot) "
                 f"WHERE slot IN ({','.join('?' * len(part))}) ORDER BY path",
                 part,
             ):
@@ -274,9 +290,9 @@ class Index:
             for slot, score in zip(part, scores[start : start + ASKED].tolist(), strict=True):
                 vector = unit_vectors(rows[slot].astype(np.float32))
                 each = tuple(cosines(units, vector).tolist())
-                for path, width, height, taken in found.get(slot, ()):
+                for path, width, height, taken, number in found.get(slot, ()):
                     if restriction.allows(path, taken):
-                        yield Hit(os.fsdecode(path), score, each, width, height, taken)
+                        yield Hit(os.fsdecode(path), score, each, width, height, taken, number)
 
 
 def widened(rows: Array) -> Array:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import isfinite
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,16 +28,19 @@ _DATE = re.compile(r"\d{4}(-\d\d(-\d\d([ T]\d\d:\d\d(:\d\d)?)?)?)?")
 
 @dataclass(frozen=True)
 class Term:
-    """A part of a query: a text, or an image (anything that `embed_image` takes), and its weight, which isn't zero."""
+    """A part of a query: a text, an image (anything that `embed_image` takes) or a vector [E] of any length, and its
+    weight, which isn't zero.
+    """
 
     text: str | None = None
     weight: float = 1.0
     image: Any = None
+    vector: Any = None
 
     def __post_init__(self) -> None:
         """Raises InputError."""
-        if (self.text is None) == (self.image is None):
-            raise InputError("A term is a text or an image; expected one of them.")
+        if sum(part is not None for part in (self.text, self.image, self.vector)) != 1:
+            raise InputError("A term is a text, an image or a vector; expected one of them.")
         if not isinstance(self.weight, int | float) or not isfinite(self.weight) or not self.weight:
             raise InputError(f"The weight of {self.name} is {shown(self.weight)}; expected a number that isn't zero.")
 
@@ -46,13 +49,29 @@ class Term:
         """The text, the image's path, or what kind of thing it is."""
         if self.text is not None:
             return self.text
+        if self.image is None:
+            return "the vector given"
         is_path = isinstance(self.image, str | os.PathLike)
         return os.fspath(self.image) if is_path else f"the {type(self.image).__name__} given"
+
+    def direction(self, embed_dim: int) -> Array:
+        """The unit vector [E] float32 of a term that is a vector. Raises InputError for one that can't be."""
+        try:
+            given = np.asarray(self.vector, np.float32)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"The vector of a term is no array of numbers ({error}).") from error
+        if given.shape != (embed_dim,) or not have_direction(given):
+            raise InputError(
+                f"The vector of a term has the shape {given.shape}; expected {embed_dim} finite numbers, not all zero."
+            )
+        return unit_vectors(given).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A picture that answers: its path relative to the folder, its score, its cosine with each term, and its facts."""
+    """A picture that answers: its path relative to the folder, its score, its cosine with each term, its facts, and the
+    number `id` that the store knows it by until it is removed.
+    """
 
     path: str
     score: float
@@ -60,6 +79,17 @@ class Hit:
     width: int | None = None
     height: int | None = None
     taken: str | None = None
+    id: int | None = None
+
+
+class Known(NamedTuple):
+    """A picture of the index: its path, size in pixels, the date taken, and its unit vector [E] float16."""
+
+    path: str
+    width: int | None
+    height: int | None
+    taken: str | None
+    vector: Array
 
 
 @dataclass(frozen=True)

@@ -240,6 +240,13 @@ def _members(folder: Path, tar: str, left_out: Counter[str]) -> Iterator[tuple[E
         yield Entry(top, 0, None, time.time_ns(), error=f"the tar is damaged or cut short: {error}"), None
 
 
+def file_of(folder: Path, path: str) -> Path:
+    """The file that a path in the store is in: the picture's own, or the tar's."""
+    tar, inside, _ = path.partition(".tar/")
+    whole = folder / f"{tar}.tar"
+    return whole if inside and whole.is_file() else folder / path
+
+
 def member_bytes(folder: Path, path: str) -> io.BytesIO | None:
     """A picture within a tar, by its path in the store; None for a path that is a file's. Raises ImageError."""
     tar, inside, name = path.partition(".tar/")

@@ -20,14 +20,26 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from .dialects import Answer, Dialect, Getter, Handler, immich, openai, own, roboflow, weaviate
+from .dialects import (
+    Answer,
+    Dialect,
+    Getter,
+    Handler,
+    clip_retrieval,
+    folders,
+    immich,
+    openai,
+    own,
+    roboflow,
+    weaviate,
+)
 from .keys import bearer
 from .refusals import Refusal
 from .serving import Server
 
 ASGI: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 
-DIALECTS = cast("tuple[Dialect, ...]", (roboflow, openai, immich, weaviate, own))
+DIALECTS = cast("tuple[Dialect, ...]", (roboflow, openai, immich, weaviate, own, folders, clip_retrieval))
 # What tells no more than that there is a server, and whether it lives: without a key.
 OPEN = frozenset({"/healthz", "/readiness", "/health", "/ping", "/.well-known/live", "/.well-known/ready", "/info"})
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -35,6 +47,9 @@ PAGES = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
     "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "/search": ("search.html", "text/html; charset=utf-8"),
+    "/search.js": ("search.js", "text/javascript; charset=utf-8"),
+    "/asking.js": ("asking.js", "text/javascript; charset=utf-8"),
     "/docs": ("docs.html", "text/html; charset=utf-8"),
     "/docs.js": ("docs.js", "text/javascript; charset=utf-8"),
     "/openapi.json": ("openapi.json", "application/json"),

@@ -58,9 +58,14 @@ class Call:
 
     async def texts(self, model: Served, texts: Any, param: str, *, truncate: bool = False) -> tuple[Array, int]:
         """Embeddings [N, E], raw, of a text or a list of them, and the number of tokens. Raises Refusal."""
-        named = named_texts(texts, param)
-        self._count(len(named), param)
-        return await self.core.text_embeddings(model, named, truncate=truncate)
+        return await self.named_texts(model, named_texts(texts, param), param, truncate=truncate)
+
+    async def named_texts(
+        self, model: Served, texts: Sequence[Text], param: str, *, truncate: bool = False
+    ) -> tuple[Array, int]:
+        """As `texts`, of texts each of which has a name by which a refusal speaks of it."""
+        self._count(len(texts), param)
+        return await self.core.text_embeddings(model, texts, truncate=truncate)
 
     def _count(self, count: int, param: str) -> None:
         self.core.check_count(count, param)

@@ -38,6 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", action="append", metavar="MODEL",
         help=f"id, folder or .safetensors file; repeatable, the first is the default one ({DEFAULT_MODEL})",
     )  # fmt: skip
+    parser.add_argument(
+        "--search", action="append", default=[], metavar="DIR",
+        help="search this folder, of which clipref index has made an index; repeatable; its model is served by default",
+    )  # fmt: skip
+    parser.add_argument("--index", type=Path, metavar="PATH", help="the folder of the store of one --search DIR")
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (%(default)s)")
     parser.add_argument("--port", type=int, default=9001, help="0 takes a free one (%(default)s)")
     parser.add_argument("--backend", default="auto", help="auto, reference, onnx, ... (default: %(default)s)")
@@ -95,6 +100,7 @@ def limits_of(args: argparse.Namespace) -> Limits:
 def server_of(args: argparse.Namespace) -> Any:
     """What the arguments ask for. Raises ClipError."""
     from .fetching import Fetcher
+    from .folders import Folders, opened_folder
     from .keys import Keys
     from .metrics import Metrics
     from .serving import Server
@@ -107,12 +113,34 @@ def server_of(args: argparse.Namespace) -> Any:
     keys = Keys.from_file(args.api_key_file) if args.api_key_file else None
     fetcher = Fetcher(args.allow_image_urls, max_bytes=limits.body_bytes) if args.allow_image_urls else None
     check_extra()  # before a model is fetched
-    if args.model is None:
-        say(f"no --model was given, so {DEFAULT_MODEL} answers, which knows drawn shapes and nothing of photographs")
-    served = [_served(name, args, metrics) for name in args.model or [DEFAULT_MODEL]]
+    served = [_served(name, args, metrics) for name in _models(args)]
+    folders = Folders([opened_folder(folder, args.index, served) for folder in args.search])
     return Server(
-        served, limits=limits, keys=keys, fetcher=fetcher, metrics=metrics, idle_unload=args.idle_unload
-    )  # fmt: skip
+        served,
+        limits=limits,
+        keys=keys,
+        fetcher=fetcher,
+        metrics=metrics,
+        idle_unload=args.idle_unload,
+        folders=folders,
+    )
+
+
+def _models(args: argparse.Namespace) -> list[str]:
+    """Names of the models: those given, or those of the folders, or the embedded one. Raises ClipError."""
+    from .folders import model_of
+
+    names = [Path(folder).resolve().name for folder in args.search]
+    if len(set(names)) < len(names):
+        raise InputError(f"Two folders have the name {max(names, key=names.count)!r}; expected names that differ.")
+    if args.index is not None and len(names) != 1:
+        raise InputError(f"--index is the store of one folder; expected one --search, got {len(names)}.")
+    if args.model is not None:
+        return list(args.model)
+    if args.search:
+        return list(dict.fromkeys(model_of(folder, args.index) for folder in args.search))
+    say(f"no --model was given, so {DEFAULT_MODEL} answers, which knows drawn shapes and nothing of photographs")
+    return [DEFAULT_MODEL]
 
 
 def _served(name: str, args: argparse.Namespace, metrics: Any) -> Served:

@@ -22,6 +22,7 @@ from ..images import size_of
 from ..lazy import available_threads
 from ..similarity import have_direction, unit_vectors
 from ..text_transformer import end_of_text
+from .folders import Folders
 from .limits import Limits, Share
 from .models import Models, Served
 from .refusals import Refusal, wrong
@@ -47,9 +48,16 @@ class Text(NamedTuple):
 class Core:
     """What all dialects stand on."""
 
-    def __init__(self, models: Models, limits: Limits, stage: Callable[[str, float], None] = lambda name, s: None):
+    def __init__(
+        self,
+        models: Models,
+        limits: Limits,
+        stage: Callable[[str, float], None] = lambda name, s: None,
+        folders: Folders | None = None,
+    ) -> None:
         """`stage` is told how many seconds each stage of a request took."""
         self.models = models
+        self.folders = folders or Folders()
         self.limits = limits
         self._stage = stage
         self._small = ThreadPoolExecutor(2, thread_name_prefix="clipref-small")
@@ -59,7 +67,7 @@ class Core:
         """The result of a function that takes milliseconds, such as reading JSON, in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._small, function)
 
-    async def _all(self, function: Callable[[Any], T], items: Sequence[Any]) -> list[T]:
+    async def each(self, function: Callable[[Any], T], items: Sequence[Any]) -> list[T]:
         """A function's results of all items, in threads. The first item's Refusal is raised, whichever comes first."""
         loop = asyncio.get_running_loop()
         calls = [loop.run_in_executor(self._decoders, function, item) for item in items]
@@ -86,7 +94,7 @@ class Core:
             share.take("pixels", pixels)
             side = model.config.vision.resolution
             share.take("bytes", len(pictures) * 3 * side * side * 4)
-            decoded = await self._all(lambda picture: _refused_by_name(picture, pixels_of), pictures)
+            decoded = await self.each(lambda picture: _refused_by_name(picture, pixels_of), pictures)
             share.give_back("pixels", pixels)
         self._stage("decode", time.monotonic() - start)
         return np.stack(await batcher.results(decoded))
@@ -107,7 +115,7 @@ class Core:
         batcher = model.text_batcher()
         start = time.monotonic()
         with batcher.arriving():
-            lengths = await self._all(lambda text: self._tokens(model, text, truncate), texts)
+            lengths = await self.each(lambda text: self._tokens(model, text, truncate), texts)
         self._stage("tokenize", time.monotonic() - start)
         return np.stack(await batcher.results([text.text for text in texts])), sum(lengths)
 
@@ -132,6 +140,7 @@ class Core:
     def stop(self) -> None:
         """Let the threads end."""
         self._small.shutdown(wait=False, cancel_futures=True)
+        self.folders.stop()
         self._decoders.shutdown(wait=False, cancel_futures=True)
 
 

@@ -24,6 +24,7 @@ from .calls import Call
 from .core import Core
 from .dialects import Dialect, Handler
 from .fetching import Fetcher
+from .folders import Folders
 from .keys import Keys, bearer, is_key
 from .limits import Held, Limits, Share
 from .logs import Log
@@ -57,6 +58,7 @@ class Server:
         metrics: Metrics | None = None,
         log: Log | None = None,
         idle_unload: float | None = None,
+        folders: Folders | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self.keys = keys or Keys()
@@ -69,7 +71,10 @@ class Server:
         self._models = Models(models)
         self._idle_unload = idle_unload
         self.core = Core(
-            self._models, self.limits, lambda stage, s: self.metrics.observe("clipref_stage_seconds", s, stage)
+            self._models,
+            self.limits,
+            lambda stage, s: self.metrics.observe("clipref_stage_seconds", s, stage),
+            folders,
         )
         self.held = Held(self.limits, self._seconds_ahead)
         self._tasks: list[asyncio.Task[None]] = []
@@ -116,6 +121,10 @@ class Server:
     def models(self) -> list[dict[str, Any]]:
         """What each model is."""
         return [model.told() for model in self._models.served]
+
+    def folders(self) -> list[dict[str, Any]]:
+        """What each folder is that can be searched."""
+        return self.core.folders.told()
 
     async def start(self) -> None:
         """Begin to answer; ready as soon as every tower has run once."""

@@ -27,6 +27,9 @@ class Told(Protocol):
     def models(self) -> list[dict[str, Any]]:
         """What each model is."""
 
+    def folders(self) -> list[dict[str, Any]]:
+        """What each folder is that can be searched."""
+
 
 Getter: TypeAlias = Callable[[Told], Any]
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..calls import Array, Call, Source, is_data_uri, is_url, kind, required
-from ..core import units
+from ..core import Text, units
 from ..models import Served
 from ..refusals import Refusal, wrong
 from . import Answer, Getter, Handler, Told
@@ -71,8 +71,8 @@ async def _unit_vectors(call: Call, model: Served, items: list[Item]) -> tuple[A
         sources = [Source(items[i].where, items[i].value) for i in images]
         found[images] = units(await call.images(model, sources, "input"))
     if texts:
-        listed = [items[i].value for i in texts]
-        rows, tokens = await call.texts(model, listed, "input", truncate=call.flag("truncate"))
+        named = [Text(items[i].where, items[i].value) for i in texts]
+        rows, tokens = await call.named_texts(model, named, "input", truncate=call.flag("truncate"))
         found[texts] = units(rows)
     return found, tokens
 
