@@ -36,7 +36,7 @@ class Embedded:
 EMBEDDED = {
     "clipref/scenes-vit": Embedded(
         "a small ViT, trained on drawn scenes of one or two kinds of object; part of the package",
-        "DIGEST-VIT",
+        "6905efb68c635cb5e23793b5cb005447adf743c3060c16979bd7573689a5d575",
     ),
     "clipref/scenes-rn": Embedded(
         "a small ModifiedResNet, trained on drawn scenes of one or two kinds of object; part of the package",

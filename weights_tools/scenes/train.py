@@ -187,8 +187,8 @@ def train(recipe: Recipe, folder: Path, seed: int = 0, stop_after: int | None = 
 def shifted(pixels: Tensor, most: int, rng: random.Random) -> Tensor:
     """Each picture of [N, 3, R, R] moved by up to `most` pixels along both axes, its border repeated.
 
-    Kinds lie at five places, and a ViT, which unlike a ResNet has to learn each place by itself, else knows a cross there
-    and takes it for a square elsewhere.
+    Kinds lie at five places. A ViT has to learn each place by itself, which a ResNet doesn't, and else knows a cross
+    there that it takes for a square elsewhere.
     """
     if not most:
         return pixels
