@@ -36,7 +36,7 @@ class Embedded:
 EMBEDDED = {
     "clipref/scenes-vit": Embedded(
         "a small ViT, trained on drawn scenes of one or two kinds of object; part of the package",
-        "6905efb68c635cb5e23793b5cb005447adf743c3060c16979bd7573689a5d575",
+        "f5dae0baa814bb414a5cc7acbbe8a3008f70195495466f5cb0841a8f48452521",
     ),
     "clipref/scenes-rn": Embedded(
         "a small ModifiedResNet, trained on drawn scenes of one or two kinds of object; part of the package",
