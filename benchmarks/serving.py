@@ -250,7 +250,7 @@ def measure(folder: str, backend: str, rounds: int, count: int) -> dict[str, Any
         closed_loop(port, images)
         after = resource.getrusage(resource.RUSAGE_SELF)
         client_seconds = (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / count
-        model._texts.clear()
+        model.text_memory.clear()
         turns = iter(range(10**6))
 
         def fresh() -> list[bytes]:

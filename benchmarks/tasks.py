@@ -89,7 +89,7 @@ def relative(found: Any, truth: Any) -> float:
 
 def forgetful(model: CLIP) -> CLIP:
     """The model with nothing remembered."""
-    model._texts.clear()
+    model.text_memory.clear()
     return model
 
 

@@ -16,7 +16,7 @@ from .errors import InputError, TextError, WeightsError
 from .files import open_regular, parse_json, written_whole
 from .ops import softmax
 from .similarity import cosines, have_direction, unit_vectors
-from .texts import rows_of
+from .texts import PackedRows, embed_rows, rows_of
 
 if TYPE_CHECKING:
     from .model import CLIP
@@ -187,43 +187,35 @@ def prompts_of(labels: Sequence[str], templates: Texts) -> list[str]:
 def label_embeddings(model: CLIP, labels: Texts, templates: Texts) -> Array:
     """Unit vectors [N, E]: each the mean of a label's unit vectors in all templates (the CLIP paper, section 3.1.4).
 
-    Of many labels some at a time, those next to one another that begin alike, so that the memory which is needed beside
-    the result has a bound. All texts are checked before one is embedded.
+    All texts are made to ids, and so checked, before one is embedded. The ids are kept in two bytes each; texts and
+    embeddings are in memory for some labels at a time only, for those next to one another that begin alike.
     """
     step = max(1, TEXTS_AT_A_TIME // len(templates))
-    if len(labels) <= step:
-        return _some_label_embeddings(model, range(len(labels)), labels, templates)
+    rows = PackedRows(model.config.text.vocab_size)
     for start in range(0, len(labels), step):
-        numbers = range(start, min(start + step, len(labels)))
-        with _label_named(numbers, labels, templates):
-            prompts = prompts_of([labels[i] for i in numbers], templates)
-            rows_of(prompts, model.tokenizer, model.config.text.context_length)
-    order = sorted(range(len(labels)), key=lambda i: labels[i])
+        some = labels[start : start + step]
+        with _label_named(start, labels, templates):
+            rows.add(rows_of(prompts_of(some, templates), model.tokenizer, model.config.text.context_length))
+    order = sorted(range(len(labels)), key=labels.__getitem__)
     found = np.empty((len(labels), model.config.embed_dim), model.dtype)
     for start in range(0, len(labels), step):
-        some = order[start : start + step]
-        found[some] = _some_label_embeddings(model, some, labels, templates)
+        numbers = order[start : start + step]
+        texts = [rows[i * len(templates) + k] for i in numbers for k in range(len(templates))]
+        embeddings = embed_rows(model, texts, normalize=True)  # [n * templates, E]
+        found[numbers] = label_directions([labels[i] for i in numbers], templates, embeddings)
     return found
 
 
-def _some_label_embeddings(model: CLIP, numbers: Sequence[int], labels: Texts, templates: Texts) -> Array:
-    """Unit vectors [n, E] of the labels of these numbers."""
-    some = [labels[i] for i in numbers]
-    with _label_named(numbers, labels, templates):
-        embeddings = model.embed_text(prompts_of(some, templates), normalize=True)  # [n * templates, E]
-    return label_directions(some, templates, embeddings)
-
-
 @contextmanager
-def _label_named(numbers: Sequence[int], labels: Texts, templates: Texts) -> Iterator[None]:
-    """An error of one of their prompts names the label and the template."""
+def _label_named(start: int, labels: Texts, templates: Texts) -> Iterator[None]:
+    """An error of one of the prompts of the labels from `start` on names the label and the template."""
     try:
         yield
     except TextError as error:
         if error.index is None:
             raise
         place, template = divmod(error.index, len(templates))
-        label = numbers[place]
+        label = start + place
         message = f"label {label} ({shown(labels[label])}) in template {shown(templates[template])}: {error}"
         raise TextError(message, index=label, source=labels[label]) from error
 

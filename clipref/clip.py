@@ -31,7 +31,7 @@ from .lazy import available_threads, once
 from .loading import AN_IMAGE_OR_SEVERAL, import_libraries, preprocessed_batches, preprocessor, with_gaps
 from .memory import Memory
 from .similarity import cosines, finished, nearest
-from .texts import check_tokenizer, checked_ids, embeddings_of, rows_of
+from .texts import check_tokenizer, checked_ids, embed_rows, rows_of
 from .tokenizer import Tokenizer
 from .tracing import Trace, trace
 from .weights import Checkpoint, DType
@@ -84,7 +84,7 @@ class CLIP:
         self._tokenizer = once(
             lambda: Tokenizer.default() if checkpoint.merges is None else Tokenizer.from_file(checkpoint.merges)
         )
-        self._texts: Memory[tuple[int, ...], Array] = Memory(REMEMBERED_TEXTS)
+        self.text_memory: Memory[tuple[int, ...], Array] = Memory(REMEMBERED_TEXTS)
         self._label_sets: Memory[Any, Array] = Memory(REMEMBERED_LABEL_SETS)
         # The numpy towers, for what looks inside: they share no memory with another engine, and take none until used.
         self.reference = self.engine if isinstance(self.engine, ReferenceEngine) else ReferenceEngine(checkpoint, dtype)
@@ -259,9 +259,7 @@ class CLIP:
             found = "None" if not given else "given twice"
             raise InputError(f"The texts are {found}; expected a text, or a list of texts, given once.")
         rows = rows_of(listed_texts(given[0]), self.tokenizer, self.config.text.context_length, truncate)
-        with self.weights_in_use():
-            embeddings = embeddings_of(rows, self.engine, self._texts)
-        return finished(embeddings, "text", range(len(rows)), is_true("normalize", normalize))
+        return embed_rows(self, rows, is_true("normalize", normalize))
 
     def compare(
         self,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +15,12 @@ from .engine import Engine
 from .errors import InputError, TextError
 from .loading import in_batches
 from .memory import Memory
+from .similarity import finished
 from .tokenizer import Ids, Tokenizer
 from .trees import plant
+
+if TYPE_CHECKING:
+    from .clip import CLIP
 
 Array: TypeAlias = NDArray[Any]
 
@@ -59,6 +64,30 @@ def rows_of(texts: list[str], tokenizer: Tokenizer, context_length: int, truncat
         if end + 1 < len(row):
             rows[i] = row[: end + 1]
     return rows
+
+
+class PackedRows:
+    """Rows of token ids, in as many bytes an id as the vocabulary needs: of 49,408 tokens two."""
+
+    def __init__(self, vocab_size: int) -> None:
+        self._ids = array("H" if vocab_size <= 2**16 else "I")
+        self._ends = array("Q", [0])
+
+    def add(self, rows: Sequence[Ids]) -> None:
+        """Rows behind those that are there."""
+        for row in rows:
+            self._ids.extend(row)
+            self._ends.append(len(self._ids))
+
+    def __getitem__(self, i: int) -> Ids:
+        return tuple(self._ids[self._ends[i] : self._ends[i + 1]])
+
+
+def embed_rows(model: CLIP, rows: Sequence[Ids], normalize: bool = False) -> Array:
+    """A model's embeddings [N, E] of rows of token ids without padding. Raises WeightsError."""
+    with model.weights_in_use():
+        embeddings = embeddings_of(rows, model.engine, model.text_memory)
+    return finished(embeddings, "text", range(len(rows)), normalize)
 
 
 def embeddings_of(texts: Sequence[Ids], engine: Engine, memory: Memory[Ids, Array]) -> Array:

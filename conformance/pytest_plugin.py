@@ -38,6 +38,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     option = session.config.option
     if not option.engine:
         raise pytest.UsageError(f"--engine=SPEC is missing; expected one of these:\n{KINDS}")
+    if session.config.getoption("numprocesses", None):
+        raise pytest.UsageError("-n shares the cases among processes, of which none could tell the verdict; add -n 0.")
     try:
         asked = list(questions(option.levels, option.full, option.profile))
         if not asked:

@@ -19,6 +19,7 @@ from .faults.leans import find_leans
 from .faults.pixels import find_steps
 from .faults.shared import find_shared
 from .grading.judge import has_other_shape, judge
+from .grading.rounding import PRECISIONS
 from .grading.verdicts import NOT_CLAIMED, Diagnosis, Report, Result
 from .protocol import Case, EngineUnderTest, Outputs, Question
 
@@ -128,8 +129,12 @@ class Run:
         if self._explained is None:
             self._explained = []
             if self._diagnose:
-                given = self._evidence.failed, self._evidence.passed, self._precision, self._profile
+                failed, passed = self._evidence.failed, self._evidence.passed
+                given = failed, passed, self._precision, self._profile
                 self._explained = [*diagnose(*given), *find_leans(*given)]
+                grade = Report(self._name, self._precision, self._profile, list(self._results.values())).grade
+                if failed and not self._explained and grade in PRECISIONS:  # is it that precision, as it is?
+                    self._explained = list(find_leans((), [*failed, *passed], grade, self._profile))
         return [*self._explained, *self._full]
 
     def report(self, order: Iterable[str] = (), unclaimed: Iterable[Question] = ()) -> Report:

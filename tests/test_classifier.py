@@ -53,7 +53,7 @@ def test_a_classifier_answers_as_classify(model: CLIP) -> None:
 def test_labels_are_embedded_once(tiny_vit: Path) -> None:
     model = AutoModel.from_pretrained(tiny_vit, backend="reference")
     counted = model.engine = Counted(model.engine)
-    model._texts.limit = 2  # far fewer than the prompts
+    model.text_memory.limit = 2  # far fewer than the prompts
     image, classifier = pictures(1)[0], model.classifier(LABELS, TEMPLATES)
     assert counted.texts == 8
     (

@@ -86,6 +86,7 @@ def test_a_failure_is_explained_and_may_be_expected(tmp_path: Path, run: Run) ->
         (("--engine=backend:onnx", "--levels", "every"), "invalid choice"),
         (("--engine=backend:onnx", "--levels", "released"), "invalid choice"),
         (("--engine=backend:onnx", "--levels", "full"), "The level full needs --full MODEL"),
+        (("--engine=backend:onnx", "-n", "2"), "-n shares the cases among processes"),
     ],
 )
 def test_wrong_usage_is_explained(arguments: tuple[str, ...], says: str, run: Run) -> None:

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from clipref import CLIP, AutoModel, InputError, TextError, classifier
 from clipref.classifier import FORMAT, Classifier
 from clipref.similarity import finished, unit_vectors
+from clipref.texts import PackedRows
 
 from .conftest import pictures
 
@@ -28,19 +29,23 @@ def model(tiny_vit: Path) -> CLIP:
 def test_labels_are_the_same_some_at_a_time(model: CLIP, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = model.classifier(LABELS, TEMPLATES).embeddings
     model._label_sets.clear()
-    model._texts.clear()
-    seen: list[int] = []
-    embed = model.embed_text
+    model.text_memory.clear()
+    read: list[int] = []
+    embedded: list[int] = []
 
-    def watched(texts: list[str], **options: Any) -> np.ndarray:
-        seen.append(len(texts))
-        return embed(texts, **options)
+    def watched(function: Any, seen: list[int], place: int) -> Any:
+        def call(*args: Any, **options: Any) -> Any:
+            seen.append(len(args[place]))
+            return function(*args, **options)
 
-    monkeypatch.setattr(model, "embed_text", watched)
+        return call
+
+    monkeypatch.setattr(classifier, "rows_of", watched(classifier.rows_of, read, 0))
+    monkeypatch.setattr(classifier, "embed_rows", watched(classifier.embed_rows, embedded, 1))
     monkeypatch.setattr(classifier, "TEXTS_AT_A_TIME", 17)
     found = model.classifier(LABELS, TEMPLATES).embeddings
     assert np.array_equal(found, whole)  # the reference gives a text the same bits in any company
-    assert seen == [15] * 4
+    assert read == embedded == [15] * 4  # each text is made to ids once
     model._label_sets.clear()
 
 
@@ -48,13 +53,21 @@ def test_of_many_labels_the_first_that_is_wrong_is_named_before_any_is_embedded(
     model: CLIP, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(classifier, "TEXTS_AT_A_TIME", 4)
-    monkeypatch.setattr(model, "embed_text", lambda *a, **k: pytest.fail("embedded"))
+    monkeypatch.setattr(classifier, "embed_rows", lambda *a, **k: pytest.fail("embedded"))
     long = "b " * 30
     with pytest.raises(TextError, match=r"label 3 \('b b b .*in template 'a {}': text \d+: .* tokens") as raised:
         model.classifier(["cat", "dog", "red", long, "", "a"], ["{}", "a {}"][1:])
     assert raised.value.index == 3 and raised.value.source == long
     with pytest.raises(TextError, match=r"label 4 \(''\) in template '{}': text \d+ is empty"):
         model.classifier(["cat", "dog", "red", "z", "", "a"], ["{}", "a {}"])
+
+
+@pytest.mark.parametrize(("vocab_size", "bytes_an_id"), [(2**16, 2), (2**16 + 1, 4)])
+def test_packed_rows_are_as_they_were(vocab_size: int, bytes_an_id: int) -> None:
+    rows, packed = [(0, vocab_size - 1), (), (5, 7, 9)], PackedRows(vocab_size)
+    packed.add(rows[:1])
+    packed.add(rows[1:])
+    assert [packed[i] for i in range(3)] == rows and packed._ids.itemsize == bytes_an_id
 
 
 def test_many_embeddings_become_unit_vectors_in_little_room() -> None:
@@ -71,7 +84,7 @@ def test_many_embeddings_become_unit_vectors_in_little_room() -> None:
 def test_a_saved_classifier_answers_the_same(model: CLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made, path = model.classifier(LABELS[:4], TEMPLATES), tmp_path / "labels.safetensors"
     made.save(path)
-    monkeypatch.setattr(model, "embed_text", lambda *a, **k: pytest.fail("embedded again"))
+    monkeypatch.setattr(classifier, "embed_rows", lambda *a, **k: pytest.fail("embedded again"))
     read = Classifier.load(path, model)
     assert (read.labels, read.templates) == (made.labels, made.templates)
     assert np.array_equal(read.embeddings, made.embeddings) and not read.embeddings.flags.writeable

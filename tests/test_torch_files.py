@@ -108,11 +108,11 @@ def test_numbers_scattered_over_a_storage(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def refused(content: bytes, message: str, folder: Path) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(WeightsError) as caught:
         opened(content, folder)
     assert message in str(caught.value) and str(folder) in str(caught.value), caught.value
-    assert len(str(caught.value)) < 1000 and time.perf_counter() - started < 10
+    assert len(str(caught.value)) < 1000 and time.process_time() - started < 10
 
 
 @pytest.mark.parametrize("name", ["vit.pt", "rn.bin"])

@@ -129,7 +129,7 @@ def test_texts_are_remembered(tiny_vit: Path) -> None:
     assert np.array_equal(model.embed_text(["dog", "a cat", "dog"]), first[[1, 0, 1]]) and len(watched.shapes) == 1
     first[:] = 0  # what a caller does to its array is the caller's
     assert model.embed_text("dog").any()
-    model._texts.limit = 3
+    model.text_memory.limit = 3
     model.embed_text(["red", "red dog", "red cat"])
     model.embed_text("red")
     assert len(watched.shapes) == 2

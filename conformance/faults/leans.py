@@ -1,14 +1,14 @@
 """What is wrong with answers that pass one by one, because a coarse precision has room for it.
 
-What rounds errs in any direction, in every model. What has a fault errs in that fault's direction, by the whole of it
-(a lean), and only where the fault has an effect (a mixture of answers that are exact to float32 and answers that
-aren't, as rounding never gives).
+What rounds errs in any direction, and in every model by about as many units. What has a fault errs in that fault's
+direction, by the whole of it (a lean), and as much as the fault has an effect: nowhere in one model, by many units in
+another (a mixture), which rounding never gives.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,10 +23,14 @@ from .diagnosis import SUBJECT, by_place
 from .evidence import Answered
 from .fault import Fault
 
-# Answers lean to a fault if so many cases show that it is in their errors about once. Measured: what is right in
-# float16, bfloat16 or int8 has at most 0.4 of the certainty needed; GELUs and qkv without biases in bfloat16 1.0 to 6.
-_CASES_TO_LEAN = 5
+# Answers lean to a fault if so many embeddings show that it is in their errors about once. Measured: what is right in
+# float16, TF32, bfloat16 or int8 (all values rounded, or only weights, or only activations) has at most 0.6 of the
+# certainty needed; one GELU for another and qkv without biases in bfloat16, 1.7 for 1.702 in float16 1.0 and more.
+_ITEMS_TO_LEAN = 8
 _SHARES = (0.5, 1.5)
+# In units of some precision, the largest error of a tower's answers is at most so many times the smallest. Measured, of
+# the same engines: up to 6, and in TF32 14; of wrong formulas in float32: eps in one LayerNorm 200, 1.7 for 1.702 1000.
+_ALIKE_WITHIN = 30.0
 # Two faults can be told apart if their effects differ by so many times what the answers err at random.
 _APART = 6.0
 _TOWERS = ("vit", "resnet", "text")
@@ -48,21 +52,30 @@ def find_leans(
 
 
 def _mixture(where: str, answers: Sequence[Answered]) -> Diagnosis | None:
-    units = {answer.case.id: _float32_units(answer) for answer in answers}
-    off = {id: by for id, by in units.items() if by > MARGIN}
-    if not off or len(off) == len(units):
-        return None
+    units = {answer.case.id: _units(answer) for answer in answers}
+    off = {id: by["float32"] for id, by in units.items() if by["float32"] > MARGIN}
     exact = len(units) - len(off)
-    says = (
-        f"your {SUBJECT[where]} are no precision but a mixture: {exact} of {len(units)} answers are exact to float32, "
-        f"and {len(off)} are off by up to {max(off.values()):.0f} of its units, as where a formula is wrong"
-    )
+    if not off or (not exact and _alike_in_some_precision(list(units.values()))):
+        return None
+    most = max(off.values())
+    found = f"their errors are {min(off.values()):.0f} to {most:.0f} of float32's units"
+    if exact:
+        one = f"{exact} of {len(units)} answers are exact to float32"
+        found = f"{one}, and {len(off)} are off by up to {most:.0f} of its units"
+    says = f"your {SUBJECT[where]} are no precision but a mixture: {found}, as where a formula is wrong"
     return Diagnosis((), ("OUT-2",), says, 0.0, tuple(off), True)
 
 
-def _float32_units(answer: Answered) -> float:
-    exact = answer.exact
-    return rms_error(answer.outputs["embeddings"], exact.outputs["embeddings"]) / exact.units["embeddings"]["float32"]
+def _units(answer: Answered) -> dict[str, float]:
+    """The error of an answer in units of each precision."""
+    off = rms_error(answer.outputs["embeddings"], answer.exact.outputs["embeddings"])
+    return {precision: off / unit for precision, unit in answer.exact.units["embeddings"].items()}
+
+
+def _alike_in_some_precision(answers: Sequence[Mapping[str, float]]) -> bool:
+    """Whether, in units of one of the precisions, all answers err by about as much."""
+    errors = [[units[precision] for units in answers] for precision in answers[0]]
+    return any(max(found) <= _ALIKE_WITHIN * min(found) for found in errors)
 
 
 def _lean(where: str, answers: Sequence[Answered], profile: str) -> Diagnosis | None:
@@ -92,9 +105,9 @@ class _Measured:
 
 
 def _measure(answers: Sequence[Answered], fault: Fault, profile: str) -> _Measured | None:
-    """By least squares over the answers in which a fault has an effect; None if they are too few.
+    """By least squares over the embeddings in which a fault has an effect; None if they are too few.
 
-    Certain is 1 and more: then the shares of the single answers agree so well that noise would do it once in a few
+    Certain is 1 and more: then the shares of the single embeddings agree so well that noise would do it once in a few
     thousand times (Student's t, of which the bound is an approximation).
     """
     shares, weights, left, cases, effects = [], [], 0.0, [], []
@@ -109,14 +122,16 @@ def _measure(answers: Sequence[Answered], fault: Fault, profile: str) -> _Measur
         if rms_error(faulty, exact) <= MARGIN * units["float32"]:
             continue
         size = rms(exact)
-        off, effect = (answer.outputs["embeddings"] - exact) / size, (faulty - exact) / size
-        power = float(np.square(effect).sum())
-        shares.append(float((off * effect).sum()) / power)
-        weights.append(power / float(np.square(off).sum() or power))
+        off, effect = (answer.outputs["embeddings"] - exact) / size, (faulty - exact) / size  # [N, E]
+        items = np.abs(effect).max(axis=1) > MARGIN * units["float32"]
+        powers = np.square(effect[items]).sum(axis=1)
+        errors = np.square(off[items]).sum(axis=1)
+        shares += ((off * effect)[items].sum(axis=1) / powers).tolist()
+        weights += (powers / np.where(errors > 0, errors, powers)).tolist()
         left += float(np.square(off - effect).mean())
         cases.append(answer.case.id)
         effects.append(effect)
-    if len(shares) < _CASES_TO_LEAN:
+    if len(shares) < _ITEMS_TO_LEAN:
         return None
     w, x = np.array(weights), np.array(shares)
     share = float((w * x).sum() / w.sum())
