@@ -1,6 +1,8 @@
 """What the tests of `clipref whose` share: pictures, stores in each precision, and a search that keeps embeddings."""
 
 from collections.abc import Sequence
+from copy import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +63,7 @@ class Kept(Model):
 
 def search(x: np.ndarray, models: Sequence[Model], items: Sequence[Any]) -> Outcome:
     """What explains vectors of these items."""
-    listed = [Item(str(i), i, lambda item=item: item) for i, item in enumerate(items)]
+    listed = [Item(str(i), i, partial(copy, item)) for i, item in enumerate(items)]
     return Search(grid_of(x), models, "float32").run(listed, len(items))
 
 

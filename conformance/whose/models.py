@@ -84,7 +84,7 @@ class Model:
 
     def unit(self, variant: Variant, item: Any) -> float:
         """What float32 errs in this variant's embedding of an item: ours in float32 against ours in float64."""
-        single, exact = (self.embedding(variant, item, dtype) for dtype in ("float32", "float64"))  # type: ignore
+        single, exact = self.embedding(variant, item, "float32"), self.embedding(variant, item, "float64")
         return float("inf") if single is None or exact is None else rms_error(single, exact)
 
     def forget(self) -> None:

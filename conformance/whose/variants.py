@@ -113,7 +113,11 @@ def image_variants(config: ClipConfig) -> list[Variant]:
     tower_faults = _tower_faults(config.vision.family)
     changed: list[tuple[str, str, Mapping[str, Any]]] = [
         *((name, f"preprocessed as {name} does", _changes(steps)) for name, steps in preprocessing.PROFILES.items()),
-        *((fault.id, fault.title, dict(fault.change)) for fault in faults.of("preprocess")),  # type: ignore[call-overload]
+        *(
+            (fault.id, fault.title, fault.change)
+            for fault in faults.of("preprocess")
+            if isinstance(fault.change, Mapping)
+        ),
         *((name, title, steps) for name, (title, steps) in MORE_STEPS.items()),
     ]
     found = [Variant(AS_IT_IS, AS_IT_IS, base)]
@@ -156,8 +160,8 @@ def _steps_of(preprocess: PreprocessConfig) -> preprocessing.Steps:
         turned=preprocess.upright,
         filter=preprocess.interpolation.upper(),
         squash=preprocess.resize_mode == "squash",
-        mean=tuple(preprocess.mean),
-        std=tuple(preprocess.std),
+        mean=preprocess.mean,
+        std=preprocess.std,
     )
 
 
