@@ -40,6 +40,7 @@ class Model:
         self._clip = CLIP(self.checkpoint, "reference")
         self._towers: dict[DType, Tower] = {}
         self._seen: dict[tuple[Any, ...], Array | None] = {}
+        self._inputs: dict[tuple[Any, ...], tuple[Any, Array]] = {}  # with the item, so that its id stays its own
 
     @property
     def has_tower(self) -> bool:
@@ -71,7 +72,10 @@ class Model:
 
     def input(self, variant: Variant, item: Any) -> Array:
         """What the variant's tower is given of an item."""
-        return variant.input(item, self.config, self.tokenize)
+        key = variant.steps, variant.edit, id(item)
+        if key not in self._inputs:
+            self._inputs[key] = item, variant.input(item, self.config, self.tokenize)
+        return self._inputs[key][1]
 
     def embedding(self, variant: Variant, item: Any, dtype: DType) -> Array | None:
         """The embedding [E] of one item; None where the variant can't be computed, or gives no finite numbers."""
@@ -88,8 +92,9 @@ class Model:
         return float("inf") if single is None or exact is None else rms_error(single, exact)
 
     def forget(self) -> None:
-        """Give back the memory of embeddings of items that are done with."""
+        """Give back the memory of what was made of items that are done with."""
         self._seen.clear()
+        self._inputs.clear()
 
     def _encode(self, variant: Variant, x: Array, dtype: DType) -> Array | None:
         try:
