@@ -37,7 +37,7 @@ def saved(path: Path, x: np.ndarray) -> Path:
 
 
 def test_the_model_is_among_the_few_that_are_left(folder: Path, vectors: np.ndarray, tmp_path: Path) -> None:
-    finding = whose(saved(tmp_path / "v.npy", vectors), images=folder, models=[VIT], limit=2)
+    finding = whose(saved(tmp_path / "v.npy", vectors), images=folder, models=[VIT], limit=1)
     assert finding.verdict == "one of" and finding.decides is not None
     first = finding.candidates[0]
     assert (first.model, first.variant, first.storage, first.normalised) == (
@@ -64,6 +64,7 @@ def test_storage_is_told_from_the_numbers(vectors: np.ndarray, storage: str, uni
     assert grid.storage == storage
     if storage == "int8":
         assert grid.steps is not None and np.array_equal(grid.values, as_int8(x)[0])
+        np.testing.assert_allclose(grid.steps, as_int8(x)[1], rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -73,6 +74,14 @@ def test_another_models_vectors_and_random_ones_are_nobodys(folder: Path, vector
     for x in (drawn, drawn.astype(np.float16), as_int8(drawn)[0]):
         finding = whose(saved(tmp_path / "r.npy", x), images=folder)
         assert finding.verdict == "none" and not finding.candidates and finding.runner_up is not None
+
+
+def test_an_engine_of_half_precision_is_allowed_its_errors(folder: Path, vectors: np.ndarray, tmp_path: Path) -> None:
+    half = vectors.astype(np.float16).astype(np.float32)
+    stored = saved(tmp_path / "v.npy", half / np.linalg.norm(half, axis=1, keepdims=True))
+    assert whose(stored, images=folder, models=[VIT], limit=1).verdict == "none"
+    finding = whose(stored, images=folder, models=[VIT], limit=1, precision="float16")
+    assert finding.candidates[0].variant == "as the model has it" and finding.candidates[0].storage == "float32"
 
 
 def test_random_vectors_are_nobodys(folder: Path, vectors: np.ndarray, tmp_path: Path) -> None:
@@ -184,12 +193,12 @@ def test_command_and_stamp(
     folder: Path, vectors: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, stamp = str(saved(tmp_path / "v.npy", vectors)), tmp_path / "stamp.json"
-    assert main(["whose", path, "--images", str(folder), "--models", VIT, "--stamp", str(stamp)]) == 0
+    assert main(["whose", path, "--images", str(folder), "--models", VIT, "--limit", "1", "--stamp", str(stamp)]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("verdict: one of (") and "what would decide: the vector of" in printed
-    assert main(["whose", path, "--images", str(folder), "--models", VIT, "--json"]) == 0
+    assert main(["whose", path, "--images", str(folder), "--models", VIT, "--limit", "1", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["verdict"] == "one of"
-    assert main(["whose", path, "--images", str(folder), "--models", RESNET]) == 1
+    assert main(["whose", path, "--images", str(folder), "--models", RESNET, "--limit", "1"]) == 1
     assert "nearest of what is refused" in capsys.readouterr().out
     assert main(["whose", "--check", str(stamp)]) == 0 and "nothing drifted" in capsys.readouterr().out
     assert check_stamp(stamp, path) == [] and check_stamp(stamp, path, backend="reference") == []
@@ -212,4 +221,4 @@ def test_command_and_stamp(
         (tmp_path / "changed.json").write_text("{}")
         check_stamp(tmp_path / "changed.json")
     with pytest.raises(InputError, match="a stamp needs one explanation"):
-        stamp_of(whose(path, images=folder, models=[RESNET]))
+        stamp_of(whose(path, images=folder, models=[RESNET], limit=1))

@@ -104,6 +104,7 @@ class Search:
 
     def __init__(self, grid: Grid, models: Sequence[Model], precision: str) -> None:
         self.grid, self.models, self.precision = grid, models, precision
+        self._screen = _SCREEN * EPSILON[precision] / EPSILON["float32"]
         self._nearest: tuple[int, float] = (-1, -np.inf)
         self.nearest: Trial | None = None
         self.refused_at: str | None = None
@@ -155,8 +156,7 @@ class Search:
         single = model.embedding(variant, opened, "float32")
         if single is None or single.ndim != 1:
             return False
-        wide = max(_SCREEN, slack(trial.unit, self.precision))
-        screened = misfit(self.grid, item.row, form.apply(single), form, wide)
+        screened = misfit(self.grid, item.row, form.apply(single), form, self._screen)
         if not screened <= 1:
             near = slack(max(trial.unit, EPSILON["float32"]), self.precision)
             self._refuse(trial, item, misfit(self.grid, item.row, form.apply(single), form, near))
@@ -237,4 +237,4 @@ class Search:
         if row is None or row.shape != self.grid.values.shape[1:]:
             return False
         trial.rows.append(row)
-        return gram_misfit(self.grid, rows, np.stack(trial.rows), bool(trial.form.unit), _SCREEN) <= 1
+        return gram_misfit(self.grid, rows, np.stack(trial.rows), bool(trial.form.unit), self._screen) <= 1
