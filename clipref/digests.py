@@ -45,6 +45,17 @@ def tensor_digest(value: NDArray[Any]) -> str:
     return hashlib.sha256(np.ascontiguousarray(value).data).hexdigest()
 
 
+def rounded_digest(value: NDArray[Any], dtype: str) -> str:
+    """sha256 of a tensor's values rounded to float16, to nearest, whatever dtype they are stored in.
+
+    `value` has the dtype of `clipref.weights.FLOATS`, bfloat16 as uint16. A copy in float32 of what was float16 has the
+    same; one in bfloat16, which lost three digits, hasn't. What float16 can't hold is infinite here.
+    """
+    wide = (value.astype(np.uint32) << 16).view(np.float32) if dtype == "BF16" else value
+    with np.errstate(over="ignore", under="ignore"):
+        return tensor_digest(wide.astype("<f2"))
+
+
 def part_digest(file: BinaryIO, begin: int, end: int) -> str:
     """sha256 of part of a file, read in blocks."""
     total = hashlib.sha256()

@@ -44,6 +44,8 @@ PAGES = (
     "clipref.kernels.check",
     "clipref.conformance.protocol",
     "clipref.conformance.suite",
+    "clipref.conformance.whose",
+    "clipref.weights_tools.diff",
 )
 TEMPLATES = Path(__file__).parent / "templates"
 ARRAY = re.compile(r"numpy\.ndarray\[tuple\[(?:typing\.)?Any, \.\.\.\], numpy\.dtype\[(?:typing\.Any|numpy\.(\w+))\]\]")

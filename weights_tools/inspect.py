@@ -21,15 +21,21 @@ from clipref.backends import kind_of
 from clipref.cli.common import add_json_argument, print_json, print_table
 from clipref.cli.models import parameters
 from clipref.config import PUBLISHED, ClipConfig, tensor_shapes, text_shapes, visual_shapes
-from clipref.digests import model_digest, tensor_digest
+from clipref.digests import model_digest, rounded_digest, tensor_digest
 from clipref.errors import WeightsError
-from clipref.hub import present
+from clipref.hub import EMBEDDED_DIGESTS, present
 from clipref.towers import IMAGE_KINDS
 from clipref.weights import check_tensors, ignored
 
 from .convert import add_source_arguments, cast, not_finite, options_of, part_bytes
-from .layouts import Recipe
-from .sources import Doubt, Options, Source, open_source
+from .layouts import OPENAI, TIMM, TRANSFORMERS, Recipe
+from .sources import OPENAI_FILES, Doubt, Options, Source, open_source
+
+_LAYOUTS = {
+    OPENAI: "the tensor names of OpenAI and open_clip",
+    TRANSFORMERS: "the tensor names of transformers",
+    TIMM: "the tensor names of timm",
+}
 
 
 def inspect(path: str | Path, options: Options | None = None) -> dict[str, Any]:
@@ -49,13 +55,16 @@ def inspect(path: str | Path, options: Options | None = None) -> dict[str, Any]:
     found = {name: _read(name, recipe) for name, recipe in tensors.items() if name in tensor_shapes(source.config)}
     problems += [f"{name} has {f.not_finite} values that are not finite" for name, f in found.items() if f.not_finite]
     nearest, deviations = _deviations(source.config, unknown)
+    digest = model_digest({n: (tensors[n].dtype, tensors[n].shape, f.sha256) for n, f in found.items()})
     sizes = Counter[str]()
     for recipe in tensors.values():
         sizes[recipe.dtype] += part_bytes(recipe)
     return {
         "path": str(path),
         "kind": source.kind,
+        "layout": source.layout,
         "model": source.model,
+        "identity": _identity(source, digest, nearest, deviations),
         "files": source.files,
         "bytes": sum(sizes.values()),
         "bytes by dtype": dict(sizes),
@@ -65,7 +74,8 @@ def inspect(path: str | Path, options: Options | None = None) -> dict[str, Any]:
             "image": parameters(visual_shapes(source.config)),
             "text": parameters(text_shapes(source.config)),
         },
-        "digest": model_digest({n: (tensors[n].dtype, tensors[n].shape, f.sha256) for n, f in found.items()}),
+        "digest": digest,
+        "rounded digest": model_digest({n: ("F16", tensors[n].shape, f.rounded) for n, f in found.items()}),
         "nearest published": nearest,
         "deviations": deviations,
         "doubts": doubts,
@@ -80,6 +90,7 @@ class _Found:
     """What is kept of one tensor."""
 
     sha256: str
+    rounded: str  # the same of its values rounded to float16
     not_finite: int
     largest: float
     smallest: float
@@ -100,7 +111,7 @@ def _read(name: str, recipe: Recipe) -> _Found:
             channels = np.sqrt(np.square(value).mean(tuple(range(value.ndim - 1)) if last else axes, np.float64))
             ratio = float(channels.max() / max(float(np.median(channels)), np.finfo(np.float64).tiny))
         largest, smallest = (float(f(value)) if value.size else math.nan for f in (np.max, np.min))
-    return _Found(tensor_digest(stored), infinite, largest, smallest, ratio)
+    return _Found(tensor_digest(stored), rounded_digest(stored, recipe.dtype), infinite, largest, smallest, ratio)
 
 
 def _open(path: str | Path, options: Options) -> tuple[Source, list[str], list[tuple[str, str]]]:
@@ -151,6 +162,19 @@ def _deviations(config: ClipConfig, unknown: list[tuple[str, str]]) -> tuple[str
     return nearest, candidates[nearest]
 
 
+def _identity(source: Source, digest: str, nearest: str, deviations: list[str]) -> str:
+    """What is known of whose weights these are. A configuration that fits is no proof of it."""
+    for name, sha256 in OPENAI_FILES.items():
+        if sha256 in source.files.values():
+            return f"equal to OpenAI's file of {name}, by its sha256"
+    for name, pinned in EMBEDDED_DIGESTS.items():
+        if digest == pinned:
+            return f"equal to {name}, by its digest"
+    if deviations:
+        return f"no published architecture (the nearest is {nearest}); whose weights they are isn't known"
+    return f"architecture of {nearest}; its weights are not known to be the published ones"
+
+
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in tree.items():
@@ -182,7 +206,9 @@ def _print(facts: Mapping[str, Any]) -> None:
     sizes = ", ".join(f"{kind} {_bytes(count)}" for kind, count in facts["bytes by dtype"].items())
     count = {tower: f"{n:,} parameters" for tower, n in facts["parameters"].items()}
     rows = [
-        ("kind", f"{facts['kind']}{', ' + facts['model'] if facts['model'] else ''}"),
+        ("container", facts["kind"]),
+        ("layout", _LAYOUTS[facts["layout"]]),
+        ("identity", facts["identity"]),
         ("size", f"{size} ({sizes})"),
         ("image tower", f"{_described(vision)}; {count['image']}"),
         ("text tower", f"{_described(text)}; {count['text']}"),
@@ -190,6 +216,7 @@ def _print(facts: Mapping[str, Any]) -> None:
         ("nearest", f"{facts['nearest published']}{'' if facts['deviations'] else ', the same shape'}"),
         *(("  differs", deviation) for deviation in facts["deviations"]),
         ("digest", facts["digest"]),
+        ("  rounded", f"{facts['rounded digest']}, of all values rounded to float16: a copy in float32 has the same"),
         *(("file", f"{name}  sha256 {digest}") for name, digest in facts["files"].items()),
     ]
     scale = facts["statistics"]["logit scale"]

@@ -111,6 +111,7 @@ class Source:
     config: ClipConfig
     model: str | None  # the published model that it is
     merges: Path | None
+    layout: str  # whose tensor names they are: openai, transformers or timm (layouts.py)
     as_it_is: bool  # whether `clipref.weights.Checkpoint` can open the weights file: safetensors, in our names
     digests: dict[Path, str] = field(default_factory=dict)  # sha256 of those of the files whose it was needed so far
 
@@ -169,6 +170,7 @@ def open_source(path: str | os.PathLike[str], options: Options | None = None) ->
         tensors = recipes(stored)
     except (WeightsError, Doubt) as error:
         raise type(error)(f"{files.weights}: {error}") from error
+    layout, _ = layout_of(stored)
     # OpenAI's own are known by their digest, and none of them is a safetensors file.
     digests = {} if kind.endswith("safetensors") else {file: sha256(file) for file in used}
     model = options.model or next((id for id, digest in OPENAI_FILES.items() if digest in digests.values()), None)
@@ -177,7 +179,6 @@ def open_source(path: str | os.PathLike[str], options: Options | None = None) ->
     elif model is not None:
         config = PUBLISHED[model]
     else:
-        layout, _ = layout_of(stored)
         found = _config_beside(files, layout)
         if found is None:
             told, preprocess = _activation(code), PreprocessConfig()
@@ -193,7 +194,7 @@ def open_source(path: str | os.PathLike[str], options: Options | None = None) ->
             used += read
     config = options.settle(_with_towers_of(tensors, config))
     as_it_is = kind == "safetensors" and tensors == {name: Recipe((tensor,)) for name, tensor in held.items()}
-    return Source(kind, files.weights, tuple(used), tensors, config, model, files.merges, as_it_is, digests)
+    return Source(kind, files.weights, tuple(used), tensors, config, model, files.merges, layout, as_it_is, digests)
 
 
 def _read(weights: Path) -> tuple[str, dict[str, Stored], list[Path], str | None]:
