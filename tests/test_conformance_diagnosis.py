@@ -12,6 +12,8 @@ from clipref.conformance import faults, suite
 from clipref.conformance import questions as levels
 from clipref.conformance.engines import open_engine
 from clipref.conformance.faults import BY_ID, FaultyEngine
+from clipref.conformance.faults.costs import cost
+from clipref.conformance.faults.evidence import Cause
 from clipref.conformance.grading import rounding
 from clipref.conformance.grading.verdicts import Report
 from clipref.conformance.protocol import Array, Case, Outputs
@@ -47,7 +49,7 @@ def test_each_group_of_failures_has_its_own_cause() -> None:
     assert "but not in 1 that passes and that this would have changed" in found["imagenet-mean",].says
     assert "but not" not in found["bilinear",].says
     for diagnosis in found.values():
-        assert diagnosis.sentence.endswith(f": explains {len(diagnosis.cases)} of {len(failed)}.")
+        assert f": explains {len(diagnosis.cases)} of {len(failed)}; everyday, cosines of 0." in diagnosis.sentence
 
 
 def test_what_nothing_explains_does_not_silence_the_rest() -> None:
@@ -104,8 +106,8 @@ def test_noise_is_no_cause() -> None:
 def test_a_sentence_of_what_leans_counts_nothing() -> None:
     report = asked(FaultyEngine(BY_ID["bilinear"]), "preprocess", "RGB 50x40")
     (diagnosis,) = report.diagnoses
-    assert diagnosis.sentence.endswith(": explains 1 of 1.")
-    assert dataclasses.replace(diagnosis, of=0).sentence == f"Y{diagnosis.says[1:]}."
+    assert ": explains 1 of 1; everyday, cosines of 0." in diagnosis.sentence
+    assert dataclasses.replace(diagnosis, of=0, cost="").sentence == f"Y{diagnosis.says[1:]}."
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "int8"])
@@ -141,3 +143,23 @@ def test_heads_not_transposed_are_what_a_whole_other_program_gives_without_the_t
     questions = [q for q in levels.questions(["towers"]) if q.id.startswith("towers/vit-b plain")]
     report = suite.run(engine, questions)
     assert [diagnosis.faults for diagnosis in report.diagnoses] == [("heads-not-transposed",)] * 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "where", "told"),
+    [
+        ("gelu-exact", "vit", "everyday, cosines of 0.9996"),
+        ("qkv-kqv", "text", "everyday, cosines of 0."),
+        ("crop-floor", "preprocess", "everyday, cosines of 0.9"),
+        ("normalised", "resnet", "everyday, cosines of 1"),
+        ("rgb-first", "preprocess", "rare"),  # RGB as pictures are
+        ("pool-before-id-0", "text", "rare"),
+        ("no-lower", "tokenize", "everyday"),
+        ("no-ftfy", "tokenize", "rare"),
+        ("gelu-quick", "vit", ""),  # of models with the exact GELU, of which none is at hand
+        ("dot-products", "similarity", ""),
+    ],
+)
+def test_whether_a_cause_matters(fault: str, where: str, told: str) -> None:
+    found = cost(Cause((BY_ID[fault],), "openai"), where, "openai")
+    assert found.startswith(told) and bool(found) == bool(told)

@@ -2,7 +2,8 @@
 
 PATH is a file or folder of any layout that `clipref convert` reads, or a model id; nothing is written. The statistics
 are those that matter to numerics: how far the largest channels stand out, how far LayerNorm gains reach, and the
-logit scale.
+logit scale. `--run` runs the model, too: the largest activations against float16's range, tokens whose norms stand out,
+dead heads, and what float16, bfloat16 and int8 cost.
 """
 
 from __future__ import annotations
@@ -20,13 +21,16 @@ import numpy as np
 from clipref.backends import kind_of
 from clipref.cli.common import add_json_argument, print_json, print_table
 from clipref.cli.models import parameters
+from clipref.cli.walk import images_at
 from clipref.config import PUBLISHED, ClipConfig, tensor_shapes, text_shapes, visual_shapes
 from clipref.digests import model_digest, rounded_digest, tensor_digest
-from clipref.errors import WeightsError
-from clipref.hub import EMBEDDED_DIGESTS, present
+from clipref.errors import InputError, WeightsError
+from clipref.hub import EMBEDDED, present
 from clipref.towers import IMAGE_KINDS
-from clipref.weights import check_tensors, ignored
+from clipref.weights import Checkpoint, check_tensors, ignored
 
+from .activations import audit
+from .activations import rows as audited_rows
 from .convert import add_source_arguments, cast, not_finite, options_of, part_bytes
 from .layouts import OPENAI, TIMM, TRANSFORMERS, Recipe
 from .sources import OPENAI_FILES, Doubt, Options, Source, open_source
@@ -167,8 +171,8 @@ def _identity(source: Source, digest: str, nearest: str, deviations: list[str]) 
     for name, sha256 in OPENAI_FILES.items():
         if sha256 in source.files.values():
             return f"equal to OpenAI's file of {name}, by its sha256"
-    for name, pinned in EMBEDDED_DIGESTS.items():
-        if digest == pinned:
+    for name, model in EMBEDDED.items():
+        if digest == model.digest:
             return f"equal to {name}, by its digest"
     if deviations:
         return f"no published architecture (the nearest is {nearest}); whose weights they are isn't known"
@@ -186,17 +190,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own arguments."""
     parser.add_argument("path", metavar="PATH", help="a checkpoint's file or folder, or a model id")
     add_source_arguments(parser)
+    parser.add_argument("--run", action="store_true", help="run it too: what its activations and precisions are like")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="images for --run, the first 16, not drawn ones")
     add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print what there is to say; 1 if the checkpoint has problems."""
-    facts = inspect(present(args.path), options_of(args))
+    path = present(args.path)
+    facts = inspect(path, options_of(args))
+    if args.images is not None and not args.run:
+        raise InputError("--images is for --run; add it, or leave --images out.")
+    if args.run and not facts["problems"]:
+        facts["run"] = _audit(path, options_of(args), args.images)
     if args.json:
         print_json(facts)
     else:
         _print(facts)
     return 1 if facts["problems"] else 0
+
+
+def _audit(path: Path, options: Options, images: Path | None) -> dict[str, Any]:
+    """What the model is like when it runs. Raises WeightsError for another layout than this project's."""
+    source = open_source(path, options)
+    if not source.as_it_is:
+        raise WeightsError(f"{path} is of another layout; to run it, convert it first: clipref convert {path} FOLDER")
+    files: list[Path] = []
+    if images is not None:
+        files = images_at(str(images)).images[:_AUDITED]
+        if not files:
+            raise InputError(f"--images {images} has no images.")
+    return audit(Checkpoint(source.weights, source.config), files)
+
+
+_AUDITED = 16  # images that are looked at, of as many as there are
 
 
 def _print(facts: Mapping[str, Any]) -> None:
@@ -225,6 +252,7 @@ def _print(facts: Mapping[str, Any]) -> None:
         rows.append(("channels", f"up to {ratio:.1f} x the median one  {n}"))
     for n, (low, high) in facts["statistics"]["LayerNorm gains, smallest and largest"].items():
         rows.append(("gains", f"{low:.3g} to {high:.3g}  {n}"))
+    rows += audited_rows(facts["run"]) if "run" in facts else []
     rows += [(title.removesuffix("s"), text) for title in ("doubts", "problems") for text in facts[title]]
     print_table(rows)
 

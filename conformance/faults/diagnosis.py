@@ -15,6 +15,7 @@ from .. import faults
 from ..grading.verdicts import Diagnosis
 from ..restated.preprocessing import PROFILES
 from . import Fault
+from .costs import cost
 from .evidence import Answered, Cause, Evidence
 
 # Failing cases of the towers that a cause is searched with; what it explains beside them is counted when it is found.
@@ -79,6 +80,7 @@ def _diagnosis(search: _Search, where: str, cause: Cause, explained: Sequence[An
         max(fit.units for fit in fits),
         tuple(answer.case.id for answer in explained),
         of=of,
+        cost=cost(cause, where, evidence.profile),
     )
 
 

@@ -94,6 +94,7 @@ class Diagnosis:
     cases: tuple[str, ...]  # which it explains
     leans: bool = False  # the cases pass one by one, and fail together
     of: int = 0  # how many cases fail where it was searched
+    cost: str = ""  # whether it matters: "everyday, cosines of 0.91 to 0.97" on a trained model, or "rare"
 
     @property
     def explains(self) -> str:
@@ -103,7 +104,8 @@ class Diagnosis:
     @property
     def sentence(self) -> str:
         """With a capital letter and a full stop."""
-        return f"{self.says[0].upper()}{self.says[1:]}{': ' if self.of else ''}{self.explains}."
+        known = "; ".join(filter(None, (self.explains, self.cost)))
+        return f"{self.says[0].upper()}{self.says[1:]}{': ' if known else ''}{known}."
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ def as_json(report: Report) -> dict[str, Any]:
             {
                 "faults": list(d.faults), "claims": list(d.claims), "says": d.says, "units": _finite(d.units),
                 "cases": list(d.cases), "explains": len(d.cases), "of": d.of or len(d.cases),
+                "cost": d.cost,
             }
             for d in report.diagnoses
         ],
