@@ -31,3 +31,4 @@ if __name__ == "__main__":
     narrow.test_products()
     narrow.test_convolutions()
     narrow.test_more_rows_than_have_room_at_a_time()
+    narrow.test_rounding_is_to_nearest_even_and_keeps_nan()

@@ -2,7 +2,7 @@
 #define TARGET
 #include "common.h"
 
-#if defined(__x86_64__) && defined(__linux__) && __has_include(<amxint8intrin.h>)
+#if defined(__x86_64__) && defined(__linux__) && (__has_include(<amxint8intrin.h>) || __has_include(<amxintrin.h>))
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
