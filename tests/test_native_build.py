@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ ROOT = Path(__file__).parent.parent
 SOURCES = ROOT / "kernels" / "native"
 COMPILER = shutil.which("gcc")
 FLAGS = ["-std=gnu11", "-O1", "-g", "-fvisibility=hidden", "-fPIC", "-shared"]
+# Where no processor has them, instructions of AMX are functions in C.
+AMX_IN_C = ["-include", str(Path(__file__).with_name("amx_in_c.h"))]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 
@@ -45,31 +48,37 @@ def sanitized() -> dict[str, str]:
     }
 
 
-def fuzz(path: Path, **more: str) -> "subprocess.CompletedProcess[str]":
-    """The fuzzed tests with another build of the library."""
+def fuzz(path: Path, *processor: str, **more: str) -> "subprocess.CompletedProcess[str]":
+    """The fuzzed tests with another build of the library, or those of a processor's products alone."""
     environment = {**os.environ, **more}
-    command = [sys.executable, "-m", "tests.fuzz_native", str(path)]
+    command = [sys.executable, "-m", "tests.fuzz_native", str(path), *processor]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1200)
 
 
+on_gcc = pytest.mark.skipif(COMPILER is None, reason="no gcc here")
+
+
 @needs_library
 @pytest.mark.slow
-@pytest.mark.skipif(COMPILER is None, reason="no gcc here")
+@on_gcc
 def test_memory_and_arithmetic_are_clean(tmp_path: Path) -> None:
-    found = fuzz(build(tmp_path / "checked.so", *SANITIZERS), **sanitized())
-    assert found.returncode == 0, found.stdout[-4000:] + found.stderr[-4000:]
+    path = build(tmp_path / "checked.so", *SANITIZERS, *AMX_IN_C)
+    for processor in ((), ("amx",)):
+        found = fuzz(path, *processor, **sanitized())
+        assert found.returncode == 0, found.stdout[-4000:] + found.stderr[-4000:]
 
 
 @needs_library
 @pytest.mark.slow
-@pytest.mark.skipif(COMPILER is None, reason="no gcc here")
+@on_gcc
 @pytest.mark.parametrize(
     ("file", "right", "wrong"),
     [
         ("vectors.h", "if (n >= LANES) return load(p);", "return load(p);"),  # reads beyond a row's end
         ("vectors.h", "if (n >= LANES) store(p, v);", "if (n >= 1) store(p, v);"),  # writes beyond it
-        ("attention.h", "QUERIES * keys) * sizeof(float)", "QUERIES * keys) * 2"),  # has room for half of it
-        ("convolution.h", "down >= x->height", "down > x->height"),  # reads a row more than there is
+        ("attention.h", "QUERIES * padded) * sizeof(float)", "QUERIES * padded) * 2"),  # has room for half of it
+        ("windows.h", "down >= x->height", "down > x->height"),  # reads a row more than there is
+        ("product.h", "room * (words * sizeof(word)", "room * (words * 3"),  # has room for three quarters of it
     ],
 )
 def test_what_is_not_clean_is_caught(file: str, right: str, wrong: str, tmp_path: Path) -> None:
@@ -80,7 +89,7 @@ def test_what_is_not_clean_is_caught(file: str, right: str, wrong: str, tmp_path
 
 @needs_library
 @pytest.mark.slow
-@pytest.mark.skipif(COMPILER is None, reason="no gcc here")
+@on_gcc
 @pytest.mark.parametrize(
     ("file", "right", "wrong"),
     [
@@ -88,9 +97,19 @@ def test_what_is_not_clean_is_caught(file: str, right: str, wrong: str, tmp_path
         ("bfloat16.h", "0x7fffu + even", "0x8000u"),  # rounds what is halfway up
         ("bfloat16.h", "(vec)(w << 16)", "(vec)(w)"),  # takes a word for its lower half
         ("bfloat16.h", "(2 * words - i) * sizeof *half", "0"),  # leaves what was there behind a row
+        ("int8.h", "(uint32_t)scale->zero * load_bits(head + PANEL)", "0u"),  # takes 0 for 0
+        ("int8.h", "choose(whole < shift + 255.0f, whole,", "choose(whole < shift + 250.0f, whole,"),  # clips
+        ("int8.h", "w << (24 - shift)) >> 24", "w << (24 - shift)) >> 25"),  # halves weights
+        ("product.h", "scales + row + r", "scales + r"),  # takes the first rows' steps for all
         ("product.h", "residual + row * residual_stride : NULL", "residual : NULL"),  # adds the first rows to all
+        ("tile_amx.h", "a + 16 * stride + k", "a + 15 * stride + k"),  # multiplies a row twice
+        ("tile_amx.h", "panel + 16, across", "panel + 8, across"),  # multiplies columns twice
+        ("tile_amx.h", "[55] = 16", "[55] = 8"),  # has tiles of half the height
     ],
 )
 def test_what_is_wrong_is_caught(file: str, right: str, wrong: str, tmp_path: Path) -> None:
-    found = fuzz(build(tmp_path / "wrong.so", "-O2", sources=changed(tmp_path / "native", file, right, wrong)))
-    assert found.returncode != 0 and "AssertionError" in found.stderr
+    amx = file == "tile_amx.h"
+    sources = changed(tmp_path / "native", file, right, wrong)
+    path = build(tmp_path / "wrong.so", "-O2", *(AMX_IN_C if amx else ()), sources=sources)
+    found = fuzz(path, *(["amx"] if amx else []))
+    assert found.returncode != 0 and ("AssertionError" in found.stderr or found.returncode == -signal.SIGABRT)

@@ -20,32 +20,33 @@ INLINE void pack_keys(const float *x, count stride, count rows, count channels, 
 INLINE void pack_values(const float *x, count stride, count rows, count channels, float *panels) {
     for (count first = 0; first < channels; first += PANEL)
         for (count r = 0; r < rows; r++, panels += PANEL) {
-            count n = smaller(PANEL, channels - first);
-            memcpy(panels, x + r * stride + first, n * sizeof(float));
-            memset(panels + n, 0, (PANEL - n) * sizeof(float));
+            const float *some = x + r * stride + first;
+            count n = channels - first;
+            for (count c = 0; c < PANEL; c += LANES)
+                store(panels + c, c < n ? load_some(some + c, n - c) : (vec){0});
         }
 }
 
-/* Scores [keys] -> weights [keys] of sum 1, in place. Those of keys that can't be seen are 0. */
-INLINE void softmax(float *scores, count keys, float scale, const uint8_t *visible) {
+/* Scores [padded] of `keys` keys -> weights of sum 1, in place. Those of keys that can't be seen, or aren't there, are
+   0. `padded` is a multiple of PANEL. */
+INLINE void softmax(float *scores, count keys, count padded, float scale, const uint8_t *visible) {
     if (visible)
         for (count i = 0; i < keys; i++)
             if (!visible[i]) scores[i] = -INFINITY;
+    for (count i = keys; i < padded; i++) scores[i] = -INFINITY;
     vec most = splat(-INFINITY), sum = {0};
-    for (count i = 0; i < keys; i += LANES) {
-        vec s = load_some(scores + i, keys - i);
-        for (count j = keys - i; j < LANES; j++) s[j] = -INFINITY;
+    for (count i = 0; i < padded; i += LANES) {
+        vec s = load(scores + i);
         most = choose(s > most, s, most);
     }
     vec top = splat(greatest(most));
-    for (count i = 0; i < keys; i += LANES) {
-        vec e = exponential((load_some(scores + i, keys - i) - top) * scale);
-        if (keys - i < LANES) e = keep_some(e, keys - i);
+    for (count i = 0; i < padded; i += LANES) {
+        vec e = exponential((load(scores + i) - top) * scale);
         sum += e;
-        store_some(scores + i, e, keys - i);
+        store(scores + i, e);
     }
     float part = 1.0f / total(sum);
-    for (count i = 0; i < keys; i += LANES) store_some(scores + i, load_some(scores + i, keys - i) * part, keys - i);
+    for (count i = 0; i < padded; i += LANES) store(scores + i, load(scores + i) * part);
 }
 
 /* A matrix for each item and head: where the first is, and how far apart items, heads and rows are. */
@@ -59,9 +60,10 @@ struct heads {
 EXPORT int NAME(attention)(const struct heads *q, const struct heads *k, const struct heads *v, const uint8_t *visible,
                            count visible_item, count visible_row, count items, count begin, count end, count all,
                            count queries, count keys, count channels, float *out) {
-    count key_panels = steps(keys, PANEL) * PANEL * channels, value_panels = steps(channels, PANEL) * PANEL * keys;
+    count padded = steps(keys, PANEL) * PANEL;
+    count key_panels = padded * channels, value_panels = steps(channels, PANEL) * PANEL * keys;
     float *room = NULL;
-    if (posix_memalign((void **)&room, 64, (key_panels + value_panels + QUERIES * keys) * sizeof(float))) return -1;
+    if (posix_memalign((void **)&room, 64, (key_panels + value_panels + QUERIES * padded) * sizeof(float))) return -1;
     float *values = room + key_panels, *scores = values + value_panels;
     float scale = 1.0f / sqrtf((float)channels);
     for (count item = 0; item < items; item++)
@@ -71,12 +73,12 @@ EXPORT int NAME(attention)(const struct heads *q, const struct heads *k, const s
             const float *query = q->first + item * q->item + head * q->head;
             for (count i = 0; i < queries; i += QUERIES) {
                 count n = smaller(QUERIES, queries - i);
-                NAME(product)(query + i * q->row, q->row, n, channels, (word *)room, keys, NULL, NULL, 0, scores, keys,
-                              NONE);
+                NAME(product)(query + i * q->row, q->row, n, channels, (word *)room, padded, NULL, NULL, 0, scores,
+                              padded, NONE);
                 for (count r = 0; r < n; r++)
-                    softmax(scores + r * keys, keys, scale,
+                    softmax(scores + r * padded, keys, padded, scale,
                             visible ? visible + item * visible_item + (i + r) * visible_row : NULL);
-                NAME(product)(scores, keys, n, keys, (word *)values, channels, NULL, NULL, 0,
+                NAME(product)(scores, padded, n, keys, (word *)values, channels, NULL, NULL, 0,
                               out + ((item * queries + i) * all + head) * channels, all * channels, NONE);
             }
         }

@@ -34,6 +34,7 @@ def observed_ranges(ops: Ops, params: Any, config: Any) -> Ranges:
             found[name] = np.stack([x.min(axis=(0, 1)), x.max(axis=(0, 1))])
         return x
 
+    inputs: tuple[Array, ...]
     if isinstance(config, TextConfig):
         inputs = config.single_texts(calibration_ids(config, TEXTS))
     else:

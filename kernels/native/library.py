@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,11 +23,11 @@ PATH = Path(__file__).with_name("kernels.so")
 # Kernels by precision and processor, fastest first; both end the names of the functions made for them.
 PROCESSORS: dict[str, tuple[str, ...]] = {
     "float32": ("avx512", "avx2", "plain"),
-    "bfloat16": ("avx512bf16", "avx512", "avx2", "plain"),
-    "int8": ("avx512vnni", "avx512", "avx2", "plain"),
+    "bfloat16": ("amx", "avx512bf16", "avx512", "avx2", "plain"),
+    "int8": ("amx", "avx512vnni", "avx512", "avx2", "plain"),
 }
 # Of processors that have products alone: whose kernels in float32 do the rest.
-REST = {"avx512bf16": "avx512", "avx512vnni": "avx512"}
+REST = {"amx": "avx512", "avx512bf16": "avx512", "avx512vnni": "avx512"}
 # Outputs of a packed weight that lie side by side, and what the words of two or four below them are a multiple of;
 # common.h draws it.
 PANEL, STEP = 32, 16
@@ -93,9 +94,9 @@ def address(x: Array) -> int:
 
 
 def aligned(shape: tuple[int, ...], dtype: Any) -> Array:
-    """An array of zeros that begins where a line of the cache does."""
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    room = np.zeros(size + 64, np.uint8)
+    """An array of whatever was there before, which begins where a line of the cache does."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    room = np.empty(size + 64, np.uint8)
     start = -address(room) % 64
     found: Array = room[start : start + size].view(dtype).reshape(shape)
     return found

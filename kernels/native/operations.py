@@ -15,7 +15,7 @@ from clipref.backends import overlay
 
 from ..batching import POSITIONS
 from .calibration import balanced
-from .library import ACTIVATIONS, PANEL, REST, Heads, Map, address, function
+from .library import ACTIVATIONS, PANEL, REST, Heads, Map, address, aligned, function
 from .packing import Weight, pack, pack_tower
 from .pending import Eager, Pending, as_array
 from .sharing import Sharing
@@ -95,7 +95,7 @@ class NativeOps(Eager):
         self, rows: Array, weight: Weight, bias: Array | None, residual: Array | None, activation: str
     ) -> Array:
         """Rows [M, I] and a weight [O, I] -> [M, O], with what is done to the sums."""
-        out = np.empty((len(rows), weight.outputs), np.float32)
+        out = aligned((len(rows), weight.outputs), np.float32)
         bias = None if bias is None else np.ascontiguousarray(bias)
 
         def some(begin: int, end: int) -> None:
@@ -115,7 +115,7 @@ class NativeOps(Eager):
 
     def layer_norm(self, x: Any, weight: Array, bias: Array) -> Array:
         x = as_array(x)
-        rows, out = as_rows(x), np.empty(x.shape, np.float32)
+        rows, out = as_rows(x), aligned(x.shape, np.float32)
         weight, bias = np.ascontiguousarray(weight), np.ascontiguousarray(bias)
         arguments = (address(rows), rows.strides[0] // _FLOAT, *rows.shape)
         self._layer_norm(*arguments, address(weight), address(bias), address(out))
@@ -142,7 +142,7 @@ class NativeOps(Eager):
     def attention(self, q: Any, k: Any, v: Any, visible: Array | None = None) -> Array:
         q, k, v = (in_rows(as_array(x)) for x in (q, k, v))
         n, heads, queries, channels = q.shape
-        out = np.empty((n, queries, heads, channels), np.float32)
+        out = aligned((n, queries, heads, channels), np.float32)
         mask: tuple[Any, ...] = (None, 0, 0)
         if visible is not None:
             visible = visible.view(np.uint8)
@@ -187,7 +187,7 @@ class NativeOps(Eager):
         rows, columns = sides
         kernel = weight.shape[2]
         x = np.require(x, np.float32, "A")
-        out = np.empty((len(x), rows, columns, weight.outputs), np.float32)
+        out = aligned((len(x), rows, columns, weight.outputs), np.float32)
         down, across = x.strides[2] // _FLOAT, x.strides[3] // _FLOAT
 
         def some(begin: int, end: int) -> None:

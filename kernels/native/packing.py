@@ -63,6 +63,7 @@ def in_panels(words: Array) -> Array:
     for i, panel in enumerate(panels):
         some = words[i * PANEL : (i + 1) * PANEL]
         panel[:, : len(some)] = some.T
+        panel[:, len(some) :] = 0
     return panels
 
 

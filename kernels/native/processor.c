@@ -2,6 +2,23 @@
 #define TARGET
 #include "common.h"
 
+#if defined(__x86_64__) && defined(__linux__) && (__has_include(<amxint8intrin.h>) || __has_include(<amxintrin.h>))
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* Whether there are tiles, of bfloat16 and int8. Linux wants a process to ask for their state (XTILEDATA, 18) first:
+   https://docs.kernel.org/arch/x86/xstate.html */
+static int amx(void) {
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XTILEDATA = 18, BF16 = 1 << 22, TILE = 1 << 24, INT8 = 1 << 25 };
+    unsigned eax, ebx, ecx, edx;
+    return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && edx & BF16 && edx & TILE && edx & INT8 &&
+           !syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA);
+}
+#else
+static int amx(void) { return 0; }
+#endif
+
 EXPORT int runs(const char *processor) {
 #if defined(__x86_64__)
     __builtin_cpu_init();
@@ -11,6 +28,7 @@ EXPORT int runs(const char *processor) {
     if (!strcmp(processor, "avx2")) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     if (!strcmp(processor, "avx512")) return avx512;
     if (!strcmp(processor, "avx512vnni")) return avx512 && __builtin_cpu_supports("avx512vnni");
+    if (!strcmp(processor, "amx")) return avx512 && amx();
 #if __has_include(<avx512bf16intrin.h>)
     if (!strcmp(processor, "avx512bf16")) return avx512 && __builtin_cpu_supports("avx512bf16");
 #endif

@@ -13,7 +13,9 @@
    a time. A sum runs over the inputs in order, so a row's result has the same bits whatever rows are beside it. */
 #include "vectors.h"
 
-#ifndef OWN_TILE
+#ifdef DOT
+#include "tile_amx.h"
+#else
 /* Sums [rows, PANEL] of `rows` rows of words and one panel. */
 INLINE void NAME(tile)(const int rows, const word *a, count stride, const word *panel, count depth, word *out) {
     for (int column = 0; column < PANEL; column += 2 * LANES)
@@ -48,17 +50,24 @@ INLINE void NAME(multiply)(const word *a, count stride, const struct scale *scal
                            const word *panels, count outputs, const float *bias, const float *residual,
                            count residual_stride, float *out, count out_stride, enum activation activation) {
     word sums[ROWS * PANEL] __attribute__((aligned(64)));
+#ifdef DOT
+    _tile_loadconfig(NAME(tiles));
+#endif
     for (count first = 0; first < outputs; first += PANEL, panels += (HEAD + depth) * PANEL) {
         const word *panel = panels + HEAD * PANEL;
         count n = smaller(PANEL, outputs - first);
         for (count row = 0, some; row < rows; row += some) {
             some = steps(rows - row, steps(rows - row, ROWS)); /* tiles of about equal heights */
             const word *top = a + row * stride;
+#ifdef DOT
+            NAME(tile)(some, top, stride, panel, depth, sums);
+#else
             switch (some) {
 #define CASE(height) case height: NAME(tile)(height, top, stride, panel, depth, sums); break;
                 TILES
 #undef CASE
             }
+#endif
             for (count r = 0; r < some; r++)
                 for (count i = 0; i < n; i += LANES) {
                     count column = first + i, left = n - i;
@@ -69,6 +78,9 @@ INLINE void NAME(multiply)(const word *a, count stride, const struct scale *scal
                 }
         }
     }
+#ifdef DOT
+    _tile_release();
+#endif
 }
 
 /* a [rows, depth] times `outputs` outputs, from the first panel on -> out [rows, outputs]. Strides are in floats.

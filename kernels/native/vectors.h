@@ -34,16 +34,17 @@ INLINE vec keep_some(vec v, count n) {
     return v;
 }
 
-INLINE float total(vec v) {
-    float sum = 0;
-    for (int i = 0; i < LANES; i++) sum += v[i];
-    return sum;
-}
-INLINE float greatest(vec v) {
-    float most = v[0];
-    for (int i = 1; i < LANES; i++) most = v[i] > most || isnan(v[i]) ? v[i] : most;
-    return most;
-}
+/* The lower half with the upper half laid onto it, again and again. */
+#define HALVED(v, OF)                                                                                                  \
+    float part[LANES];                                                                                                 \
+    memcpy(part, &v, sizeof part);                                                                                     \
+    for (int half = LANES / 2; half; half /= 2)                                                                        \
+        for (int i = 0; i < half; i++) part[i] = OF(part[i], part[i + half]);                                          \
+    return part[0]
+#define SUM_OF(a, b) ((a) + (b))
+#define GREATER_OF(a, b) ((b) > (a) || (b) != (b) ? (b) : (a))
+INLINE float total(vec v) { HALVED(v, SUM_OF); }
+INLINE float greatest(vec v) { HALVED(v, GREATER_OF); }
 
 /* e to the x: 2 to a whole number, times a polynomial of what is left, at most half of log 2 on either side. Below
    -87.3 it is 0, and above 88 what it is there. */
