@@ -166,3 +166,17 @@ def test_who_waits_at_the_end_is_told() -> None:
         await stopping
 
     run(scenario)
+
+
+def test_what_computes_is_not_idle() -> None:
+    async def scenario(batcher: Batcher[int, int], engine: Engine, observer: Observer) -> None:
+        engine.free.clear()
+        waiting = asyncio.ensure_future(batcher.results([1]))
+        await until(lambda: engine.batches == [[1]])
+        await asyncio.sleep(0.01)
+        assert batcher.idle_seconds == 0.0  # though nothing is in the queue, and the last batch was long ago
+        engine.free.set()
+        assert await waiting == [2]
+        await until(lambda: batcher.idle_seconds > 0.01)
+
+    run(scenario)

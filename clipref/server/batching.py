@@ -82,7 +82,8 @@ class Batcher(Generic[T, R]):
         self._changed = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
         self._seconds_per_item = 0.0
-        self.last_used = time.monotonic()
+        self._calls = 0
+        self._last_used = time.monotonic()
 
     def start(self) -> None:
         """Begin to take batches; in the event loop."""
@@ -102,6 +103,11 @@ class Batcher(Generic[T, R]):
     def waiting(self) -> int:
         """Items in the queue."""
         return len(self._waiting)
+
+    @property
+    def idle_seconds(self) -> float:
+        """How long nothing has waited or been computed; 0 while something does or is."""
+        return 0.0 if self._calls or self._waiting else time.monotonic() - self._last_used
 
     @property
     def seconds_ahead(self) -> int:
@@ -133,7 +139,12 @@ class Batcher(Generic[T, R]):
 
     async def call(self, function: Callable[[], S]) -> S:
         """The result of a function that is called between two batches, in the thread that computes."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function)
+        self._calls += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, function)
+        finally:
+            self._calls -= 1
+            self._last_used = time.monotonic()
 
     async def _run(self) -> None:
         while True:
@@ -183,9 +194,7 @@ class Batcher(Generic[T, R]):
             elif not batch[0].result.done():
                 batch[0].result.set_exception(error)
             return
-        finally:
-            self.last_used = time.monotonic()
-        seconds = self.last_used - start
+        seconds = time.monotonic() - start
         self._seconds_per_item = seconds / len(batch)
         self._observer.batch(len(batch), [start - job.since for job in batch], seconds)
         for job, result in zip(batch, results, strict=True):

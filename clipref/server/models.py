@@ -11,7 +11,6 @@ import ctypes
 import gc
 import re
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal, TypeAlias
@@ -136,7 +135,7 @@ class Served:
         """Give up each tower that wasn't used for so long."""
         for kind, batcher in self.batchers.items():
             tower = self.towers[kind]
-            if tower.loaded and not batcher.waiting and time.monotonic() - batcher.last_used > seconds:
+            if tower.loaded and batcher.idle_seconds > seconds:
                 await batcher.call(tower.unload)
 
     def told(self) -> dict[str, Any]:

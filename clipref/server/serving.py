@@ -139,9 +139,9 @@ class Server:
     async def _warm_up(self) -> None:
         start = time.monotonic()
         try:
-            for model in self._models.served:
-                for kind, batcher in model.batchers.items():
-                    await batcher.call(model.towers[kind].warm_up)
+            for model in self._models.served:  # its towers side by side: making a session takes one thread each
+                warming = [batcher.call(model.towers[kind].warm_up) for kind, batcher in model.batchers.items()]
+                await asyncio.gather(*warming)
         except Exception as error:
             self.failed = f"{type(error).__name__}: {error}"
             self.log.event("failed", error=self.failed)
