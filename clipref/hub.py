@@ -25,6 +25,7 @@ from .lazy import no_fork
 from .published import MODELS
 from .weights import SafetensorsFile
 
+
 @dataclass(frozen=True)
 class Embedded:
     """A model that is part of the package."""
