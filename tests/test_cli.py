@@ -174,7 +174,7 @@ def test_the_model_that_answers_where_none_was_named(images: Path, capsys: pytes
         assert run(*command) == 0
         first = capsys.readouterr().err.splitlines()[0]
         assert first.startswith(
-            "clipref: no --model was given, so clipref/shapes-vit answers, which knows drawn shapes"
+            "clipref: no --model was given, so clipref/scenes-vit answers, which knows drawn shapes"
         )
         assert run(*command, "--model", "clipref/shapes-vit") == 0
         assert "no --model" not in capsys.readouterr().err
@@ -233,7 +233,7 @@ def test_models(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch:
     monkeypatch.setenv("CLIPREF_HOME", str(tmp_path))
     assert run("models", "--json") == 0
     found = {model["id"]: model for model in json.loads(capsys.readouterr().out)}
-    assert len(found) == 12 and found["clipref/shapes-vit"]["path"]
+    assert len(found) == 13 and found["clipref/shapes-vit"]["path"]
     assert found["clip/ViT-B-32"]["image_parameters"] == 87_849_216
     assert found["clip/RN50"]["repository"] == "timm/resnet50_clip.openai" and found["clip/RN50"]["path"] is None
     assert run("models") == 0

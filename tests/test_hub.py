@@ -228,5 +228,5 @@ def test_what_is_no_name_is_an_error_of_ours(name: Any) -> None:
 
 
 def test_id_like_nothing_lists_all() -> None:
-    with pytest.raises(ModelNotFound, match="the models are: clipref/shapes-vit, .*clip/ViT-L-14-336px"):
+    with pytest.raises(ModelNotFound, match="the models are: clipref/scenes-vit, .*clip/ViT-L-14-336px"):
         hub.locate("zzz")

@@ -128,7 +128,7 @@ def test_page_of_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 def test_tables(scene: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["look", str(scene), *TEXT_ARGUMENTS]) == 0
     lines = capsys.readouterr().out.splitlines()
-    model = AutoModel.from_pretrained("clipref/shapes-vit")
+    model = AutoModel.from_pretrained("clipref/scenes-vit")
     cosine = model.compare(str(scene), TEXTS)[0]
     assert lines[0].startswith("text") and f"{cosine:.4f}" in lines[1]
     layers = [line for line in lines if line.startswith(("input", "layer", "bias"))]

@@ -54,18 +54,18 @@ def occlusion(
 ) -> Maps:
     """What each cosine loses when a square of the image gets its mean colour: [T, R / stride, R / stride].
 
-    `stride` is a cell's side in pixels, `window` that of the square around it which is hidden: both are the patch of a
-    ViT; of a ResNet, which looks past small squares, an eighth of the image, and three times that. One pass a cell.
-    Raises InputError or ImageError.
+    `stride` is a cell's side in pixels: the patch of a ViT, of a ResNet an eighth of the image. `window` is that of the
+    square around it which is hidden, as many cells as fit into three eighths of the image: models look past small ones.
+    One pass a cell. Raises InputError or ImageError.
     """
     original = one_image(model, image, pixels, input_color_format)
     side = original.shape[-1]
     patch = getattr(model.config.vision, "patch_size", None)
     stride = (patch or max(1, side // 8)) if stride is None else stride
     check_count("stride", stride)
-    window = (stride if patch else min(3 * stride, side)) if window is None else window
-    check_count("window", window)
     cells = side // stride
+    window = stride * max(1, 3 * cells // 8) if window is None else window
+    check_count("window", window)
     if not cells or window > side:
         raise InputError(f"stride is {stride}, window {window}; expected at most the image's {side} pixels.")
     starts = [i * stride + (stride - window) // 2 for i in range(cells)]
