@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from clipref import CLIP, AutoModel, InputError, TextError, classifier
 from clipref.classifier import FORMAT, Classifier
 from clipref.similarity import finished, unit_vectors
-from clipref.texts import PackedRows
+from clipref.texts import PackedRows, embed_rows, rows_of
 
 from .conftest import pictures
 
@@ -40,8 +40,8 @@ def test_labels_are_the_same_some_at_a_time(model: CLIP, monkeypatch: pytest.Mon
 
         return call
 
-    monkeypatch.setattr(classifier, "rows_of", watched(classifier.rows_of, read, 0))
-    monkeypatch.setattr(classifier, "embed_rows", watched(classifier.embed_rows, embedded, 1))
+    monkeypatch.setattr(classifier, "rows_of", watched(rows_of, read, 0))
+    monkeypatch.setattr(classifier, "embed_rows", watched(embed_rows, embedded, 1))
     monkeypatch.setattr(classifier, "TEXTS_AT_A_TIME", 17)
     found = model.classifier(LABELS, TEMPLATES).embeddings
     assert np.array_equal(found, whole)  # the reference gives a text the same bits in any company
