@@ -104,6 +104,12 @@ def test_the_other_way_round_and_in_half_precision() -> None:
     assert change_of(*bits(half), *bits(noisy)).startswith("retrained (")
 
 
+def test_steps_of_other_numbers_are_no_quantisation_of_these() -> None:
+    for axis in (None, 0):
+        found = change_of(*bits(matrix()), *bits(quantised(matrix(seed=5), 8, axis, True)))
+        assert found.startswith("retrained ("), found
+
+
 def test_what_is_too_small_to_tell_is_retrained() -> None:
     scale = np.array(4.6, np.float32)
     assert change_of(*bits(scale), *bits(scale + np.float32(0.1))).startswith("retrained (")
@@ -167,10 +173,15 @@ def test_another_shape_and_missing_tensors(folder: Path, tmp_path: Path) -> None
 
 def test_one_digest_in_every_layout(trained_vit: Path, tmp_path: Path) -> None:
     config = Checkpoint(trained_vit).config
-    theirs = layouts.put(tmp_path / "theirs", layouts.as_transformers(trained_vit, config))
-    found = diff(trained_vit, theirs, embeddings=False)
-    assert found.same and found.rounded[0] == found.rounded[1]
-    assert inspect(theirs)["rounded digest"] == found.rounded[0]
+    made = {
+        "open_clip": layouts.as_open_clip(trained_vit, config),
+        "transformers": layouts.as_transformers(trained_vit, config),
+        "sharded": layouts.as_transformers(trained_vit, config, shards=3),
+    }
+    for name, files in made.items():
+        found = diff(trained_vit, layouts.put(tmp_path / name, files), embeddings=False)
+        assert found.same and found.rounded[0] == found.rounded[1], name
+        assert inspect(tmp_path / name)["rounded digest"] == found.rounded[0], name
 
 
 def test_what_cant_be_asked(folder: Path, tmp_path: Path) -> None:
