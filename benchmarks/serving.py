@@ -112,8 +112,13 @@ class Client:
 
     def answer(self) -> bytes | None:
         """The body of a whole answer, once it is there. Raises RuntimeError for any status but 200."""
-        self.found += self.socket.recv(2**18)
-        head, _, body = self.found.partition(b"\r\n\r\n")
+        part = self.socket.recv(2**18)
+        if not part:
+            raise RuntimeError("The server closed the connection instead of answering.")
+        self.found += part
+        head, end, body = self.found.partition(b"\r\n\r\n")
+        if not end:
+            return None
         length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
         if len(body) < int(length.partition(b":")[2]):
             return None
@@ -201,8 +206,14 @@ def one_at_a_time(model: Any) -> None:
     from starlette.requests import Request
     from starlette.responses import JSONResponse
     from starlette.routing import Route
+    from uvicorn.protocols.http.h11_impl import H11Protocol
 
-    from clipref.server.listening import Protocol
+    class Protocol(H11Protocol):
+        """Without Nagle's algorithm, as the other server. No request waits so long that its connection is closed."""
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     async def embed(request: Request) -> JSONResponse:
         body = await request.json()
@@ -213,8 +224,9 @@ def one_at_a_time(model: Any) -> None:
         return JSONResponse({"embeddings": found.tolist()})
 
     app = Starlette(routes=[Route("/{path:path}", embed, methods=["POST"])])
-    config = uvicorn.Config(app, "127.0.0.1", 0, http=Protocol, log_config=None, access_log=False)
+    config = uvicorn.Config(app, "127.0.0.1", 0, http=Protocol, log_config=None, timeout_keep_alive=600)
     listening = config.bind_socket()
+    listening.listen(2 * CLIENTS)
     print(listening.getsockname()[1], flush=True)
     uvicorn.Server(config).run(sockets=[listening])
 

@@ -83,12 +83,13 @@ def test_hits_are_those_of_the_index(server: Live, index: Index) -> None:
 
 
 def test_filters(server: Live, index: Index) -> None:
-    for more in (
+    filters: tuple[dict[str, Any], ...] = (
         {"after": "2018", "before": "2021-05-01"},
         {"path": "a/1*"},
         {"within": 0.05},
         {"min_score": index.search(TEXT)[4].score + 1e-6, "top_k": 100},
-    ):
+    )
+    for more in filters:
         expected: Any = index.search(TEXT, **{"top_k": 20, **more})
         assert [hit["path"] for hit in search(server, {"text": TEXT}, **more)["hits"]] == [hit.path for hit in expected]
         assert 0 < len(expected) < COUNT + 1
@@ -134,7 +135,7 @@ def test_thumbnails(server: Live, index: Index, folder: Path) -> None:
 
 def test_what_is_wrong_is_named(server: Live) -> None:
     secret = "a word of the request"
-    for body, status, words in (
+    asked: tuple[tuple[dict[str, Any], int, str], ...] = (
         ({}, 400, "terms is missing"),
         ({"terms": TEXT}, 400, "terms is a text"),
         ({"terms": []}, 400, "terms is empty"),
@@ -157,12 +158,13 @@ def test_what_is_wrong_is_named(server: Live) -> None:
         ({"terms": [{"text": TEXT}], "path": "*" * 257}, 400, "path"),
         ({"terms": [{"text": TEXT}], "within": "x"}, 400, "within"),
         ({"terms": [{"text": TEXT}], "folder": "../" + secret}, 404, "drawn"),
-    ):
+    )
+    for body, status, words in asked:
         reply = server.post("/v1/search", body)
         message = reply.json["error"]["message"]
         assert reply.status == status and words in message and secret not in message, (body, reply.json)
-    for body in ({"id": "../../etc/passwd"}, {"id": True}, {"id": 1.5}):
-        assert server.post("/v1/thumbnail", body).status == 400
+    for number in ("../../etc/passwd", True, 1.5):
+        assert server.post("/v1/thumbnail", {"id": number}).status == 400
     assert not any(secret in line for line in server.lines)
 
 

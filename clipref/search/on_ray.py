@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError
+from ..errors import ClipError, InputError
 from .shards import Part, embed_tar, new_tars
 
 if TYPE_CHECKING:
@@ -33,8 +33,12 @@ class MakePart:
         self.upright, self.batch_size = upright, batch_size
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """A row with "tar" -> the fields of its Part."""
-        part = embed_tar(self.model, self.folder, self.place, self.upright, str(row["tar"]), self.batch_size)
+        """A row with "tar" -> the fields of its Part. What is wrong with one tar is its `error`, and ends no run."""
+        tar = str(row["tar"])
+        try:
+            part = embed_tar(self.model, self.folder, self.place, self.upright, tar, self.batch_size)
+        except (ClipError, OSError) as error:
+            part = Part(tar, 0, 0, 0, False, f"{type(error).__name__}: {error}")
         return part._asdict()
 
 

@@ -47,13 +47,17 @@ SUFFIX = ".part.safetensors"
 
 
 class Part(NamedTuple):
-    """What became of a tar: counts of pictures with a vector and without, of other members; whether it was made now."""
+    """What became of a tar: counts of pictures with a vector and without, of other members; whether it was made now.
+
+    `error` says why there is no part of it, where others go on without; the next run tries it again.
+    """
 
     tar: str
     embedded: int
     failed: int
     left_out: int
     is_new: bool
+    error: str | None = None
 
 
 def tars_in(folder: Path) -> list[str]:

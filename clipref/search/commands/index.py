@@ -102,6 +102,10 @@ def embed_parts(index: Index, args: argparse.Namespace) -> int:
         else:
             parts = embed_tars(index, shard, args.batch_size)
         for part in parts:
+            if part.error is not None:
+                say(f"{part.tar}: not embedded, {part.error}")
+                failed += 1
+                continue
             made = "embedded" if part.is_new else "embedded before"
             say(f"{part.tar}: {part.embedded} {made}, {part.failed} can't be read, {part.left_out} members left out.")
             failed += part.failed
