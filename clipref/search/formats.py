@@ -229,10 +229,10 @@ def _import_parquet(source: Path) -> Rows:
 
 
 def _import_clip_retrieval(source: Path) -> Rows:
-    _, parquet = _pyarrow()
     parts = sorted((source / "img_emb").glob("img_emb_*.npy"))
     if not parts:
         raise ValueError("there is no img_emb/img_emb_0.npy in it")
+    _, parquet = _pyarrow()
     for part in parts:
         number = part.stem.removeprefix("img_emb_")
         rows = np.load(part, mmap_mode="r", allow_pickle=False)
