@@ -216,13 +216,23 @@ def overlay(kernels: Any) -> Ops:
 
 
 def _check_operations(name: str, kernels: Any) -> None:
-    """Raise BackendError for a kernel set without a single operation: it would be the reference under another name."""
-    if own_operations(kernels):
+    """Raise BackendError for a kernel set without a single operation, or with a misspelt one: the reference's would
+    be computed under its name.
+    """
+    own, names = own_operations(kernels), operation_names()
+    there = [n for n in dir(kernels) if not n.startswith("_") and n not in own and callable(getattr(kernels, n))]
+    lacking = [n for n in names if n not in own]
+    # In a set that has operations, other functions are helpers, unless they are all but an operation's name.
+    cutoff = 0.85 if own else 0.6
+    near = [
+        f"{n!r} (is it {m[0]!r}?)" for n in there if (m := difflib.get_close_matches(n.lower(), lacking, 1, cutoff))
+    ]
+    if own and not near:
         return
-    there = [n for n in dir(kernels) if not n.startswith("_") and callable(getattr(kernels, n))]
-    near = [f"{n!r} (is it {m[0]!r}?)" for n in there if (m := difflib.get_close_matches(n, operation_names(), n=1))]
     has = f"; it has {', '.join(near or map(repr, there[:5]))}" if there else ""
-    expected = ", ".join(operation_names())
+    if own:
+        raise BackendError(f"Backend {name!r} has a name that is nearly an operation's{has}. Rename it.")
+    expected = ", ".join(names)
     raise BackendError(f"Backend {name!r} has no function of clipref.ops{has}. Expected at least one of: {expected}.")
 
 

@@ -159,6 +159,19 @@ def test_a_set_without_a_single_operation_is_refused(
     assert not mine["runs"]
 
 
+@pytest.mark.parametrize(("name", "meant"), [("avgpool", "avg_pool"), ("Conv2D", "conv2d"), ("sofmtax", "softmax")])
+def test_a_misspelt_operation_among_others_is_refused(
+    name: str, meant: str, register: Callable[[ModuleType], None], tiny_vit: Path
+) -> None:
+    module = example()
+    module.prepare_weights = len  # type: ignore[attr-defined]  # a helper, by any name of its own
+    register(module)
+    AutoModel.from_pretrained(tiny_vit, backend="mine")
+    setattr(module, name, ops.layer_norm)
+    with pytest.raises(BackendError, match=f"nearly an operation's; it has '{name}' \\(is it '{meant}'"):
+        AutoModel.from_pretrained(tiny_vit, backend="mine")
+
+
 def test_command_checks(register: Callable[[ModuleType], None], capsys: pytest.CaptureFixture[str]) -> None:
     module = example()
     module.quick_gelu = ops.gelu  # type: ignore[attr-defined]
