@@ -22,7 +22,7 @@ from clipref.cli.texts import json_text, lines_of
 from clipref.errors import InputError
 
 if TYPE_CHECKING:
-    from .finding import Finding
+    from .whose.finding import Finding
 
 _SHOWN = 12
 
@@ -51,8 +51,8 @@ def run(args: argparse.Namespace) -> int:
     """Search, print, write the stamp; or check one. 1 for no explanation, and for drift."""
     if args.check is not None:
         return _check(args)
-    from .finding import whose
-    from .stamp import stamp_of
+    from .whose.finding import whose
+    from .whose.stamp import stamp_of
 
     if args.backend is not None:
         raise InputError("--backend is for --check; the search computes with the reference.")
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from .stamp import check_stamp
+    from .whose.stamp import check_stamp
 
     if args.images is not None or args.texts_file is not None:
         raise InputError("--check draws its own pictures; leave --images and --texts-file out.")
