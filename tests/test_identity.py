@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from clipref.cli import main
+from clipref.config import PUBLISHED
 from clipref.weights_tools import inspect as inspecting
 from clipref.weights_tools import sources
 from clipref.weights_tools.inspect import inspect
@@ -31,16 +32,14 @@ def test_openais_file_is_known_by_its_sha256(monkeypatch: pytest.MonkeyPatch) ->
     facts = inspect(TORCH)
     assert facts["kind"] == "torch.save" and facts["layout"] == "openai" and "equal" not in facts["identity"]
     sha256 = hashlib.sha256(TORCH.read_bytes()).hexdigest()
-    monkeypatch.setitem(inspecting.OPENAI_FILES, "clip/RN50", sha256)
+    monkeypatch.setitem(sources.OPENAI_FILES, "clip/RN50", sha256)
     source = sources.open_source(
         TORCH,
-        sources.Options(
-            activation="gelu", vision_heads=1, text_heads=1, model=None, config=sources.PUBLISHED["clip/RN50"]
-        ),
+        sources.Options(activation="gelu", vision_heads=1, text_heads=1, model=None, config=PUBLISHED["clip/RN50"]),
     )
     said = inspecting._identity(source, "", "clip/RN50", [])
     assert said == "equal to OpenAI's file of clip/RN50, by its sha256"
     monkeypatch.undo()
-    source = sources.open_source(TORCH, sources.Options(config=sources.PUBLISHED["clip/RN50"]))
+    source = sources.open_source(TORCH, sources.Options(config=PUBLISHED["clip/RN50"]))
     said = inspecting._identity(source, "", "clip/RN50", [])
     assert said == "architecture of clip/RN50; its weights are not known to be the published ones"

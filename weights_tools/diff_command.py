@@ -11,13 +11,15 @@ from __future__ import annotations
 import argparse
 import re
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clipref.cli.common import add_json_argument, print_json, print_table
 from clipref.errors import InputError
 
-from ..convert import add_source_arguments, options_of
-from .difference import DRAWN, Difference, diff
+from .convert import add_source_arguments, options_of
+
+if TYPE_CHECKING:
+    from .diff import Difference
 
 _SHOWN = 3
 
@@ -27,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("a", metavar="A", help="a checkpoint's file or folder, or a model id")
     parser.add_argument("b", metavar="B", help="another one")
     parser.add_argument("--images", metavar="DIR", help="pictures to compare embeddings on (default: drawn ones)")
-    parser.add_argument("--limit", type=int, default=DRAWN, metavar="N", help="of how many pictures (%(default)s)")
+    parser.add_argument("--limit", type=int, default=64, metavar="N", help="of how many pictures (%(default)s)")
     parser.add_argument("--tensors-only", action="store_true", help="compare no embeddings")
     parser.add_argument("--backend", default="auto", help="that computes them (default: %(default)s)")
     parser.add_argument("--verbose", action="store_true", help="a line for every tensor")
@@ -41,6 +43,8 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--images is for embeddings, which --tensors-only leaves out; say one of them.")
     if args.limit < 3:
         raise InputError(f"--limit is {args.limit}; expected at least 3, so that items have neighbours.")
+    from .diff import diff
+
     found = diff(
         args.a,
         args.b,
