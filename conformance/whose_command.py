@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipref.cli.common import add_json_argument, print_json, print_table
+from clipref.cli.common import add_activation_argument, add_json_argument, print_json, print_table
 from clipref.cli.output import text_file
 from clipref.cli.texts import json_text, lines_of
 from clipref.errors import InputError
@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--models", nargs="+", metavar="MODEL", help="ids or paths to try (default: all that are on this machine)"
     )
+    add_activation_argument(parser)
     parser.add_argument("--limit", type=int, default=16, metavar="N", help="items to embed (%(default)s)")
     parser.add_argument(
         "--precision", default="float32", help="in which the engine computed: float32, float16, ... (%(default)s)"
@@ -72,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
             models=args.models,
             limit=args.limit,
             precision=args.precision,
+            activation=args.activation,
         )
         if args.json:
             print_json(finding.to_dict())

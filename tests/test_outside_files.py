@@ -170,7 +170,8 @@ def test_nothing_reads_json_of_others_without_bounds() -> None:
     root = Path(clipref.__file__).parents[1]
     own = {
         "clipref/files.py", "clipref/weights.py", "conformance/goldens.py", "conformance/measure.py",
-        "conformance/grading/units.py", "conformance/questions/texts.py", "conformance/questions/images.py",
+        "conformance/grading/judge.py", "conformance/grading/units.py",
+        "conformance/questions/texts.py", "conformance/questions/images.py",
         "conformance/questions/pipeline.py", "conformance/faults/__init__.py", "conformance/engines/python.py",
         "conformance/engines/files.py", "conformance/engines/results.py", "conformance/engines/server.py",
         "conformance/engines/worker.py", "conformance/examples/engine.py",

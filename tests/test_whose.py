@@ -189,6 +189,18 @@ def test_what_cant_be_asked(folder: Path, vectors: np.ndarray, tmp_path: Path) -
         whose(path, images=folder)
 
 
+def test_the_activation_of_models_can_be_said(folder: Path, tmp_path: Path) -> None:
+    gelu = AutoModel.from_pretrained(VIT, activation="gelu", backend="reference")
+    path, stamp = saved(tmp_path / "v.npy", gelu.embed_images(sorted(folder.iterdir()))), tmp_path / "stamp.json"
+    arguments = ["whose", str(path), "--images", str(folder), "--models", VIT, "--activation", "gelu"]
+    assert main([*arguments, "--stamp", str(stamp)]) == 0
+    assert check_stamp(stamp, path) == []
+    written = json.loads(stamp.read_text())
+    assert (written["variant"], written["activation"]) == ("as the model has it", "gelu")
+    stamp.write_text(json.dumps({**written, "activation": None}))
+    assert [drift.what for drift in check_stamp(stamp)] == ["arithmetic"] * 3
+
+
 def test_command_and_stamp(
     folder: Path, vectors: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

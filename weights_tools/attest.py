@@ -19,7 +19,7 @@ from clipref import __version__
 from clipref.config import tensor_shapes
 from clipref.digests import model_digest, tensor_digest
 from clipref.errors import InputError
-from clipref.files import read_bytes
+from clipref.files import parse_json, read_bytes
 from clipref.weights import Checkpoint
 
 from .sources import sha256
@@ -63,7 +63,7 @@ def attestation(
 def read_conformance(path: Path) -> dict[str, Any]:
     """The report of a conformance run, as `clipref conformance run --json` prints it. Raises InputError."""
     try:
-        found = json.loads(read_bytes(path, _LARGEST))
+        found = parse_json(read_bytes(path, _LARGEST))
     except (OSError, ValueError) as problem:
         raise InputError(
             f"--conformance {path} can't be read: {problem}. Expected what clipref conformance run --json prints."

@@ -12,6 +12,7 @@ from typing import Any
 from clipref.arguments import check_count
 from clipref.cli.texts import name_of
 from clipref.cli.walk import images_in
+from clipref.config import Activation
 from clipref.errors import InputError
 from clipref.preprocessing import open_image
 
@@ -45,6 +46,7 @@ class Finding:
     tried: int
     decides: str | None = None
     too_few: bool = False
+    activation: Activation | None = None  # that the models were opened with
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types: {"verdict", "candidates": [{"model", "variant", "storage", "normalised", "error"}]}."""
@@ -59,6 +61,7 @@ def whose(
     models: Sequence[str] | None = None,
     limit: int = LIMIT,
     precision: str = "float32",
+    activation: Activation | None = None,
 ) -> Finding:
     """Which model, variant and storage made the vectors [N, D] of a file or folder.
 
@@ -66,6 +69,7 @@ def whose(
     pictures, or `texts`, in the vectors' order, has to be given. `models` are names or paths of models on this machine,
     by default the embedded ones and the published ones that are here. `limit` items are embedded at first; further ones
     only if they can tell apart what is left. `precision` is what the engine computed in: "float32", "float16", ...
+    `activation`, "quick_gelu" or "gelu", is that of the models, where their checkpoints don't tell.
 
     Raises InputError, ImageError, TextError, and ModelNotFound and others where a model can't be opened.
     """
@@ -81,7 +85,7 @@ def whose(
     else:
         assert images is not None
         items = _pictures(Path(images), store)
-    opened = [Model(name, kind) for name in (models_here() if models is None else models)]  # type: ignore[arg-type]
+    opened = [Model(name, kind, activation) for name in (models_here() if models is None else models)]  # type: ignore[arg-type]
     if not opened:
         raise InputError("no models were given; expected at least one.")
     with_tower = [model for model in opened if model.has_tower]
@@ -99,6 +103,7 @@ def whose(
         outcome.tried,
         deciding(outcome.left, precision) if len(outcome.left) > 1 else None,
         outcome.digits_missing,
+        activation,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from clipref.config import NoTower
+from clipref.config import Activation, NoTower
 from clipref.hub import EMBEDDED, find, locate, present
 from clipref.model import CLIP
 from clipref.numerics import rms_error
@@ -32,10 +32,10 @@ def models_here() -> list[str]:
 class Model:
     """One model, opened by its name or path; nothing is fetched. Raises ModelNotFound and what opening raises."""
 
-    def __init__(self, name: str, kind: Kind) -> None:
-        self.name, self.kind = name, kind
+    def __init__(self, name: str, kind: Kind, activation: Activation | None = None) -> None:
+        self.name, self.kind, self.activation = name, kind, activation
         present(name)
-        self.checkpoint = Checkpoint(*locate(name))
+        self.checkpoint = Checkpoint(*locate(name, activation=activation))
         self.config = self.checkpoint.config
         self._clip = CLIP(self.checkpoint, "reference")
         self._towers: dict[DType, Tower] = {}

@@ -48,7 +48,7 @@ def stamp_of(finding: Finding, kind: str = "image") -> dict[str, Any]:
     """The stamp of what a finding names: the model as it is, if it is among the candidates. Raises InputError.
 
     JSON types: {"format", "clipref", "kind", "model", "variant", "storage", "normalised", "embed_dim", "digest",
-    "probes": [{"of", "input", "unit", "vector"}]}.
+    "activation", "probes": [{"of", "input", "unit", "vector"}]}.
     """
     if not finding.candidates or (finding.verdict != "named" and finding.candidates[0].variant != AS_IT_IS):
         raise InputError(
@@ -56,7 +56,7 @@ def stamp_of(finding: Finding, kind: str = "image") -> dict[str, Any]:
             "as it is. Give pictures that tell them apart, or the model that made the vectors (--models)."
         )
     candidate = finding.candidates[0]
-    model = Model(candidate.model, kind)  # type: ignore[arg-type]
+    model = Model(candidate.model, kind, finding.activation)  # type: ignore[arg-type]
     variant = _variant(model, candidate.variant)
     return {
         "format": FORMAT,
@@ -68,6 +68,7 @@ def stamp_of(finding: Finding, kind: str = "image") -> dict[str, Any]:
         "normalised": candidate.normalised,
         "embed_dim": model.config.embed_dim,
         "digest": model.checkpoint.file.digest,
+        "activation": finding.activation,
         "probes": [_probe(model, variant, name, item) for name, item in _items(kind).items()],
     }
 
@@ -117,6 +118,7 @@ def read_stamp(path: str | os.PathLike[str]) -> dict[str, Any]:
         "normalised",
         "embed_dim",
         "digest",
+        "activation",
         "probes",
     }
     if not isinstance(stamp, dict) or not expected <= stamp.keys() or stamp["kind"] not in ("image", "text"):
@@ -140,7 +142,7 @@ def check_stamp(
     """
     stamp = read_stamp(path)
     name = stamp["model"] if model is None else model
-    opened = Model(name, stamp["kind"])
+    opened = Model(name, stamp["kind"], stamp["activation"])
     drifts = []
     if (digest := opened.checkpoint.file.digest) != stamp["digest"]:
         drifts.append(
@@ -168,7 +170,7 @@ def _probe_drift(model: Model, variant: Variant, probe: Mapping[str, Any], name:
         what = "pixels" if model.kind == "image" else "ids"
         return [Drift(what, f"{probe['of']}: other {what} are made of it than before, so vectors are others, too")]
     if variant.id == AS_IT_IS:
-        engine = AutoModel.from_pretrained(name, backend=backend)
+        engine = AutoModel.from_pretrained(name, backend=backend, activation=model.activation)
         encode = engine.encode_image if model.kind == "image" else engine.encode_text
         now = encode(made)[0].astype(np.float64)
     else:
