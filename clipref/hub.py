@@ -37,7 +37,7 @@ class Embedded:
 EMBEDDED = {
     "clipref/scenes-vit": Embedded(
         "a small ViT, trained on drawn scenes of one or two kinds of object; part of the package",
-        "f5dae0baa814bb414a5cc7acbbe8a3008f70195495466f5cb0841a8f48452521",
+        "559f20f7aaa900915cba0f9a9d42784b2d91ecf4534ca30d5018d1f3ad5cfb44",
     ),
     "clipref/scenes-rn": Embedded(
         "a small ModifiedResNet, trained on drawn scenes of one or two kinds of object; part of the package",
