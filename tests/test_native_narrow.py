@@ -196,3 +196,10 @@ def test_tiny_towers_are_near_by_every_processor(kind: str, style: str, tmp_path
         engine = TowerEngine(checkpoint.config, checkpoint_params(checkpoint, "float32"), own)
         for found, expected in ((engine.encode_image(batch), image), (engine.encode_text(ids), text)):
             assert cosines(found, expected).min() >= NATIVE_COSINE[precision], (precision, processor)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+def test_no_other_backend_is_needed_for_a_precision(precision: str) -> None:
+    """With nothing installed beside clipref, `auto` finds one for each."""
+    model = AutoModel.from_pretrained("clipref/shapes-vit", precision=precision)
+    assert model.precision == precision and model.embed_text("a red circle").shape == (1, 96)
