@@ -52,7 +52,8 @@ def test_what_an_answer_may_do() -> None:
     assert "isn't finite" in grade("cosine", lambda x, y: float("nan")).words
     assert "something else: off by" in grade("cosine", lambda x, y: 0.123).words
     assert "TypeError" in grade("cosine", lambda x: x).words
-    with pytest.raises(InputError, match=r"no exercise 'cosin'; expected one of .*cosine"):
+    assert "['r', 'e', 'd'], where [" in grade("symbols", lambda word, ranks: list("red")).words
+    with pytest.raises(InputError, match=r"no exercise 'cosin'. Did you mean 'cosine'\? Expected one of .*cosine"):
         grade("cosin", changes)
     with pytest.raises(InputError, match="is a function, not float"):
         grade("cosine", 0.5)

@@ -48,7 +48,7 @@ def test_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     [
         (["9"], "There is no chapter '9'; expected one of 1, 2"),
         (["--out", "x.html"], "--out is given without a chapter"),
-        (["all", "--out", "nowhere"], "--out nowhere is no folder"),
+        (["all", "--out", "no/where"], "--out no/where can't be made a folder: No such file or directory"),
         (["1", "--out", "no/x.html"], "there is no folder"),
     ],
 )

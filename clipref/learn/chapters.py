@@ -99,6 +99,7 @@ def chapters() -> list[Chapter]:
 def chapter(key: str) -> Chapter:
     """The chapter of a number or a name. Raises InputError."""
     found = {one.key: one for one in chapters()}
+    key = str(int(key)) if key.isdecimal() else key  # the second chapter's file begins with 02
     if key not in found:
         raise InputError(f"There is no chapter {key!r}; expected one of {', '.join(found)}.")
     return found[key]
@@ -114,7 +115,7 @@ def run(one: Chapter, slow: bool = False) -> Ran:
             at = line + part.count("\n", 0, match.start())
             value, written = _value(match["expression"].strip(), names, one.path, at), match["written"]
             _compare(ran, at, written, value)
-            return match[0] if _same(written, value) else f"<!--={match['expression']}-->{value}<!--.-->"
+            return match[0] if written == value else f"<!--={match['expression']}-->{value}<!--.-->"
 
         filled = _FIGURE.sub(found, part)
         ran.parts.append(_FIGURE.sub(lambda match: match["written"], filled))
@@ -136,7 +137,7 @@ def run(one: Chapter, slow: bool = False) -> Ran:
         ran.parts.append(Cell(match[kind], output, pictures, hidden))
         written = match["output"] or ""
         _compare(ran, line_at(match.start()), written, output)
-        markdown.append(match[0] if _same(written, output) else _written_cell(match, output))
+        markdown.append(match[0] if written == output else _written_cell(match, output))
     prose(text[position:], line_at(position))
     ran.markdown = "".join(markdown)
     return ran

@@ -1,7 +1,8 @@
 """CLIP, opened: eight chapters on what happens between a picture, a text and their cosine, with exercises.
 
-Without a number it lists them. With one it runs that chapter's cells on the embedded models, which takes seconds and no
-network, and writes the chapter as one page of HTML with its pictures inside; `all` writes them all.
+Without a number it lists them. With one it runs that chapter's cells on the embedded models, which takes from a second
+to half a minute and no network, and writes the chapter as one page of HTML with its pictures inside; `all` writes them
+all.
 """
 
 from __future__ import annotations
@@ -46,8 +47,10 @@ def run(args: argparse.Namespace) -> None:
         _write(one, out)
         return
     folder = Path() if args.out is None else args.out
-    if not folder.is_dir():
-        raise InputError(f"--out {folder} is no folder; make it first, or name another.")
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {folder} can't be made a folder: {error.strerror}; name another.") from error
     for one in chapters():
         _write(one, folder / f"{one.name}.html")
 

@@ -6,6 +6,7 @@ it. Otherwise it is told how far off it is, and on which arguments.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -62,7 +63,9 @@ def grade(name: str, mine: Any) -> Grade:
     """
     known = exercises()
     if name not in known:
-        raise InputError(f"There is no exercise {name!r}; expected one of {', '.join(known)}.")
+        near = difflib.get_close_matches(str(name).lower(), known, n=1)
+        meant = f" Did you mean {near[0]!r}?" if near else ""
+        raise InputError(f"There is no exercise {name!r}.{meant} Expected one of {', '.join(known)}.")
     if not callable(mine):
         raise InputError(f"An answer to {name!r} is a function, not {type(mine).__name__}; give its name without ().")
     exercise = known[name]
@@ -102,6 +105,9 @@ def _explains(mistake: Callable[..., Any], arguments: tuple[Any, ...], found: Ar
 
 def _problem(found: Array, expected: Array) -> str | None:
     """What is wrong with an answer, in words."""
+    words = found.dtype.kind == expected.dtype.kind == "U" and found.ndim == expected.ndim
+    if words and found.shape != expected.shape:
+        return f"{_short(found)}, where {_short(expected)} is expected"
     if found.shape != expected.shape:
         return f"the shape {list(found.shape)}, where {list(expected.shape)} is expected"
     if expected.dtype.kind in "iubU":

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from clipref.errors import InputError
+
 from ..shapes.world import CLASSES, HELD_OUT, PATTERNS, SHAPES, SIZES
 from .outlines import Point, draw_shape
 
@@ -77,6 +79,11 @@ class Kind:
     count: int
     place: str
     pattern: str
+
+    def __post_init__(self) -> None:
+        for name, values in KIND.items():
+            if (value := getattr(self, name)) not in values:
+                raise InputError(f"{name} is {value!r}; expected one of {', '.join(map(str, values))}.")
 
     @property
     def attributes(self) -> tuple[object, ...]:
