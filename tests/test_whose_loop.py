@@ -1,4 +1,4 @@
-"""The closed loop: every way to make vectors, in every precision, of 1, 4 and 16 pictures, is found or is equal."""
+"""The closed loop: known ways to make vectors, in every precision, of 1, 4 and 16 pictures, is found or is equal."""
 
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from .whose_loop import COUNTS, PICTURES, STORAGES, Kept, loop, search, stored
 
 ITEMS = [picture(*which) for which in PICTURES]
 TEXTS = ["a red circle", "It's a blue square!", "two rings &amp;amp; 12 squares", "a a a a a a a a a a a a"]
+# All of the smallest models, whose vectors cost least, and of the others a sample.
+VARIANTS = {name: slice(None) if "shapes" in name else slice(0, None, 5) for name in EMBEDDED}
 
 
 def test_a_few_variants_of_an_embedded_model() -> None:
@@ -26,30 +28,30 @@ def test_a_few_variants_of_an_embedded_model() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EMBEDDED)
-def test_every_variant_of_embedded_models(name: str) -> None:
+def test_variants_of_embedded_models(name: str) -> None:
     models = [Kept(each, "image") for each in EMBEDDED]
-    check(loop(models, models[list(EMBEDDED).index(name)], ITEMS))
+    check(loop(models, models[list(EMBEDDED).index(name)], ITEMS, VARIANTS[name]))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EMBEDDED)
-def test_every_variant_of_texts(name: str) -> None:
+def test_variants_of_texts(name: str) -> None:
     models = [Kept(each, "text") for each in EMBEDDED]
-    check(loop(models, models[list(EMBEDDED).index(name)], TEXTS))
+    check(loop(models, models[list(EMBEDDED).index(name)], TEXTS, VARIANTS[name]))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["clip/ViT-B-32", "clip/RN50"])
-def test_every_variant_of_synthetic_models(name: str, tmp_path: Path) -> None:
+def test_variants_of_full_sizes(name: str, tmp_path: Path) -> None:
     path = synthetic.write(tmp_path / "model", PUBLISHED[name], 3, "trained")
     other = synthetic.write(tmp_path / "other", PUBLISHED[name], 4, "trained")
     model = Kept(str(path), "image")
-    check(loop([model], model, ITEMS))
+    check(loop([model], model, ITEMS[:4], slice(0, None, 10)))
     others = [Kept(str(other), "image")]
     vectors = np.stack(
         [row for item in ITEMS if (row := model.embedding(model.variants[0], item, "float32")) is not None]
     )
-    nobodys(vectors, others, ITEMS)
+    nobodys(vectors[:4], others, ITEMS[:4])
 
 
 @pytest.mark.slow
@@ -67,7 +69,7 @@ def test_vectors_of_another_model_and_random_ones(name: str) -> None:
 def nobodys(vectors: np.ndarray, models: Any, items: Any) -> None:
     """Asserts that no model explains the vectors, in any precision, raw or of length 1."""
     for x in (vectors, vectors / np.linalg.norm(vectors, axis=1, keepdims=True)):
-        for count in COUNTS:
+        for count in (n for n in COUNTS if n <= len(items)):
             for storage in STORAGES:
                 outcome = search(stored(x[:count], storage), models, items[:count])
                 assert not outcome.left, (storage, count, [(t.model.name, t.variant.id) for t in outcome.left])
