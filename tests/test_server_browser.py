@@ -36,7 +36,7 @@ def files(tmp_path: Path) -> list[Path]:
 
 def test_a_picture_among_texts(server: Live, page: Page, files: list[Path], tmp_path: Path) -> None:
     page.open(server.url)
-    assert "clipref/shapes-vit" in page.until("document.getElementById('model').textContent.includes('by') && "
+    assert "clipref/scenes-vit" in page.until("document.getElementById('model').textContent.includes('by') && "
                                               "document.getElementById('model').textContent")  # fmt: skip
     page.drop("#drop-picture", files[0])
     page.until(
@@ -49,7 +49,7 @@ def test_a_picture_among_texts(server: Live, page: Page, files: list[Path], tmp_
         "[...document.querySelectorAll('#classified tbody tr')].map(r => [...r.cells].map(c => c.textContent))"
     )
     labels = ["red circle", "blue star", "green ring"]
-    model = AutoModel.from_pretrained("clipref/shapes-vit", backend="reference", upright=True)
+    model = AutoModel.from_pretrained("clipref/scenes-vit", backend="reference", upright=True)
     found = [(label, f"{100 * p:.2f} %") for label, p in model.classify(files[0], labels, ["a {}"])]
     assert [tuple(row[:2]) for row in rows] == found
     page.screenshot(tmp_path / "page.png")
@@ -64,7 +64,7 @@ def test_a_picture_against_a_picture_and_what_goes_wrong(server: Live, page: Pag
     page.choose("#right", files[1])
     page.until("!document.getElementById('shown-left').hidden && !document.getElementById('shown-right').hidden")
     page.value("document.getElementById('compare').click()")
-    model: Any = AutoModel.from_pretrained("clipref/shapes-vit", backend="reference", upright=True)
+    model: Any = AutoModel.from_pretrained("clipref/scenes-vit", backend="reference", upright=True)
     (expected,) = model.compare(files[0], files[1:], prompt_type="image")
     assert page.until("document.getElementById('compared').textContent") == f"Cosine: {expected:.4f}"
     other = files[1].with_name("other.png")
