@@ -90,7 +90,7 @@ def relative(found: Any, truth: Any) -> float:
 
 
 def embed_anew(model: CLIP, texts: list[str]) -> Any:
-    """What `model.embed_text(texts)` does with texts that it doesn't remember."""
+    """Embed texts [N, E] as `model.embed_text` does, as if none were remembered."""
     rows = rows_of(texts, model.tokenizer, model.config.text.context_length, truncate=False)
     return embeddings_of(rows, model.engine, Memory(len(texts)))
 

@@ -44,11 +44,11 @@ EMBEDDED = {
         "06de2a436c5bdfb040006864af477d0b132d151008a7261f31ba972ff6329c9b",
     ),
     "clipref/shapes-vit": Embedded(
-        "a smaller ViT, trained on drawn scenes of one kind of object; part of the package",
+        "a small ViT, trained on drawn scenes of one kind of object; part of the package",
         "87eaf7924bde224646faf8d9b7e826a77c7ab67b4993cf65453ee300f291994d",
     ),
     "clipref/shapes-rn": Embedded(
-        "a smaller ModifiedResNet, trained on drawn scenes of one kind of object; part of the package",
+        "a small ModifiedResNet, trained on drawn scenes of one kind of object; part of the package",
         "efe94b3062589f969e34b348dcf5c939f06e979679633a764476d8c1fe2135fb",
     ),
 }

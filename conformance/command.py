@@ -250,7 +250,7 @@ def _print_cases(report: Report, verbose: bool) -> None:
 
     explained = {case for diagnosis in report.diagnoses for case in diagnosis.cases}
     failed = [r for r in report.results if r.verdict in ("FAIL", "XFAIL")]
-    # Of what is explained a line has been said; but a problem beside the values is shown.
+    # Cases that a diagnosis explains are left out, unless they have a problem beside their values.
     shown = list(report.results) if verbose else [r for r in failed if r.case not in explained or r.problem is not None]
     if not verbose:
         levels: dict[tuple[str, str], list[Result]] = {}

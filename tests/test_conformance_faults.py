@@ -102,8 +102,11 @@ def shows(case: str, place: str) -> bool:
 
 
 # The published models have no exact GELU to be wrong about; and where activations are as large as theirs, an eps in one
-# LayerNorm alone moves the result by 1.5 to 10 units, of which rounding may be 6. In tiny models all are caught.
-NOT_IN_FULL_SIZE = {"gelu-quick", "gelu-exact-by-tanh", "ln-post-eps-1e-6", "ln-final-eps-1e-6"}
+# LayerNorm alone moves the result by 1.5 to 3 units, within rounding's 6. In tiny models all are caught.
+NOT_IN_FULL_SIZE = {
+    "plain": {"gelu-quick", "gelu-exact-by-tanh", "ln-post-eps-1e-6", "ln-final-eps-1e-6"},
+    "trained": {"gelu-quick", "gelu-exact-by-tanh", "ln-post-eps-1e-6"},
+}
 
 
 @pytest.mark.slow
@@ -119,7 +122,7 @@ def test_every_fault_is_caught_in_full_size(name: str, style: str, tmp_path: Pat
         right = judge(case, exact, asking.ask(FaultyEngine(), case))
         assert right.verdict == "PASS" and right.grade == "float32", (question.id, right.units)
         for fault in faults.of(faults.place(case)):
-            if fault.id not in NOT_IN_FULL_SIZE:
+            if fault.id not in NOT_IN_FULL_SIZE[style]:
                 result = judge(case, exact, asking.ask(FaultyEngine(fault), case))
                 print(question.id, fault.id, result.verdict, result.grade, f"{result.units:.3g}", result.problem or "")
                 missed += [(question.id, fault.id, result.units)] if result.verdict != "FAIL" else []

@@ -114,5 +114,6 @@ def test_chapters_are_numbered_and_lead_to_each_other() -> None:
         prose = re.sub(r"^(```|<!-- python).*?^(```|-->)$", "", one.text, flags=re.MULTILINE | re.DOTALL)
         for link in re.findall(r"\]\(([^)#]+)\)", prose):
             assert link.startswith("https://") or (FOLDER / link).exists(), link
+    assert chapter("02") == chapter("2") and chapter("table-of-names-and-shapes") in CHAPTERS
     with pytest.raises(InputError, match=r"no chapter '9'; expected one of 1, 2"):
         chapter("9")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipref import AutoModel, hub
+from clipref import AutoModel, InputError, hub
 from clipref.weights_tools.scenes import captions, evaluate, world
 from clipref.weights_tools.shapes.captions import class_prompt
 from clipref.weights_tools.shapes.world import CLASSES, HELD_OUT
@@ -31,6 +31,13 @@ EXPECTED = [
     "one small striped orange star in the middle on a grey background",
     "one large striped brown ring left of one large striped yellow circle on a beige background",
 ]
+
+
+def test_a_kind_has_values_that_there_are() -> None:
+    with pytest.raises(InputError, match="colour is 'redd'; expected one of red, green, "):
+        world.Kind("redd", "circle", "large", 1, "middle", "solid")
+    with pytest.raises(InputError, match="count is 5; expected one of 1, 2, 3, 4"):
+        world.Kind("red", "circle", "large", 5, "middle", "solid")
 
 
 def test_training_never_shows_a_pair_that_is_held_out() -> None:

@@ -74,6 +74,7 @@ def test_openai_errors(server: Live) -> None:
         ({"input": [[1, 2], [3]]}, 400, "invalid_request", "token ids"),
         ({"input": []}, 400, "invalid_request", "input is empty"),
         ({"input": ["a", ""]}, 400, "invalid_request", "input[1] is empty"),
+        ({"input": [URIS[0], "a", ""]}, 400, "invalid_request", "input[2] is empty"),
         ({"input": ["a", LONG]}, 400, "invalid_request", "input[1]: 202 tokens"),
         ({"input": ["a", 5]}, 400, "invalid_request", "input[1] is a number"),
         ({"input": ["a", "data:image/png;base64,!"]}, 400, "invalid_request", "input[1]"),

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from clipref import AutoModel
 from clipref.search import Index, Term
 
 from .chromium import PROGRAM, Page, browser
 from .live_server import Live, live, picture
 from .test_server_search import COUNT, MODEL, TEXT
 from .test_server_search import folder as folder
+from .test_server_search import index as index
+from .test_server_search import server as server
 
 pytestmark = [pytest.mark.extra, pytest.mark.skipif(PROGRAM is None, reason="no chromium on this machine")]
 
@@ -25,18 +26,6 @@ SHOWN = "[...document.querySelectorAll('#hits img')].filter(e => e.naturalWidth 
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     with browser(tmp_path_factory.mktemp("chromium")) as opened:
         yield opened
-
-
-@pytest.fixture(scope="module")
-def index(folder: Path) -> Iterator[Index]:
-    with Index(folder, AutoModel.from_pretrained(MODEL, backend="blas")) as index:
-        yield index
-
-
-@pytest.fixture(scope="module")
-def server(folder: Path) -> Iterator[Live]:
-    with live("--search", str(folder), "--backend", "blas") as running:
-        yield running
 
 
 def typed(page: Page, name: str, text: str) -> None:

@@ -130,7 +130,7 @@ class Index:
             return [(os.fsdecode(path), slot) for path, slot in found], self.store.rows(db)
 
     def pictures(self, ids: Sequence[int]) -> dict[int, Known]:
-        """What is known of pictures by the `id` that hits have; those that aren't there any more are left out."""
+        """Pictures by the `id` that hits have, with what is known of each; those that are gone are left out."""
         found: dict[int, Known] = {}
         with self.store.reading() as db:
             rows = self.store.rows(db)

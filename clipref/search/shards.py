@@ -47,7 +47,7 @@ SUFFIX = ".part.safetensors"
 
 
 class Part(NamedTuple):
-    """What became of a tar: counts of pictures with a vector and without, of other members; whether it was made now.
+    """The outcome of a tar: counts of pictures with a vector and without, of other members; whether it was made now.
 
     `error` says why there is no part of it, where others go on without; the next run tries it again.
     """

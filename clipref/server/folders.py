@@ -56,7 +56,7 @@ class Folder:
             raise wrong(str(error), "terms") from error
 
     def known(self, ids: Sequence[int]) -> dict[int, Known]:
-        """What is known of pictures by their numbers. Raises Refusal for a number that none has."""
+        """Pictures by their numbers, with what is known of each. Raises Refusal for a number that none has."""
         found = self.index.pictures(ids)
         missing = [number for number in ids if number not in found]
         if missing:

@@ -123,7 +123,7 @@ class Server:
         return [model.told() for model in self._models.served]
 
     def folders(self) -> list[dict[str, Any]]:
-        """What each folder is that can be searched."""
+        """Name and model of each folder that can be searched."""
         return self.core.folders.told()
 
     async def start(self) -> None:

@@ -28,7 +28,7 @@ class Told(Protocol):
         """What each model is."""
 
     def folders(self) -> list[dict[str, Any]]:
-        """What each folder is that can be searched."""
+        """Name and model of each folder that can be searched."""
 
 
 Getter: TypeAlias = Callable[[Told], Any]

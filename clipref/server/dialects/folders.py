@@ -78,7 +78,7 @@ async def thumbnails(call: Call, folder: Folder, paths: list[str]) -> list[str |
 
 
 def facts(picture: Any) -> dict[str, Any]:
-    """What is known of a hit's picture, but for what isn't."""
+    """Path, size and date of a hit's picture; what isn't known of it is left out."""
     known = {"path": valid(picture.path), "width": picture.width, "height": picture.height, "taken": picture.taken}
     return {name: value for name, value in known.items() if value is not None}
 
