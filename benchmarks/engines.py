@@ -48,12 +48,12 @@ def matrix_rate(seconds: float = 2.0) -> float:
     return best
 
 
-def times(calls: Sequence[Callable[[], Any]], rounds: int) -> list[list[float]]:
-    """Seconds of each call in each round, the calls in turn, after one that isn't counted."""
+def times(calls: Sequence[Callable[[], Any]], rounds: int, pause: float = 0.2) -> list[list[float]]:
+    """Seconds of each call in each round, the calls in turn, after one that isn't counted, `pause` seconds apart."""
     taken: list[list[float]] = [[] for _ in calls]
     for round_ in range(rounds + 1):
         for call, row in zip(calls, taken, strict=True):
-            time.sleep(0.2)  # until the threads of the one before have stopped spinning
+            time.sleep(pause)  # until the threads of the one before have stopped spinning
             start = time.perf_counter()
             call()
             if round_:

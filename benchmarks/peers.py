@@ -21,23 +21,30 @@ from clipref.weights import Checkpoint
 
 
 class TorchEager:
-    """OpenAI's CLIP under torch, in float32, as its users run it."""
+    """OpenAI's CLIP under torch, in float32 on the CPU unless told, as its users run it.
+
+    In 16 bits its norms stay in float32, as its `convert_weights` leaves them.
+    """
 
     name = "torch eager"
     needs: tuple[str, ...] = ("torch", "clip-anytorch")
 
-    def __init__(self, checkpoint: Checkpoint, threads: int) -> None:
+    def __init__(self, checkpoint: Checkpoint, threads: int, device: str = "cpu", precision: str = "float32") -> None:
         import torch
 
         from clipref.conformance.engines.torch_models import openai_code
 
         torch.set_num_threads(threads)
-        self.torch = torch
+        self.torch, self.device = torch, device
         state = {
             name: torch.from_numpy(np.array(checkpoint.file.read(name, "float32")))
             for name in tensor_shapes(checkpoint.config)
         }
-        self.model = openai_code("model").build_model(state).float().eval()
+        model = openai_code("model").build_model(state).eval()  # in float16 where convert_weights says so
+        for parameter in model.parameters():
+            if parameter.dtype == torch.float16:
+                parameter.data = parameter.data.to(getattr(torch, precision))
+        self.model = (model.float() if precision == "float32" else model).to(device)
         self.context_length = checkpoint.config.text.context_length
         self.image, self.text = self.model.encode_image, self.model.encode_text
 
@@ -50,12 +57,12 @@ class TorchEager:
     def encode_image(self, pixels: Any) -> Any:
         """[N, 3, R, R] -> [N, E]"""
         with self.torch.inference_mode():
-            return self.image(self.torch.from_numpy(pixels)).numpy()
+            return self.image(self.torch.from_numpy(pixels).to(self.device)).float().cpu().numpy()
 
     def encode_text(self, ids: Any) -> Any:
         """[N, T] -> [N, E]"""
         with self.torch.inference_mode():
-            return self.text(self.torch.from_numpy(self.padded(ids))).numpy()
+            return self.text(self.torch.from_numpy(self.padded(ids)).to(self.device)).float().cpu().numpy()
 
 
 class TorchCompiled(TorchEager):
@@ -109,12 +116,12 @@ class OnnxRuntimeAlone(TorchEager):
 
 
 class Transformers:
-    """transformers' CLIPModel, in float32, with its default attention."""
+    """transformers' CLIPModel, in float32 on the CPU unless told, with its default attention."""
 
     name = "transformers"
     needs = ("torch", "transformers")
 
-    def __init__(self, checkpoint: Checkpoint, threads: int) -> None:
+    def __init__(self, checkpoint: Checkpoint, threads: int, device: str = "cpu", precision: str = "float32") -> None:
         import torch
         from transformers import CLIPConfig, CLIPModel
 
@@ -140,6 +147,8 @@ class Transformers:
         settings = CLIPConfig(vision_config=towers[0], text_config=towers[1], projection_dim=config.embed_dim)
         self.model = CLIPModel(settings).eval()
         self.model.load_state_dict(self._state(checkpoint), strict=False)
+        self.device, self.dtype = device, getattr(torch, precision)
+        self.model.to(device, self.dtype)
 
     def _state(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """The weights under transformers' names: our parts of its modules, asked for by the shapes of its own."""
@@ -178,13 +187,15 @@ class Transformers:
     def encode_image(self, pixels: Any) -> Any:
         """[N, 3, R, R] -> [N, E]"""
         with self.torch.inference_mode():
-            return _tensor(self.model.get_image_features(pixel_values=self.torch.from_numpy(pixels))).numpy()
+            placed = self.torch.from_numpy(pixels).to(self.device, self.dtype)
+            return _tensor(self.model.get_image_features(pixel_values=placed)).float().cpu().numpy()
 
     def encode_text(self, ids: Any) -> Any:
         """[N, T] -> [N, E]; columns after the longest text are cut, as its tokenizer's padding does."""
         longest = ids[:, : int(ids.argmax(axis=1).max()) + 1]
         with self.torch.inference_mode():
-            return _tensor(self.model.get_text_features(input_ids=self.torch.from_numpy(longest))).numpy()
+            placed = self.torch.from_numpy(longest).to(self.device)
+            return _tensor(self.model.get_text_features(input_ids=placed)).float().cpu().numpy()
 
 
 def _tensor(output: Any) -> Any:

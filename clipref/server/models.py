@@ -30,7 +30,10 @@ from .refusals import Refusal, wrong
 Array: TypeAlias = NDArray[Any]
 Kind: TypeAlias = Literal["image", "text"]
 
-LARGEST_BATCH = {"image": 32, "text": 64}
+# On a CPU more images at a time gain nothing. And were all that wait taken together, their clients would all send the
+# next at the same moment, and the engine would wait for its decoding (16 clients: 85 % of embed_images' rate at 32
+# images, 91 % at 12).
+LARGEST_BATCH = {"image": 12, "text": 64}
 
 M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # of glibc's malloc.h
 LARGE_BLOCK = 2**20  # bytes
