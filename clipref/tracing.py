@@ -77,7 +77,9 @@ def trace(
 def unknown(name: Any, names: Collection[str]) -> InputError:
     """The error for a name that no activation has."""
     near = difflib.get_close_matches(str(name), names, n=3)
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are: {', '.join(list(names)[:40])}."
+    more = f" and {len(names) - 40} more" if len(names) > 40 else ""
+    there = f"there are: {', '.join(list(names)[:40])}{more}."
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else there
     return InputError(f"No activation {shown(name)}; {hint}")
 
 
@@ -240,6 +242,10 @@ def traced(
             seen |= watched(inputs, tower)
     editable = names.keys() - {"pixels", "ids", "visual.transformer", "transformer"}
     for name in edits:
+        if name in ("pixels", "ids"):
+            raise InputError(f"{name!r} is what a tower is given; change it, and give it: trace({name}=...).")
+        if name.endswith("transformer") and name in names:
+            raise InputError(f"{name!r} is shown for all positions and used for one; edit the last block's parts.")
         if name not in editable:
             raise unknown(name, [n for n in names if n in editable])
     for pattern in only or ():

@@ -193,8 +193,13 @@ def test_names_that_nothing_has(vit: Path) -> None:
         assert f"'{BLOCK}.mlp'" in str(found.value)
     with pytest.raises(InputError, match="No activation 'zzz'; there are: "):
         model.trace(image, only="zzz")
-    for name in ("pixels", "visual.transformer"):
-        with pytest.raises(InputError, match="No activation"):
+    for name, told in (
+        ("pixels", r"'pixels' is what a tower is given; .* trace\(pixels=...\)"),
+        ("ids", "'ids' is what a tower is given"),
+        ("visual.transformer", "'visual.transformer' is shown for all positions and used for one"),
+        ("transformer", "No activation 'transformer'"),  # of the text tower, which isn't asked
+    ):
+        with pytest.raises(InputError, match=told):
             model.trace(image, edit={name: 0})
 
 
