@@ -1,0 +1,66 @@
+"""The tolerance "as torchvision", for engines that resize otherwise on purpose: whoever wants it asks for it.
+
+torchvision, which OpenAI's code preprocesses with, has two resizes: Pillow's for images, which the profiles stand on,
+and torch's for tensors, whose weights are rounded to 16 bits instead of 22 (restated/torch_resize.py). So much as these
+two differ is tolerated of another resize, whichever values it is in: of pixels, one level in a hundredth of the values;
+of embeddings, what torch's resize moves the right one by, and as much again. What the answer is graded by is the rest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from clipref.numerics import rms_error
+
+from .grading.verdicts import MARGIN, Picture
+from .protocol import Array, Case, Exact, Outputs
+from .questions.pipeline import right
+from .restated.preprocessing import PROFILES, Steps
+
+# Measured, of all pictures of the suite in RGB: torch's resize differs from Pillow's by a level, in up to MOST values.
+_A_LEVEL = 1.01
+_SHARE = 0.01
+# Another resize rounds other values another way than torch's does.
+_AS_MUCH_AGAIN = 2.0
+
+
+def tolerate(case: Case, exact: Exact, answer: Outputs, profile: str) -> tuple[Exact, Outputs, Picture | None]:
+    """What an answer is to be compared with, and what of it, if the tolerance is asked for.
+
+    Pixels that are tolerated are put right, and where there are any, they are the last that is returned. Embeddings and
+    cosines stay as they are, and their units grow by what is tolerated.
+    """
+    if case.verb == "preprocess":
+        found, wanted = answer.get("pixels"), exact.bits["pixels"]
+        if found is None or found.shape != wanted.shape or found.dtype != wanted.dtype or not np.isfinite(found).all():
+            return exact, answer, None
+        return _tolerate_levels(exact, answer, found, wanted)
+    if case.verb in ("embed_image", "compare"):
+        units = {name: _wider(by, _moved(case, profile, name)) for name, by in exact.units.items()}
+        return dataclasses.replace(exact, units=units), answer, None
+    return exact, answer, None
+
+
+def _tolerate_levels(
+    exact: Exact, answer: Outputs, found: Array, wanted: Array
+) -> tuple[Exact, Outputs, Picture | None]:
+    levels = np.abs(found - wanted) * np.array(Steps.std, np.float32)[:, None, None] * 255
+    off = levels > 0.5  # what is less is a matter of precision
+    if not off.any() or off.mean() > _SHARE or levels.max() > _A_LEVEL:
+        return exact, answer, None
+    channel, row, column = (int(i) for i in np.unravel_index(levels.argmax(), levels.shape))
+    picture = Picture(found, exact.outputs["pixels"], (channel, row, column), float(levels.max()))
+    return exact, {**answer, "pixels": np.where(off, wanted, found)}, picture
+
+
+def _moved(case: Case, profile: str, name: str) -> float:
+    """By how much torch's resize moves an output, relative to its root mean square, of the picture in RGB."""
+    steps = dataclasses.replace(PROFILES[profile], rgb="first", resampler="pillow")
+    return rms_error(right(dataclasses.replace(steps, resampler="torch"), case)[name], right(steps, case)[name])
+
+
+def _wider(units: Mapping[str, float], moved: float) -> dict[str, float]:
+    return {precision: unit + _AS_MUCH_AGAIN * moved / MARGIN for precision, unit in units.items()}
