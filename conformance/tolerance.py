@@ -1,9 +1,9 @@
 """The tolerance "as torchvision", for engines that resize otherwise on purpose: whoever wants it asks for it.
 
 torchvision, which OpenAI's code preprocesses with, has two resizes: Pillow's for images, which the profiles stand on,
-and torch's for tensors, whose weights are rounded to 16 bits instead of 22 (restated/torch_resize.py). So much as these
-two differ is tolerated of another resize, whichever values it is in: of pixels, one level in a hundredth of the values;
-of embeddings, what torch's resize moves the right one by, and as much again. What the answer is graded by is the rest.
+and torch's for tensors, whose weights are rounded to 16 bits instead of 22 (restated/torch_resize.py). Twice what these
+two differ by is tolerated of another resize, in whichever values it is: of pixels, two levels in 2 % of the values; of
+embeddings, twice what torch's resize moves the right one by. What the answer is graded by is the rest.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from .protocol import Array, Case, Exact, Outputs
 from .questions.pipeline import right
 from .restated.preprocessing import PROFILES, Steps
 
-# Measured, of all pictures of the suite in RGB: torch's resize differs from Pillow's by a level, in up to MOST values.
-_A_LEVEL = 1.01
-_SHARE = 0.01
 # Another resize rounds other values another way than torch's does.
-_AS_MUCH_AGAIN = 2.0
+_TWICE = 2.0
+# Measured, of the suite's pictures in RGB: torch's differs from Pillow's by a level, in up to 0.98 % of the values; in
+# one of a palette, made RGB first, by two levels and in 1.1 %.
+_LEVELS = 2.01
+_SHARE = _TWICE * 0.01
 
 
 def tolerate(case: Case, exact: Exact, answer: Outputs, profile: str) -> tuple[Exact, Outputs, Picture | None]:
@@ -49,7 +50,7 @@ def _tolerate_levels(
 ) -> tuple[Exact, Outputs, Picture | None]:
     levels = np.abs(found - wanted) * np.array(Steps.std, np.float32)[:, None, None] * 255
     off = levels > 0.5  # what is less is a matter of precision
-    if not off.any() or off.mean() > _SHARE or levels.max() > _A_LEVEL:
+    if not off.any() or off.mean() > _SHARE or levels.max() > _LEVELS:
         return exact, answer, None
     channel, row, column = (int(i) for i in np.unravel_index(levels.argmax(), levels.shape))
     picture = Picture(found, exact.outputs["pixels"], (channel, row, column), float(levels.max()))
@@ -63,4 +64,4 @@ def _moved(case: Case, profile: str, name: str) -> float:
 
 
 def _wider(units: Mapping[str, float], moved: float) -> dict[str, float]:
-    return {precision: unit + _AS_MUCH_AGAIN * moved / MARGIN for precision, unit in units.items()}
+    return {precision: unit + _TWICE * moved / MARGIN for precision, unit in units.items()}

@@ -208,6 +208,8 @@ def _write_open_clip(folder: Path, config: ClipConfig, vocabulary: Vocabulary | 
     }  # fmt: skip
     if text.tokenizer is not None:
         texts["hf_tokenizer_name"] = text.tokenizer
+        if text.end_of_text is None:  # as in all of its model_configs/ViT-*-CLIPA*.json
+            texts["tokenizer_kwargs"] = {"strip_sep_token": True}
     elif text.eos_token_id is not None:  # of a vocabulary that grew behind it
         texts |= {"pool_type": "eos", "eos_id": text.eos_token_id}
     write_json(
@@ -228,10 +230,10 @@ def _write_open_clip(folder: Path, config: ClipConfig, vocabulary: Vocabulary | 
 
 
 def _mlp_ratio(tower: Any) -> dict[str, float]:
+    """The ratio of which open_clip makes the MLP's width: the product with the tower's, without its fraction."""
     ratio = tower.mlp_width / tower.width
-    if int(tower.width * ratio) != tower.mlp_width:  # which is how open_clip gets it back
-        raise ConfigError(f"open_clip has no ratio that makes an MLP's width of {tower.mlp_width} of {tower.width}.")
-    return {"mlp_ratio": ratio}
+    exact = int(tower.width * ratio) == tower.mlp_width
+    return {"mlp_ratio": ratio if exact else (tower.mlp_width + 0.5) / tower.width}
 
 
 def _refuse(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import tempfile
+import weakref
 from pathlib import Path
 
 from clipref.errors import ConfigError
@@ -20,7 +21,8 @@ class LaidOut:
     def __init__(self, engine: EngineUnderTest, layout: str) -> None:
         """`layout`: "transformers" or "open_clip", of weights_tools/targets.py."""
         self._engine, self._layout = engine, layout
-        self._scratch = tempfile.TemporaryDirectory(prefix="conformance-")
+        self._scratch = Path(tempfile.mkdtemp(prefix="conformance-"))
+        weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
         self._kept: tuple[Path, Path] | None = None  # the checkpoint, and what was made of it
 
     def answer(self, case: Case) -> Outputs:
@@ -43,7 +45,7 @@ class LaidOut:
                 shutil.rmtree(self._kept[1])
                 self._kept = None
             try:
-                self._kept = checkpoint, convert(checkpoint, Path(self._scratch.name, checkpoint.name), to=self._layout)
+                self._kept = checkpoint, convert(checkpoint, self._scratch / checkpoint.name, to=self._layout)
             except ConfigError as problem:
                 raise Unsupported(str(problem)) from problem
         return self._kept[1]

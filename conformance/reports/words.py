@@ -90,7 +90,7 @@ def _tolerated(report: Report) -> str:
     if report.pixels == "exact":
         return ""
     few = sum(r.verdict == "PASS" and r.picture is not None for r in report.results)
-    return f", with pixels {report.pixels.replace('-', ' ')}, a level off in {few} pictures"
+    return f", with pixels {report.pixels.replace('-', ' ')}: {few} pictures are a level off"
 
 
 def explanations(report: Report) -> Iterator[str]:
