@@ -157,6 +157,7 @@ def server(tmp_path: Path) -> Iterator[str]:
         thread.join()
 
 
+@pytest.mark.slow
 def test_the_starter_of_a_server_answers_and_declines(server: str) -> None:
     report = run(open_engine(server), "pipeline/vit-words", "pipeline/shapes-vit/image L", "describe/rn-a")
     assert verdicts(report) == {

@@ -1,7 +1,6 @@
 """The tolerance "as torchvision": what it is for passes and is told, and what is near it doesn't."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,8 @@ from clipref.conformance.restated.preprocessing import PROFILES, Steps
 from .test_torchvision import Processor
 
 TORCH = Steps(resampler="torch", rgb="first")
-SMALL = [q for q in levels.questions(["preprocess"]) if "/RGB " in q.id and q.id.endswith("to 24")]
+SMALL = [q for q in levels.questions(["preprocess"]) if q.id.startswith(("preprocess/RGB 5", "preprocess/RGB 9"))]
+SMALL = [q for q in SMALL if q.id.endswith("to 24")]
 
 
 def graded(steps: Steps, pixels: str = "as-torchvision", asked: list[Question] = SMALL, **options: Any) -> Report:
@@ -32,11 +32,12 @@ def test_torchs_resize_passes_who_asks_for_it_and_is_told() -> None:
     report = graded(TORCH)
     assert report.passed and report.grade == "exact"
     told = [r for r in report.results if r.picture is not None]
-    assert 0 < len(told) < len(SMALL) and all("within 1 level, " in line(r) for r in told)
+    assert told and all("within 1 level, " in line(r) for r in told)
     assert f"with pixels as torchvision: {len(told)} pictures are a level off" in summary(report)
     assert graded(Steps()).grade == "exact" and "0 pictures" in summary(graded(Steps()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("profile", [name for name in PROFILES if name.endswith("-torchvision")])
 def test_it_is_enough_for_torchvision_in_every_picture(profile: str) -> None:
     of = profile.removesuffix("-torchvision")
@@ -79,6 +80,7 @@ def test_too_many_pixels_or_too_far_are_not_tolerated() -> None:
     assert passed(most, 1) and passed(most, -2) and not passed(most + 1, 1) and not passed(1, 3)
 
 
+@pytest.mark.slow
 def test_embeddings_of_files_may_be_moved_as_far() -> None:
     asked = [q for q in levels.questions(["pipeline"]) if "shapes-vit/image RGB 97x64" in q.id]
 
@@ -99,7 +101,7 @@ def test_embeddings_of_files_may_be_moved_as_far() -> None:
     assert not report(dataclasses.replace(TORCH, filter="BILINEAR"), "as-torchvision").passed
 
 
-def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["--levels", "preprocess", "--only", "RGB 50x40", "--pixels", "as-torchvision", "--json"]
     assert main(["conformance", "run", "backend:reference", *asked]) == 0
     assert '"pixels": "as-torchvision"' in capsys.readouterr().out

@@ -35,7 +35,7 @@ from clipref.weights import FLOATS, check_tensors, ignored, read_config
 from .folder import new_folder, refuse_existing, write_json, write_tensors
 from .hub_files import check_files
 from .layouts import Recipe
-from .sources import Options, Source, open_source
+from .sources import OPENAI_VOCABULARY, Options, Source, open_source
 from .stored import Array
 from .targets import TARGETS
 
@@ -145,6 +145,8 @@ def vocabulary_of(source: Source) -> Vocabulary | None:
     if isinstance(source.config.text, NoTower) or source.config.text.tokenizer is not None:
         return None
     text = source.config.text
+    if source.merges is None and text.end_of_text != OPENAI_VOCABULARY - 1:
+        return None
     merges = source.merges or DEFAULT_MERGES
     vocabulary = read_vocabulary(merges)
     found = len(symbols_of(vocabulary.merges)) + len(vocabulary.added)
