@@ -23,7 +23,7 @@ from clipref.weights_tools import synthetic
 from clipref.weights_tools.convert import convert
 
 from . import cases
-from .open_clip_embeddings import oracle_embeddings
+from .open_clip_embeddings import oracle_embeddings, write_inputs
 from .tolerances import assert_close
 
 pytestmark = pytest.mark.oracle
@@ -94,18 +94,21 @@ def test_transformers_makes_the_same_pixels(pixels: PreprocessConfig, tmp_path: 
     np.testing.assert_allclose(found, clipref.preprocess(image, 30, **dataclasses.asdict(pixels)), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["vit-mlp", "vit-gelu", "rn-a", "vit-words", "grown"])
-def test_open_clip_embeds_and_tokenizes_the_same(name: str, tmp_path: Path) -> None:
-    config = {**cases.TINY, "vit-words": WORDS, "grown": GROWN}[name]
-    source = written(tmp_path, config)
-    theirs = convert(source, tmp_path / "theirs", to="open_clip")
-    pixels, ids, image, text = expected(source, config)
-    texts = TEXTS if name == "vit-words" else []
-    found = oracle_embeddings(theirs, pixels, ids, texts)
-    assert_close(found["image"], image, "oracle float64")
-    assert_close(found["text"], text, "oracle float64")
-    if texts:
-        np.testing.assert_array_equal(found["tokens"], AutoModel.from_pretrained(source).tokenize(texts))
+def test_open_clip_embeds_and_tokenizes_the_same(tmp_path: Path) -> None:
+    configs = {name: cases.TINY[name] for name in ("vit-mlp", "vit-gelu", "rn-a")} | {"words": WORDS, "grown": GROWN}
+    right = {}
+    for name, config in configs.items():
+        source = written(tmp_path / name, config)
+        theirs = convert(source, tmp_path / "theirs" / name, to="open_clip")
+        pixels, ids, *right[name] = expected(source, config)
+        write_inputs(theirs, pixels, ids, TEXTS if name == "words" else [])
+    found = oracle_embeddings(tmp_path / "theirs")
+    assert found.keys() == configs.keys()
+    for name, (image, text) in right.items():
+        assert_close(found[name]["image"], image, "oracle float64")
+        assert_close(found[name]["text"], text, "oracle float64")
+    model = AutoModel.from_pretrained(tmp_path / "words" / "ours")
+    np.testing.assert_array_equal(found["words"]["tokens"], model.tokenize(TEXTS))
 
 
 def test_the_guides_five_lines_are_an_engine(tmp_path: Path) -> None:

@@ -120,17 +120,17 @@ def answer(engine, verb, inputs, attributes):
     method = getattr(engine, verb, None)
     if method is None:
         raise NotImplementedError(verb)
-    texts = json.loads(inputs["texts"].tobytes()) if "texts" in inputs else None
+    decoders = {"image": lambda x: x.tobytes(), "texts": lambda x: json.loads(x.tobytes())}  # else they stay arrays
+    given = dict(inputs) if verb == "similarity" else {k: decoders.get(k, lambda x: x)(x) for k, x in inputs.items()}
     if verb in ("describe", "similarity", "trace_image", "trace_text"):
-        return {name: np.asarray(x) for name, x in method(**inputs).items()}
+        return {name: np.asarray(x) for name, x in method(**given).items()}
     if verb == "operation":
-        return {"y": method(**attributes, **inputs)}
+        return {"y": method(**attributes, **given)}
     if verb == "tokenize":
-        return {"ids": method(texts, attributes["context_length"], attributes["truncate"])}
+        return {"ids": method(**given, **attributes)}
     if verb == "preprocess":
-        return {"pixels": method(inputs["image"].tobytes(), attributes["resolution"])}
-    given = [inputs["image"].tobytes()] * ("image" in inputs) + [texts] * ("texts" in inputs)
-    return {"similarity" if verb == "compare" else "embeddings": method(*(given or inputs.values()))}
+        return {"pixels": method(**given, **attributes)}
+    return {"similarity" if verb == "compare" else "embeddings": method(**given)}
 
 
 def main():
