@@ -206,7 +206,7 @@ def _select(args: argparse.Namespace, profile: str) -> tuple[list[Question], lis
             if claimed == [level]:
                 raise InputError(f"The level {level} needs {option}, such as {option[:-5]}clip/ViT-B-32.")
         only = " ".join(map(repr, args.only))
-        raise InputError(f"No case is left of --only {only}, by what its id has in it; see clipref conformance list.")
+        raise InputError(f"No case has {only} in its id; see clipref conformance list.")
     return chosen, others
 
 

@@ -18,9 +18,9 @@ from clipref.cli import main
 Capture = pytest.CaptureFixture[str]
 
 
-def told(engine: str, only: str, capsys: Capture, level: str = "similarity") -> str:
+def told(engine: str, how: str, capsys: Capture, level: str = "similarity", only: str = "3 images") -> str:
     """What the command says of an engine in one case, which it fails, or doesn't answer."""
-    asked = ["--levels", level, "--only", only, "--time-limit", "0.6", "--verbose"]
+    asked = ["--levels", level, "--only", only, "--time-limit", "0.6" if how == "hang" else "60", "--verbose"]
     assert main(["conformance", "run", engine, *asked]) == 1
     said = capsys.readouterr()
     assert "Traceback" not in said.out + said.err
@@ -59,7 +59,7 @@ def test_objects(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     name = f"bad_{how.replace(' ', '_')}"
     (tmp_path / f"{name}.py").write_text(f"import os, time\nimport numpy as np\nclass Bad:\n    {body}{made}\n")
     monkeypatch.syspath_prepend(tmp_path)
-    assert_says(verdict, told(f"{name}:Bad", "3 images", capsys))
+    assert_says(verdict, told(f"{name}:Bad", how, capsys))
 
 
 WRITE = "from safetensors.numpy import save_file; import numpy as np; save_file({}, out)"
@@ -86,14 +86,14 @@ PROGRAMS: Mapping[str, tuple[str, str]] = {
 def test_programs(how: str, tmp_path: Path, capsys: Capture) -> None:
     body, verdict = PROGRAMS[how]
     (tmp_path / "bad.py").write_text(f"import sys\nverb, case, out = sys.argv[1:]\n{body}\n")
-    assert_says(verdict, told(f"exec:{sys.executable} {tmp_path / 'bad.py'}", "3 images", capsys))
+    assert_says(verdict, told(f"exec:{sys.executable} {tmp_path / 'bad.py'}", how, capsys))
 
 
 def test_a_program_that_cannot_be_started(tmp_path: Path, capsys: Capture) -> None:
     program = tmp_path / "bad"
     program.write_bytes(b"\x7fELF, but no program")
     program.chmod(0o755)
-    assert_says("FAIL .* crashed: .*(Exec format error|can't be)", told(f"exec:{program}", "3 images", capsys))
+    assert_says("FAIL .* crashed: .*(Exec format error|can't be)", told(f"exec:{program}", "no start", capsys))
 
 
 Reply = Callable[[BaseHTTPRequestHandler], None]
@@ -175,7 +175,7 @@ def served(send: Reply) -> Iterator[str]:
 def test_servers(how: str, capsys: Capture) -> None:
     send, verdict = SERVERS[how]
     with served(send) as address:
-        assert_says(verdict, told(address, "vit-words-plain/texts", capsys, "pipeline"))
+        assert_says(verdict, told(address, how, capsys, "pipeline", "vit-words-plain/texts"))
 
 
 def assert_says(verdict: str, said: str) -> None:
