@@ -30,14 +30,14 @@ def ask(engine: EngineUnderTest, case: Case) -> Outputs | BaseException:
     given = dataclasses.replace(
         case, inputs={name: x.copy() for name, x in case.inputs.items()}, attributes=dict(case.attributes)
     )
-    files, here = _files(case.checkpoint), os.getcwd()
+    files, here = checkpoint_state(case.checkpoint), os.getcwd()
     try:
         with np.errstate(), warnings.catch_warnings():
             outputs = plain(engine.answer(given))
         for name, x in case.inputs.items():
             if name not in given.inputs or not np.array_equal(given.inputs[name], x):
                 raise Misbehaved(f"changed its input {name!r}")
-        if files != _files(case.checkpoint):
+        if files != checkpoint_state(case.checkpoint):
             raise CheckpointChanged("changed the files of the checkpoint")
     except KeyboardInterrupt:
         raise
@@ -67,9 +67,12 @@ def plain(outputs: Any) -> Outputs:
     return arrays
 
 
-def _files(checkpoint: Path | None) -> dict[str, tuple[int, int]]:
+_OF_A_CHECKPOINT = ("model.safetensors", "config.json", "open_clip_model.safetensors", "open_clip_config.json")
+
+
+def checkpoint_state(checkpoint: Path | None) -> dict[str, tuple[int, int]]:
     """Size and time of a checkpoint's files, by which a change shows; what an engine puts beside them is its own."""
-    files = {} if checkpoint is None else {name: checkpoint / name for name in ("model.safetensors", "config.json")}
+    files = {} if checkpoint is None else {name: checkpoint / name for name in _OF_A_CHECKPOINT}
     return {
         name: (file.stat().st_size, file.stat().st_mtime_ns) if file.is_file() else (0, 0)
         for name, file in files.items()

@@ -1,8 +1,9 @@
 """Is an engine CLIP, how exactly, and if not, what is wrong with it.
 
-`run ENGINE` asks an engine what the suite knows the answers of, grades each answer by what a correct engine of each
-precision would err, and looks for the cause of what is wrong among the known faults. It exits with 0 if all that the
-engine claims and does is right, else with 1. `export` writes the questions as files, for an engine that runs elsewhere,
+`init LANGUAGE DIR` writes a starter, a program around an engine that answers as it stands. `run ENGINE` asks an engine
+what the suite knows the answers of, grades each answer by what a correct engine of each precision would err, and looks
+for the cause of what is wrong among the known faults. It exits with 0 if all that the engine claims and does is right,
+else with 1. `export` writes the questions as files, for an engine that runs elsewhere,
 and `check` grades its answers. `list` shows the cases, the claims and the known faults; `explain ID` one of them.
 """
 
@@ -15,15 +16,18 @@ import dataclasses
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipref.cli.common import add_json_argument, print_json, print_table
 from clipref.cli.output import text_file
 from clipref.errors import InputError
+from clipref.weights_tools.targets import TARGETS
 
 from .engines import KINDS, TIME_LIMIT
+from .protocol import PIXELS
+from .starting import languages, write_starter
 
 if TYPE_CHECKING:
     from .grading.verdicts import Report, Result
@@ -38,7 +42,10 @@ _PROFILES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own arguments."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="run|export|check|list|explain")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="init|run|export|check|list|explain")
+    starter = actions.add_parser("init", help="write a starter, for you to put your engine into")
+    starter.add_argument("language", choices=languages(), help="what it is written in")
+    starter.add_argument("folder", type=Path, metavar="DIR", help="the folder to write it into")
     runner = actions.add_parser(
         "run",
         help="ask an engine, grade its answers, and say what is wrong",
@@ -53,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     checker.add_argument("folder", metavar="DIR")
     for action in (runner, checker):
         action.add_argument("--precision", default="float32", help="what the engine claims (float32)")
+        action.add_argument("--pixels", choices=PIXELS, default="exact", help="how near pixels have to be (exact)")
         action.add_argument("--expected-failures", type=_path, metavar="FILE", help="cases that fail, with reasons")
         action.add_argument("--junit", type=_path, metavar="FILE", help="write JUnit XML")
         action.add_argument("--html", type=_path, metavar="FILE", help="write one page that shows everything")
@@ -61,10 +69,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     exporter = actions.add_parser("export", help="write the cases as files")
     exporter.add_argument("folder", metavar="DIR")
     exporter.add_argument("--onnx", action="store_true", help="those of the towers also as ONNX backend tests")
+    for action in (runner, exporter):
+        layouts = "of the checkpoints' folders: clipref (the default), transformers or open_clip"
+        action.add_argument("--layout", choices=TARGETS, default="clipref", help=layouts)
     for action in (runner, checker, exporter):
         action.add_argument("--levels", nargs="+", metavar="LEVEL", help="what the engine claims (most)")
         action.add_argument("--full", nargs="+", default=[], metavar="MODEL", help="published sizes: clip/ViT-B-32 ...")
-        action.add_argument("--only", metavar="TEXT", help="cases whose id has this in it")
+        only = "cases whose id has one of these in it; none whose id has what follows a '!'"
+        action.add_argument("--only", nargs="+", default=[], metavar="TEXT", help=only)
         profile = None if action is checker else "openai"  # what is checked was exported with one
         action.add_argument("--profile", default=profile, help=_PROFILES)
     add_json_argument(actions.add_parser("list", help="the cases, the claims and the known faults"))
@@ -83,6 +95,9 @@ def run(args: argparse.Namespace) -> int:
         return _list(args.json)
     if args.action == "explain":
         print(explanation(args.id))
+        return 0
+    if args.action == "init":
+        print(write_starter(args.language, args.folder))
         return 0
     if args.action == "export":
         return _export(args)
@@ -120,12 +135,15 @@ def _asked(
     """Open the engine, ask it everything, and report."""
     from . import expectations, suite
     from .engines import open_engine
+    from .engines.laid_out import LaidOut
 
     with _stdout_to_stderr():
         engine = open_engine(name, getattr(args, "time_limit", TIME_LIMIT))
+        if getattr(args, "layout", "clipref") != "clipref":
+            engine = LaidOut(engine, args.layout)
         report = suite.run(
-            engine, chosen, name=name, precision=args.precision, profile=profile, reasons=reasons, unclaimed=others,
-            progress=_progress,
+            engine, chosen, name=name, precision=args.precision, profile=profile, pixels=args.pixels,
+            reasons=reasons, unclaimed=others, progress=_progress,
         )  # fmt: skip
         for model in getattr(args, "released", []):
             from . import released
@@ -180,15 +198,23 @@ def _select(args: argparse.Namespace, profile: str) -> tuple[list[Question], lis
     from .questions import DEFAULT, questions
 
     claimed = args.levels or list(DEFAULT)
-    only = args.only or ""
-    chosen = [q for q in questions(claimed, args.full, profile) if only in q.id]
-    others = [q for q in questions([level for level in DEFAULT if level not in claimed]) if only in q.id]
+    chosen = [q for q in questions(claimed, args.full, profile) if _is_meant(q.id, args.only)]
+    unclaimed = [level for level in DEFAULT if level not in claimed]
+    others = [q for q in questions(unclaimed) if _is_meant(q.id, args.only)]
     if not chosen and not getattr(args, "released", []):
         for level, option in (("full", "--full MODEL"), ("released", "--released MODEL")):
             if claimed == [level]:
                 raise InputError(f"The level {level} needs {option}, such as {option[:-5]}clip/ViT-B-32.")
-        raise InputError(f"No case has {only!r} in its id; see clipref conformance list.")
+        only = " ".join(map(repr, args.only))
+        raise InputError(f"No case has {only} in its id; see clipref conformance list.")
     return chosen, others
+
+
+def _is_meant(case: str, only: Sequence[str]) -> bool:
+    """Whether `--only` means the case of an id: one that has any of the texts in it, and none of those behind a "!"."""
+    left_out = [text[1:] for text in only if text.startswith("!")]
+    wanted = [text for text in only if not text.startswith("!")]
+    return (not wanted or any(text in case for text in wanted)) and not any(text in case for text in left_out)
 
 
 def _read_exported(args: argparse.Namespace) -> tuple[list[Question], list[Question], str]:
@@ -281,7 +307,9 @@ def _export(args: argparse.Namespace) -> int:
     chosen, _ = _select(args, args.profile)
     with tempfile.TemporaryDirectory() as scratch:
         cases = (question.make(Path(scratch)) for question in chosen)
-        count = export(cases, args.folder, args.onnx, args.profile)
+        count, left_out = export(cases, args.folder, args.onnx, args.profile, args.layout)
+    for reason, cases_left_out in left_out.items():
+        print(f"{cases_left_out} cases left out: {reason}")
     print(f"{count} cases in {args.folder}. Put answer.safetensors beside each case.json, then:")
     print(f"clipref conformance check {args.folder}")
     return 0

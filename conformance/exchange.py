@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from clipref import __version__
-from clipref.errors import InputError
+from clipref.errors import ConfigError, InputError
 from clipref.files import parse_json, read_bytes
+from clipref.weights_tools.convert import convert
 from clipref.weights_tools.folder import new_folder, write_json
 from clipref.weights_tools.sources import sha256
 
@@ -45,34 +47,49 @@ def folder_name(case: Case) -> str:
     return f"cases/{case.id.replace(' ', '-')}"
 
 
-def export(cases: Iterable[Case], out: str | os.PathLike[str], onnx: bool = False, profile: str = "openai") -> int:
+def export(
+    cases: Iterable[Case],
+    out: str | os.PathLike[str],
+    onnx: bool = False,
+    profile: str = "openai",
+    layout: str = "clipref",
+) -> tuple[int, Counter[str]]:
     """Write cases, and the checkpoints that they need, to a new folder; returns how many cases.
+
+    With another `layout` of weights_tools/targets.py, cases name folders in that one, which lie beside the usual ones.
+    Cases of models that it can't express are left out; how many is the second that is returned, by the reason.
 
     With `onnx`, those of the towers are also written in the layout of ONNX's backend tests (write_backend_test).
     `profile`: of preprocessing, by which `check` will grade. Raises InputError if `out` exists.
     """
-    ids = []
+    ids, left_out = [], Counter[str]()
     with new_folder(out) as root:
         for case in cases:
-            ids.append(case.id)
-            folder = root / folder_name(case)
-            folder.mkdir(parents=True)
-            checkpoint = None
+            folder, checkpoint = root / folder_name(case), None
             if case.checkpoint is not None:
-                copy = root / "checkpoints" / case.checkpoint.name
+                copy, laid_out = (root / place / case.checkpoint.name for place in ("checkpoints", layout))
+                try:
+                    if layout != "clipref" and not laid_out.exists():
+                        convert(case.checkpoint, laid_out, to=layout)
+                except ConfigError as problem:
+                    left_out[str(problem)] += 1
+                    continue
                 if not copy.exists():
                     _copy_checkpoint(case.checkpoint, copy)
-                checkpoint = Path(os.path.relpath(copy, folder)).as_posix()
+                checkpoint = Path(os.path.relpath(copy if layout == "clipref" else laid_out, folder)).as_posix()
+            ids.append(case.id)
+            folder.mkdir(parents=True)
             write_case(folder, case, checkpoint)
             (folder / "verb").write_text(case.verb, encoding="ascii")  # for scripts that read no JSON
             if onnx and case.verb in ("encode_image", "encode_text"):
                 write_backend_test(root / "onnx" / case.id.replace(" ", "-"), case)
         if not ids:
-            raise InputError("There are no cases to export; name a level or a case that there is.")
-        written = [path for part in ("cases", "checkpoints") for path in sorted((root / part).rglob("*"))]
+            reasons = "".join(f" {reason}" for reason in left_out)
+            raise InputError(f"There are no cases to export; name a level or a case that there is.{reasons}")
+        written = [path for part in ("cases", "checkpoints", layout) for path in sorted((root / part).rglob("*"))]
         files = {path.relative_to(root).as_posix(): sha256(path) for path in written if path.is_file()}
         write_json(root / "export.json", {"clipref": __version__, "profile": profile, "cases": ids, "files": files})
-    return len(ids)
+    return len(ids), left_out
 
 
 def _copy_checkpoint(source: Path, copy: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from clipref.conformance.engines import KINDS, TIME_LIMIT, open_engine
 from clipref.conformance.expectations import all_ids, read
 from clipref.conformance.grading.rounding import PRECISIONS
-from clipref.conformance.protocol import Question
+from clipref.conformance.protocol import PIXELS, Question
 from clipref.conformance.questions import DEFAULT, LEVELS, questions
 from clipref.conformance.reports.words import explanations, summary
 from clipref.conformance.suite import Run
@@ -25,6 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--full", nargs="+", default=[], metavar="MODEL", help="published sizes: clip/ViT-B-32 ...")
     group.addoption("--precision", choices=PRECISIONS, default="float32", help="what the engine claims (float32)")
     group.addoption("--profile", default="openai", help="of preprocessing (openai)")
+    group.addoption("--pixels", choices=PIXELS, default="exact", help="how near pixels have to be (exact)")
     group.addoption("--expected-failures", type=Path, metavar="FILE", help="cases that fail, with reasons")
     group.addoption("--time-limit", type=float, default=TIME_LIMIT, metavar="S", help="seconds for an answer")
 
@@ -50,8 +51,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         raise pytest.UsageError(str(problem)) from problem
     session.config.stash[QUESTIONS] = asked
     session.config.stash[RUN] = Run(
-        engine, name=option.engine, precision=option.precision, profile=option.profile, reasons=reasons
-    )
+        engine, name=option.engine, precision=option.precision, profile=option.profile, pixels=option.pixels,
+        reasons=reasons,
+    )  # fmt: skip
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

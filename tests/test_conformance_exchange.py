@@ -41,7 +41,7 @@ def answered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scratch = tmp_path_factory.mktemp("exchange")
     folder = scratch / "exported"
     made = [q.make(scratch) for q in levels.questions() if any(part in q.id for part in ASKED)]
-    assert export(made, folder) == len(made) == 5
+    assert export(made, folder) == (len(made), {}) and len(made) == 5
     subprocess.run([sys.executable, "-c", ANSWERER, str(folder)], check=True)
     return folder
 
@@ -246,7 +246,7 @@ def test_what_is_no_exported_folder_is_refused(tmp_path: Path) -> None:
 
 def test_every_case_has_a_folder_of_its_own(tmp_path: Path) -> None:
     cases = [q for q in levels.questions() if q.level not in ("towers", "taps", "properties", "describe")]
-    assert export((q.make(tmp_path) for q in cases), tmp_path / "all") == len(cases)
+    assert export((q.make(tmp_path) for q in cases), tmp_path / "all") == (len(cases), {})
     assert set(read_export(tmp_path / "all").cases) == {q.id for q in cases}
     assert not [path for path in (tmp_path / "all").rglob("*") if " " in path.name]
 

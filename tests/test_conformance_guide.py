@@ -34,7 +34,7 @@ def my_clip(folder: Path, code: str) -> None:
 
 
 # Those that take longer are as the others are.
-SLOW = ("--html", "--junit", "pytest")
+SLOW = ("--html", "--junit", "pytest", "!")
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,10 @@
 SRC is a file or a folder: OpenAI's `.pt`, a torch.save file, safetensors (sharded or not) in the names of OpenAI,
 open_clip or transformers; or a model id that is on this machine. Torch isn't needed, and nothing in the file is run.
 DST becomes a folder that opens with `AutoModel.from_pretrained(DST)`: model.safetensors, config.json, the tokenizer's
-merges, and provenance.json, which has the sha256 of what was read, of every tensor, and of all together. Numbers keep
-their dtype and their bits unless --dtype says otherwise. Tensors are copied one by one, so little memory is needed. DST
-is there whole or not at all.
+merges, and provenance.json, which has the sha256 of what was read, of every tensor, and of all together. With --to
+transformers or --to open_clip it is a folder that those read: their tensor names, configurations and tokenizer's files.
+Numbers keep their dtype and their bits unless --dtype says otherwise. Tensors are copied one by one, so little memory
+is needed. DST is there whole or not at all.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import argparse
 import os
 import platform
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -27,14 +29,15 @@ from clipref.digests import PROVENANCE_NAME, digest_record, model_digest, refuse
 from clipref.errors import InputError, WeightsError
 from clipref.hub import present
 from clipref.lazy import no_fork
-from clipref.vocabulary import DEFAULT_MERGES, read_vocabulary, symbols_of, write_vocabulary
+from clipref.vocabulary import DEFAULT_MERGES, Vocabulary, read_vocabulary, symbols_of
 from clipref.weights import FLOATS, check_tensors, ignored, read_config
 
-from .folder import new_folder, refuse_existing, write_config, write_json, write_tensors
+from .folder import new_folder, refuse_existing, write_json, write_tensors
 from .hub_files import check_files
 from .layouts import Recipe
-from .sources import Options, Source, open_source
+from .sources import OPENAI_VOCABULARY, Options, Source, open_source
 from .stored import Array
+from .targets import TARGETS
 
 DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
@@ -44,6 +47,7 @@ def convert(
     destination: str | os.PathLike[str],
     options: Options | None = None,
     *,
+    to: str = "clipref",
     dtype: str | None = None,
     origin: Mapping[str, Any] | None = None,
     digest: str | None = None,
@@ -51,12 +55,16 @@ def convert(
 ) -> Path:
     """Write the folder `destination` from a checkpoint of any known layout; returns its path.
 
-    `dtype` casts every tensor to "float32", "float16", "bfloat16" or "float64", rounding to nearest; None keeps each as
-    it is. `origin` is added to the provenance. `digest` is what the result has to have, or nothing is kept. `progress`
-    shows a bar on standard error.
+    `to` is the layout that is written: "clipref", "transformers" or "open_clip" (targets.py). `dtype` casts every
+    tensor to "float32", "float16", "bfloat16" or "float64", rounding to nearest; None keeps each as it is. `origin` is
+    added to the provenance. `digest` is what the result has to have, or nothing is kept. `progress` shows a bar on
+    standard error.
 
-    Raises ModelNotFound, WeightsError, ConfigError, or InputError if `destination` exists.
+    Raises ModelNotFound, WeightsError, ConfigError, also for what the layout can't express, or InputError if
+    `destination` exists.
     """
+    if to not in TARGETS:
+        raise InputError(f"to is {to!r}; expected one of {', '.join(TARGETS)}.")
     if dtype is not None and dtype not in DTYPES:
         raise InputError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}.")
     refuse_existing(destination)
@@ -71,31 +79,36 @@ def convert(
         source.config,
         where,
     )
-    recipes = {name: recipes[name] for name in tensor_shapes(source.config)}  # always in the same order
-    layout = {name: (DTYPES[dtype] if dtype else recipe.dtype, recipe.shape) for name, recipe in recipes.items()}
+    target = TARGETS[to]
+    pieces = target.pieces(source.config)  # in the order of the tensors that they are made of
+    dtypes = {name: DTYPES[dtype] if dtype else recipes[name].dtype for name in tensor_shapes(source.config)}
+    layout = {
+        name: (dtypes[piece.source], piece.shape(recipes[piece.source].shape)) for name, piece in pieces.items()
+    }  # fmt: skip
     found: dict[str, tuple[str, Shape, str]] = {}
 
     def values() -> Iterator[tuple[str, Array]]:
-        for name, recipe in _bar(recipes, progress):
+        of_source = groupby(pieces.items(), key=lambda named: named[1].source)
+        for source_name, made in _bar(of_source, recipes, progress):
+            recipe = recipes[source_name]
             stored = recipe.read()
             if count := not_finite(stored, recipe.dtype):
                 raise WeightsError(
-                    f"{where}: tensor {name!r} has {count} values that are not finite (NaN or infinity), so nothing "
-                    "that it takes part in has a meaning: the file is damaged, or its training went wrong."
+                    f"{where}: tensor {source_name!r} has {count} values that are not finite (NaN or infinity), so "
+                    "nothing that it takes part in has a meaning: the file is damaged, or its training went wrong."
                 )
-            value = cast(stored, recipe.dtype, layout[name][0], name)
-            found[name] = *layout[name], tensor_digest(value)
-            yield name, value
+            value = cast(stored, recipe.dtype, dtypes[source_name], source_name)
+            found[source_name] = dtypes[source_name], recipe.shape, tensor_digest(value)
+            yield from ((name, piece.of(value)) for name, piece in made)
 
     with new_folder(destination) as folder:
-        write_tensors(folder / "model.safetensors", layout, values())
+        target.write_rest(folder, source.config, vocabulary_of(source), set(dtypes.values()))
+        write_tensors(folder / target.weights, layout, values())
         whole = model_digest(found)
         if digest is not None:
             refuse_other(where, whole, digest)
-        write_config(folder, source.config)
-        _write_merges(folder, source)
-        record = digest_record(folder / "model.safetensors", whole)
-        write_json(folder / PROVENANCE_NAME, _provenance(source, record, found, dtype, origin or {}))
+        record = digest_record(folder / target.weights, whole)
+        write_json(folder / PROVENANCE_NAME, _provenance(source, record, found, to, dtype, origin or {}))
     return Path(destination)
 
 
@@ -124,26 +137,33 @@ def not_finite(stored: Array, dtype: str) -> int:
     return int(np.count_nonzero(~np.isfinite(cast(stored, dtype, "F32") if dtype == "BF16" else stored)))
 
 
-def _write_merges(folder: Path, source: Source) -> None:
-    """The checkpoint's own merges if it has some, else OpenAI's if they give its vocabulary, else none."""
+def vocabulary_of(source: Source) -> Vocabulary | None:
+    """The checkpoint's own vocabulary if it has one, else OpenAI's if that has its size, else none.
+
+    Raises WeightsError if it has merges of its own that give another size.
+    """
     if isinstance(source.config.text, NoTower) or source.config.text.tokenizer is not None:
-        return
+        return None
     text = source.config.text
+    if source.merges is None and text.end_of_text != OPENAI_VOCABULARY - 1:
+        return None
     merges = source.merges or DEFAULT_MERGES
     vocabulary = read_vocabulary(merges)
     found = len(symbols_of(vocabulary.merges)) + len(vocabulary.added)
     if found - 1 == text.end_of_text and found <= text.vocab_size:
-        write_vocabulary(folder, vocabulary)
-    elif source.merges is not None:
+        return vocabulary
+    if source.merges is not None:
         raise WeightsError(
             f"{merges} gives {found} tokens, but the model has {text.vocab_size}. Is it another model's?"
         )
+    return None
 
 
 def _provenance(
     source: Source,
     record: Mapping[str, Any],
     tensors: Mapping[str, tuple[str, Shape, str]],
+    to: str,
     dtype: str | None,
     origin: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -153,6 +173,7 @@ def _provenance(
         "versions": {**{name: version(name) for name in packages}, "python": platform.python_version()},
         "model": source.model,
         "source": {"kind": source.kind, **origin, "files": source.files},
+        **({} if to == "clipref" else {"layout": to}),
         "cast to": dtype,
         **record,
         "tensors": {
@@ -162,18 +183,22 @@ def _provenance(
     }
 
 
-def _bar(recipes: Mapping[str, Recipe], progress: bool) -> Iterator[tuple[str, Recipe]]:
+def _bar(sources: Iterable[tuple[str, _T]], recipes: Mapping[str, Recipe], progress: bool) -> Iterator[tuple[str, _T]]:
+    """Names of our tensors, with whatever is with them, counted by their bytes."""
     if not progress:
-        yield from recipes.items()
+        yield from sources
         return
     with no_fork:
         from tqdm import tqdm
 
     total = sum(part_bytes(recipe) for recipe in recipes.values())
     with tqdm(total=total, unit="B", unit_scale=True, desc="converting") as bar:
-        for name, recipe in recipes.items():
-            yield name, recipe
-            bar.update(part_bytes(recipe))
+        for name, kept in sources:
+            yield name, kept
+            bar.update(part_bytes(recipes[name]))
+
+
+_T = TypeVar("_T")
 
 
 def part_bytes(recipe: Recipe) -> int:
@@ -204,6 +229,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own arguments."""
     parser.add_argument("source", metavar="SRC", help="a checkpoint's file or folder, or a model id")
     parser.add_argument("destination", type=Path, metavar="DST", help="the folder to make")
+    parser.add_argument("--to", choices=TARGETS, default="clipref", help="the layout to write (clipref)")
     parser.add_argument("--dtype", choices=DTYPES, help="cast every tensor (default: keep each as it is)")
     parser.add_argument("--model", choices=PUBLISHED, metavar="ID", help="say that it is this published model")
     add_source_arguments(parser)
@@ -212,6 +238,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Convert, and print where the result is."""
     path = convert(
-        present(args.source), args.destination, options_of(args), dtype=args.dtype, progress=sys.stderr.isatty()
-    )
+        present(args.source), args.destination, options_of(args),
+        to=args.to, dtype=args.dtype, progress=sys.stderr.isatty(),
+    )  # fmt: skip
     print(path)

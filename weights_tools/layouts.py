@@ -125,8 +125,9 @@ def _from_openai(tensors: Mapping[str, Stored]) -> dict[str, Recipe]:
     return made
 
 
-# transformers' CLIPModel (src/transformers/models/clip/modeling_clip.py); "pre_layrnorm" is so spelt.
-_TRANSFORMERS = [
+# transformers' CLIPModel (src/transformers/models/clip/modeling_clip.py); "pre_layrnorm" is so spelt. Both tables are
+# taken backwards by targets.py.
+TRANSFORMERS_NAMES = [
     (r"vision_model\.embeddings\.class_embedding", "visual.class_embedding"),
     (r"vision_model\.embeddings\.patch_embedding\.weight", "visual.conv1.weight"),
     (r"vision_model\.embeddings\.position_embedding\.weight", "visual.positional_embedding"),
@@ -140,7 +141,7 @@ _TRANSFORMERS = [
     (r"visual_projection\.weight", "visual.proj"),
     (r"text_projection\.weight", "text_projection"),
 ]
-_TRANSFORMERS_BLOCK = [
+TRANSFORMERS_BLOCK = [
     (r"\.layer_norm([12])\.", r".ln_\1."),
     (r"\.self_attn\.out_proj\.", ".attn.out_proj."),
     (r"\.mlp\.fc1\.", ".mlp.c_fc."),
@@ -154,10 +155,10 @@ def _from_transformers(tensors: Mapping[str, Stored]) -> dict[str, Recipe]:
         if name.endswith(".position_ids"):
             continue
         ours = name
-        for pattern, replacement in _TRANSFORMERS:
+        for pattern, replacement in TRANSFORMERS_NAMES:
             if re.fullmatch(pattern, name):
                 ours = re.sub(pattern, replacement, name)
-        for pattern, replacement in _TRANSFORMERS_BLOCK:
+        for pattern, replacement in TRANSFORMERS_BLOCK:
             ours = re.sub(pattern, replacement, ours)
         if part := re.fullmatch(r"(.+)\.self_attn\.([qkv])_proj\.(weight|bias)", ours):
             if part[2] == "q":

@@ -55,7 +55,7 @@ class Executable:
             write_case(folder, case, None if case.checkpoint is None else str(case.checkpoint.resolve()))
             code, words = self._run([*self._command, case.verb, str(folder), str(out)])
             if code == UNSUPPORTED:
-                raise Unsupported("exit code 3")
+                raise Unsupported(f"exit code {UNSUPPORTED}{words}")
             if code < 0:
                 raise Killed(f"{ending(code)}{words}")
             if code > 0:

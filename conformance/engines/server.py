@@ -138,7 +138,10 @@ def _read(request: urllib.request.Request, time_limit: float) -> tuple[int, byte
     """Status and body, of which no more is read than a little over the limit."""
     try:
         with urllib.request.urlopen(request, timeout=time_limit) as response:
-            return response.status, response.read(_LARGEST_REPLY + 1)
+            text = response.read(_LARGEST_REPLY + 1)
+            if len(text) <= _LARGEST_REPLY and response.length:  # what was promised, and didn't come
+                raise http.client.IncompleteRead(text, response.length)
+            return response.status, text
     except urllib.error.HTTPError as problem:
         with problem:
             return problem.code, problem.read(400)

@@ -1,11 +1,11 @@
-// A whole engine of CLIP as a program: ViTs and texts, C++17 without any library. Wrap yours like this.
+// A whole engine of CLIP as a program: ViTs and texts, C++17 without any library; the starter, filled in.
 //
 //     g++ -O2 -std=c++17 engine.cpp -o engine
-//     clipref conformance run exec:./engine --levels describe towers similarity
+//     clipref conformance run exec:./engine --levels describe towers taps similarity
 //
 // It is called as `engine VERB CASE_DIR OUT.safetensors`, reads CASE_DIR/case.json and CASE_DIR/inputs.safetensors,
 // writes the outputs to OUT.safetensors and exits with 0, or with 3 for what it doesn't do: ResNets, tokens, pixels,
-// single operations. Of the three parts below, take the first as it is; the second is your CLIP; the third joins them.
+// single operations. What is not between "yours begins" and "yours ends" is that of `clipref conformance init cpp`.
 
 #include <algorithm>
 #include <cmath>
@@ -14,6 +14,7 @@
 #include <fstream>
 #include <iostream>
 #include <map>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -118,10 +119,7 @@ std::string read_file(const std::string& path) {
     return {std::istreambuf_iterator<char>(file), {}};
 }
 
-Json read_json(const std::string& path) {
-    std::string source = read_file(path);
-    return JsonReader(source).value();
-}
+Json read_json(const std::string& path) { return JsonReader(read_file(path)).value(); }
 
 float half(uint16_t bits) {
     int exponent = bits >> 10 & 31;
@@ -153,6 +151,7 @@ std::map<std::string, Tensor> read_tensors(const std::string& path) {
             if (kind == "F32") x = read_as<float>(bytes), bytes += 4;
             else if (kind == "F16") x = half(read_as<uint16_t>(bytes)), bytes += 2;
             else if (kind == "I64") x = float(read_as<int64_t>(bytes)), bytes += 8;
+            else if (kind == "U8") x = float(read_as<uint8_t>(bytes)), bytes += 1;
             else throw std::runtime_error(name + " is " + kind);
         }
         tensors[name] = tensor;
@@ -188,9 +187,16 @@ void write_tensors(const std::string& path, const std::map<std::string, Output>&
     if (!file) throw std::runtime_error("can't write " + path);
 }
 
-// --- CLIP: tokens are [N, L, W] --------------------------------------------------------------------------------------
-
+using Outputs = std::map<std::string, Output>;
 using Weights = std::map<std::string, Tensor>;
+
+// Activations by the names of their modules in the checkpoint: what trace_image and trace_text answer with.
+Weights taps;
+const Tensor& tap(const std::string& name, const Tensor& x) { return taps[name] = x; }
+
+// --- yours begins ----------------------------------------------------------------------------------------------------
+
+// Tokens are [N, L, W].
 
 // x [..., I] -> [..., O], of which `weight` is [O, I].
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor* bias = nullptr) {
@@ -200,9 +206,9 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor* bias = nullpt
     Tensor y = zeros(shape);
     for (size_t r = 0; r < rows; ++r)
         for (size_t o = 0; o < outputs; ++o) {
-            float sum = bias ? bias->data[o] : 0;
+            float sum = 0;  // a bias is added last: it may be so large that what is added to it is rounded off
             for (size_t i = 0; i < inputs; ++i) sum += x.row(r)[i] * weight.row(o)[i];
-            y.row(r)[o] = sum;
+            y.row(r)[o] = bias ? sum + bias->data[o] : sum;
         }
     return y;
 }
@@ -233,8 +239,7 @@ Tensor layer_norm(Tensor x, const Weights& w, const std::string& name) {
 }
 
 Tensor sum(Tensor x, const Tensor& y) {
-    for (size_t i = 0; i < x.data.size(); ++i) x.data[i] += y.data[i];
-    return x;
+    return std::transform(x.data.begin(), x.data.end(), y.data.begin(), x.data.begin(), std::plus<>()), x;
 }
 
 Tensor attention(const Tensor& x, const Weights& w, const std::string& name, size_t heads, bool causal) {
@@ -272,9 +277,11 @@ Tensor activated(Tensor x, const std::string& kind) {
 Tensor transformer(Tensor x, const Weights& w, const std::string& prefix, const Json& config, bool causal) {
     for (size_t i = 0; i < config["layers"].size(); ++i) {
         std::string block = prefix + "resblocks." + std::to_string(i);
-        x = sum(x, attention(layer_norm(x, w, block + ".ln_1"), w, block + ".attn", config["heads"].size(), causal));
-        Tensor y = linear(layer_norm(x, w, block + ".ln_2"), w, block + ".mlp.c_fc");
-        x = sum(x, linear(activated(y, config["activation"].text), w, block + ".mlp.c_proj"));
+        Tensor y = tap(block + ".ln_1", layer_norm(x, w, block + ".ln_1"));
+        x = sum(x, tap(block + ".attn", attention(y, w, block + ".attn", config["heads"].size(), causal)));
+        y = linear(tap(block + ".ln_2", layer_norm(x, w, block + ".ln_2")), w, block + ".mlp.c_fc");
+        x = sum(x, tap(block + ".mlp", linear(activated(y, config["activation"].text), w, block + ".mlp.c_proj")));
+        tap(block, x);
     }
     return x;
 }
@@ -301,32 +308,37 @@ Tensor encode_image(const Tensor& pixels, const Weights& w, const Json& config) 
     Tensor kernel = w.at("visual.conv1.weight");
     size_t width = kernel.dim(0);
     kernel.shape = {width, 3 * patch * patch};
-    Tensor embedded = linear(patches, kernel), x = zeros({n, grid * grid + 1, width});
+    Tensor embedded = tap("visual.conv1", linear(patches, kernel)), x = zeros({n, grid * grid + 1, width});
     const Tensor& positions = w.at("visual.positional_embedding");
     for (size_t i = 0; i < n; ++i)
         for (size_t t = 0; t < x.dim(1); ++t) {
             const float* token = t ? embedded.row(i * grid * grid + t - 1) : w.at("visual.class_embedding").data.data();
             for (size_t c = 0; c < width; ++c) x.row(i * x.dim(1) + t)[c] = token[c] + positions.row(t)[c];
         }
-    x = transformer(layer_norm(x, w, "visual.ln_pre"), w, "visual.transformer.", config, false);
-    return projected(layer_norm(picked(x, std::vector<size_t>(n, 0)), w, "visual.ln_post"), w.at("visual.proj"));
+    x = transformer(tap("visual.ln_pre", layer_norm(x, w, "visual.ln_pre")), w, "visual.transformer.", config, false);
+    Tensor y = tap("visual.ln_post", layer_norm(picked(x, std::vector<size_t>(n, 0)), w, "visual.ln_post"));
+    return projected(y, w.at("visual.proj"));
 }
 
 Tensor encode_text(const Tensor& ids, const Weights& w, const Json& config) {
     const Tensor &embedding = w.at("token_embedding.weight"), &positions = w.at("positional_embedding");
-    Tensor x = zeros({ids.dim(0), ids.dim(1), embedding.dim(1)});
+    Tensor tokens = zeros({ids.dim(0), ids.dim(1), embedding.dim(1)});
     std::vector<size_t> ends;
     for (size_t n = 0; n < ids.dim(0); ++n) {
         for (size_t t = 0; t < ids.dim(1); ++t)
-            for (size_t c = 0; c < x.dim(2); ++c)
-                x.row(n * ids.dim(1) + t)[c] = embedding.row(size_t(ids.row(n)[t]))[c] + positions.row(t)[c];
+            std::copy_n(embedding.row(size_t(ids.row(n)[t])), embedding.dim(1), tokens.row(n * ids.dim(1) + t));
         ends.push_back(std::max_element(ids.row(n), ids.row(n) + ids.dim(1)) - ids.row(n));  // the first of the largest
     }
-    x = layer_norm(transformer(x, w, "transformer.", config, true), w, "ln_final");
+    Tensor x = tap("token_embedding", tokens);
+    for (size_t t = 0; t < ids.data.size(); ++t)
+        for (size_t c = 0; c < x.dim(2); ++c) x.row(t)[c] += positions.row(t % ids.dim(1))[c];
+    x = tap("ln_final", layer_norm(transformer(x, w, "transformer.", config, true), w, "ln_final"));
     return projected(picked(x, ends), w.at("text_projection"));
 }
 
-Tensor normalised(Tensor x) {
+// --- yours ends ------------------------------------------------------------------------------------------------------
+
+Tensor unit_vectors(Tensor x) {
     for (size_t r = 0; r < x.dim(0); ++r) {
         float squares = 0;
         for (size_t i = 0; i < x.dim(1); ++i) squares += x.row(r)[i] * x.row(r)[i];
@@ -335,37 +347,51 @@ Tensor normalised(Tensor x) {
     return x;
 }
 
-// --- the program -----------------------------------------------------------------------------------------------------
+Outputs similarity(const Tensor& image, const Tensor& text, float logit_scale) {
+    Tensor a = unit_vectors(image), b = unit_vectors(text), cosines = zeros({a.dim(0), b.dim(0)});
+    for (size_t i = 0; i < a.dim(0); ++i)
+        for (size_t j = 0; j < b.dim(0); ++j)
+            for (size_t c = 0; c < a.dim(1); ++c) cosines.row(i)[j] += a.row(i)[c] * b.row(j)[c];
+    Tensor logits = cosines;
+    for (float& x : logits.data) x *= std::exp(logit_scale);
+    return {{"cosines", {cosines}}, {"logits", {logits}}};
+}
+
+Outputs describe(const Json& config) {
+    auto whole = [](const Json& number) { return Output{{{}, {float(number.size())}}, true}; };
+    const Json& text = config["text"];
+    return {{"embed_dim", whole(config["embed_dim"])}, {"resolution", whole(config["vision"]["resolution"])},
+            {"context_length", whole(text["context_length"])}, {"vocab_size", whole(text["vocab_size"])}};
+}
+
+// The outputs of a verb by name. None for what this engine doesn't do: ResNets; tokenize, preprocess, operation,
+// embed_image, embed_text and compare.
+std::optional<Outputs> answer(const std::string& verb, const std::string& folder) {
+    bool image = verb == "encode_image" || verb == "trace_image", text = verb == "encode_text" || verb == "trace_text";
+    if (!image && !text && verb != "describe" && verb != "similarity") return std::nullopt;
+    Weights inputs = read_tensors(folder + "inputs.safetensors");
+    if (verb == "similarity")
+        return similarity(inputs.at("image"), inputs.at("text"), inputs.at("logit_scale").data.at(0));
+    std::string checkpoint = read_json(folder + "case.json")["checkpoint"].text + "/";
+    if (checkpoint[0] != '/') checkpoint = folder + checkpoint;
+    Json config = read_json(checkpoint + "config.json");
+    if (verb == "describe") return describe(config);
+    if (image && config["vision"]["kind"].text != "vit") return std::nullopt;
+    Weights w = read_tensors(checkpoint + "model.safetensors");
+    std::optional<Tensor> embeddings = image ? encode_image(inputs.at("pixels"), w, config["vision"])
+                                             : encode_text(inputs.at("ids"), w, config["text"]);
+    Outputs outputs;
+    if (embeddings) outputs["embeddings"] = {*embeddings};
+    if (verb[0] == 't')
+        for (const auto& [name, x] : taps) outputs[name] = {x};
+    return outputs.empty() ? std::nullopt : std::optional(outputs);
+}
 
 int main(int argc, char** argv) try {
     if (argc != 4) throw std::runtime_error("usage: engine VERB CASE_DIR OUT.safetensors");
-    std::string verb = argv[1], folder = std::string(argv[2]) + "/", out = argv[3];
-    if (verb != "describe" && verb != "encode_image" && verb != "encode_text" && verb != "similarity") return 3;
-    std::map<std::string, Output> outputs;
-    Weights inputs = read_tensors(folder + "inputs.safetensors");
-    if (verb == "similarity") {
-        Tensor cosines = linear(normalised(inputs.at("image")), normalised(inputs.at("text"))), logits = cosines;
-        for (float& x : logits.data) x *= std::exp(inputs.at("logit_scale").data.at(0));
-        outputs = {{"cosines", {cosines}}, {"logits", {logits}}};
-    } else {
-        std::string checkpoint = read_json(folder + "case.json")["checkpoint"].text + "/";
-        if (checkpoint[0] != '/') checkpoint = folder + checkpoint;
-        Json config = read_json(checkpoint + "config.json");
-        const Json &vision = config["vision"], &text = config["text"];
-        if (verb == "describe") {
-            for (const char* name : {"context_length", "vocab_size"})
-                outputs[name] = {{{}, {float(text[name].size())}}, true};
-            outputs["embed_dim"] = {{{}, {float(config["embed_dim"].size())}}, true};
-            outputs["resolution"] = {{{}, {float(vision["resolution"].size())}}, true};
-        } else if (verb == "encode_image" && vision["kind"].text != "vit") {
-            return 3;
-        } else {
-            Weights w = read_tensors(checkpoint + "model.safetensors");
-            if (verb == "encode_image") outputs["embeddings"] = {encode_image(inputs.at("pixels"), w, vision)};
-            else outputs["embeddings"] = {encode_text(inputs.at("ids"), w, text)};
-        }
-    }
-    write_tensors(out, outputs);
+    std::optional<Outputs> outputs = answer(argv[1], std::string(argv[2]) + "/");
+    if (!outputs) return std::cerr << "declined: " << argv[1] << "\n", 3;
+    write_tensors(argv[3], *outputs);
     return 0;
 } catch (const std::exception& problem) {
     std::cerr << problem.what() << "\n";

@@ -25,7 +25,7 @@ from ..protocol import Array, Case, Exact, Outputs, Unsupported
 from ..restated import preprocessing
 from .rounding import PRECISIONS
 from .taps import cut, take_sample, tap_shapes, wrong_taps
-from .verdicts import GRADES, MARGIN, Picture, Result, Tap, Verdict, nearest
+from .verdicts import EMBEDDINGS, GRADES, MARGIN, Picture, Result, Tap, Verdict, nearest
 
 
 def judge(
@@ -98,7 +98,7 @@ def judge(
 
 
 # What the last activation is called, which an engine may know as its embeddings.
-_LAST = {"trace_image": "visual", "trace_text": "text_projection"}
+_LAST = dict(zip(("trace_image", "trace_text"), EMBEDDINGS, strict=True))
 
 
 @dataclass(frozen=True)

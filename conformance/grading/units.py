@@ -29,5 +29,5 @@ def frozen(id: str, profile: str = "openai") -> Units:
 
 def key(id: str, profile: str) -> str:
     """What a question is called in units.json: where pixels are made, it depends on the profile."""
-    depends = id.startswith(("preprocess/", "pipeline/")) and profile != "openai"
+    depends = (id.startswith(("preprocess/", "pipeline/")) or id.endswith("/file")) and profile != "openai"
     return f"{id} in {profile}" if depends else id

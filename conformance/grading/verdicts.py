@@ -13,6 +13,8 @@ from ..protocol import Array
 
 Verdict: TypeAlias = Literal["PASS", "FAIL", "SKIP", "XFAIL"]
 NOT_CLAIMED = "not claimed"
+# What the last activation of a tower is called, which are the embeddings.
+EMBEDDINGS = ("visual", "text_projection")
 
 # From the finest to the coarsest. "exact" is for what has no rounding: ids, and pixels where they have the same bits.
 GRADES = ("exact", "float64", "float32", "float16", "tf32", "bfloat16", "int8")
@@ -119,6 +121,7 @@ class Report:
     diagnoses: Sequence[Diagnosis] = field(default_factory=list)
     seconds: float = 0.0
     shared: Sequence[str] = ()  # what failures have in common, a sentence each
+    pixels: str = "exact"  # or "as-torchvision", a tolerance that was asked for
 
     @property
     def passed(self) -> bool:
@@ -129,7 +132,8 @@ class Report:
     @property
     def embedded(self) -> set[str]:
         """Of what there are right embeddings: "images", "texts", or both."""
-        claims = [set(r.claims) for r in self.results if r.verdict == "PASS" and "OUT-1" in r.claims]
+        passed = [r for r in self.results if r.verdict == "PASS" and "OUT-1" in r.claims]
+        claims = [set(r.claims) for r in passed if not r.taps or r.taps[-1].name in EMBEDDINGS]
         towers = {"images": {"VIT-5", "RN-4", "IMG-5"}, "texts": {"TXT-3"}}
         return {what for what, own in towers.items() if any(own & known for known in claims)}
 

@@ -8,6 +8,7 @@ those of pixels Pillow's; operations and similarity follow their definitions in 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 from clipref.errors import InputError
 
@@ -26,7 +27,7 @@ LEVELS = {
     "similarity": "cosines and logits of embeddings",
     "properties": "what doesn't depend on the batch, on the time or on the values",
     "pipeline": "image files and texts to embeddings, on two small trained models",
-    "full": "both towers in the nine published sizes (--full)",
+    "full": "both towers in the nine published sizes (--full); of clip/ViT-B-32 a file and texts, too",
     "released": "published values of the released weights (--released)",
 }
 # What is asked of an engine that doesn't say what it claims.
@@ -40,6 +41,7 @@ def questions(levels: Sequence[str] = DEFAULT, full: Sequence[str] = (), profile
     ):  # fmt: skip
         if unknown := sorted(set(given) - set(known)):
             raise InputError(f"No {what} {unknown[0]!r}; there are: {', '.join(known)}.")
+    sizes = {name: FULL[name] for name in full}
     makers: dict[str, Iterator[Question]] = {
         "describe": towers.describe(),
         "tokenize": texts.tokenize(),
@@ -50,7 +52,7 @@ def questions(levels: Sequence[str] = DEFAULT, full: Sequence[str] = (), profile
         "similarity": operations.similarity(),
         "properties": properties.properties(),
         "pipeline": pipeline.questions(profile),
-        "full": towers.towers("full", {name: FULL[name] for name in full}),
+        "full": chain(towers.towers("full", sizes), pipeline.full(sizes, profile)),
     }
     for level, maker in makers.items():
         if level in levels or (level == "full" and full):

@@ -19,6 +19,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "engine": report.engine,
         "precision": report.precision,
         "profile": report.profile,
+        "pixels": report.pixels,
         "passed": report.passed,
         "grade": report.grade,
         "seconds": round(report.seconds, 3),

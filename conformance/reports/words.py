@@ -64,7 +64,7 @@ def summary(report: Report) -> str:
     expected = f"; {report.count('XFAIL')} fail as expected" if report.count("XFAIL") else ""
     if report.passed:
         every = "every other answer" if expected else "every answer"
-        right = f"{every} is within {MARGIN:g} units of {report.precision}"
+        right = f"{every} is within {MARGIN:g} units of {report.precision}{_tolerated(report)}"
         answered = f"{report.count('PASS')} of {report.asked} questions answered{expected}"
         if report.count("PASS") and not any(map(_shown, report.by_level().values())):
             parts = (_answered(level, part) for level, part in report.by_level().items() if part.count("PASS"))
@@ -83,6 +83,14 @@ def summary(report: Report) -> str:
     coarser = report.grade is not None and GRADES.index(report.grade) > GRADES.index(report.precision)
     as_it_is = f"; as it is, {report.grade}-conformant" if coarser and not report.diagnoses else ""
     return f"Not {report.precision}-conformant: {failed} of {answers} answers fail{expected}{as_it_is}"
+
+
+def _tolerated(report: Report) -> str:
+    """What a tolerance that was asked for was needed for."""
+    if report.pixels == "exact":
+        return ""
+    few = sum(r.verdict == "PASS" and r.picture is not None for r in report.results)
+    return f", with pixels {report.pixels.replace('-', ' ')}: {few} pictures are a level off"
 
 
 def explanations(report: Report) -> Iterator[str]:
