@@ -74,7 +74,7 @@ def read_conformance(path: Path) -> dict[str, Any]:
 
 
 def _verdict(conformance: Mapping[str, Any]) -> dict[str, Any]:
-    keys = ("clipref", "engine", "precision", "profile", "passed", "grade", "counts")
+    keys = ("clipref", "engine", "precision", "profile", "pixels", "passed", "grade", "counts")
     return {key: conformance.get(key) for key in keys}
 
 

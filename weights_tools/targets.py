@@ -114,6 +114,7 @@ def _write_transformers(
     vision: Any = config.vision
     text = config.text
     end = text.end_of_text
+    assert end is not None  # which texts of the only kind that it has have
     # One for the whole model: where weights are of several, as OpenAI's are, it opens in float32.
     dtype = _TORCH_DTYPES[next(iter(dtypes))] if len(set(dtypes)) == 1 else "float32"
     write_json(
@@ -202,7 +203,7 @@ def _write_open_clip(folder: Path, config: ClipConfig, vocabulary: Vocabulary | 
     else:
         tower |= {"layers": vision.layers, "head_width": vision.width // vision.heads, "patch_size": vision.patch_size}
         tower |= _mlp_ratio(vision)
-    texts = {
+    texts: dict[str, Any] = {
         "context_length": text.context_length, "vocab_size": text.vocab_size, "width": text.width,
         "heads": text.heads, "layers": text.layers, **_mlp_ratio(text),
     }  # fmt: skip
