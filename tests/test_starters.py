@@ -184,6 +184,14 @@ def test_the_readme_leads_to_a_first_verdict(language: str, tmp_path: Path) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("language", PROGRAMS)
+def test_a_starter_says_how_it_is_called(language: str, tmp_path: Path) -> None:
+    engine = compile_it(language, starter(language, tmp_path / "mine")).removeprefix("exec:")
+    done = subprocess.run(engine, shell=True, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("usage: ") and "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("language", PROGRAMS)
 def test_a_step_that_is_wrong_is_told(language: str, tmp_path: Path) -> None:
     folder = starter(language, tmp_path / "mine")
     replaced(folder, language, *PROGRAMS[language][3])

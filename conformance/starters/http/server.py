@@ -94,6 +94,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def main():
+    if len(sys.argv) != 3 or not Path(sys.argv[1]).is_dir():
+        sys.exit("usage: server.py FOLDER_OF_CHECKPOINTS PORT")
     folder, port = Path(sys.argv[1]), int(sys.argv[2])
     with ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
         server.folder = folder

@@ -142,6 +142,10 @@ async function answer(verb, folder) {
 }
 
 const [verb, folder, out] = process.argv.slice(2);
+if (!out) {
+  console.error("usage: engine.mjs VERB CASE_DIR OUT.safetensors");
+  process.exit(1);
+}
 const outputs = await answer(verb, folder);
 if (outputs) writeTensors(out, outputs);
 else console.error(`declined: ${verb}`);

@@ -134,6 +134,8 @@ def answer(engine, verb, inputs, attributes):
 
 
 def main():
+    if len(sys.argv) != 4:
+        sys.exit("usage: my_clip.py VERB CASE_DIR OUT.safetensors")
     verb, case_dir, out = sys.argv[1:]
     case = json.loads(Path(case_dir, "case.json").read_text(encoding="utf-8"))
     folder = None if case["checkpoint"] is None else Path(case_dir, case["checkpoint"])
