@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from clipref.numerics import rms, rms_error
+from clipref.numerics import rms_error
 
 from ..asking import Misbehaved, words
 from ..engines.failures import Failure, Garbage, Hung, Killed
 from ..protocol import Array, Case, Exact, Outputs, Unsupported
-from ..restated import preprocessing
-from .rounding import PRECISIONS
+from .pixels import are_rounded, in_levels
+from .rounding import PRECISIONS, rounding
 from .taps import cut, take_sample, tap_shapes, wrong_taps
 from .verdicts import EMBEDDINGS, GRADES, MARGIN, Picture, Result, Tap, Verdict, nearest
 
@@ -73,7 +73,8 @@ def judge(
     if not graded:
         return result("SKIP", f"there are no golden values of {', '.join(found)}")
     if case.verb == "preprocess":
-        graded = [_grade_pixels(output, found["pixels"], exact) for output in graded]
+        rounded = are_rounded(found["pixels"], exact.outputs["pixels"], exact.units)
+        graded = [output if rounded else dataclasses.replace(output, grade=None, passed=False) for output in graded]
     worst = max(graded, key=lambda output: (not output.passed, output.rank, output.units))
     passed = worst.passed
     known: dict[str, Any] = {
@@ -94,6 +95,8 @@ def judge(
     if not passed and "embeddings" in exact.outputs:
         allowed = MARGIN * exact.units["embeddings"][precision]
         problem = _out_of_order(answer["embeddings"], exact.outputs["embeddings"], allowed)
+    if passed and not trace and (problem := _find_factor(case, exact, found, precision)) is not None:
+        passed, known["grade"] = False, None
     return result("PASS" if passed else "FAIL", problem, **known)
 
 
@@ -128,14 +131,41 @@ def _grade(name: str, found: Array, exact: Array, units: Mapping[str, float] | N
     return _Graded(name, off, by[precision], nearest([by]), passed, by)
 
 
-def _grade_pixels(output: _Graded, found: Array, exact: Exact) -> _Graded:
-    """Pixels of which most are exact to float32 and some are not are of other levels, whatever precision has room."""
-    right = exact.outputs["pixels"]
-    allowed = MARGIN * exact.units["pixels"]["float32"] * rms(right)
-    share = float((np.abs(found - right) > allowed).mean())
-    if not 0 < share < 0.5:
-        return output
-    return dataclasses.replace(output, grade=None, passed=False)
+def _find_factor(case: Case, exact: Exact, found: Outputs, precision: str) -> str | None:
+    """In words, by what the right numbers were multiplied, if they are exact to float32 but for that.
+
+    A coarse precision has room for a factor of 1.002, but rounding errs in each number differently. It is no fault
+    where the rounding of the logit scale alone gives it.
+    """
+    for name, units in exact.units.items():
+        right = exact.outputs[name]
+        if not rms_error(found[name], right) > MARGIN * units["float32"] or np.count_nonzero(right) < _NUMBERS:
+            continue
+        factor = float((found[name] * right).sum() / np.square(right).sum())
+        if rms_error(found[name], factor * right) <= MARGIN * units["float32"] and not _is_rounded_scale(
+            case, name, factor, precision
+        ):
+            return f"gave {name!r} that are exact but for a factor of {factor:.6g}, which no rounding gives"
+    return None
+
+
+_NUMBERS = 4  # which no factor fits by chance
+
+
+def _is_rounded_scale(case: Case, name: str, factor: float, precision: str) -> bool:
+    """Whether a factor of logits comes from a logit scale, or its exponential, in the precision claimed or a finer."""
+    if name != "logits":
+        return False
+    scale = case.inputs["logit_scale"].astype(np.float32)
+    for coarse in PRECISIONS[: PRECISIONS.index(precision) + 1]:
+        rounded = rounding(coarse)
+        for rounded_scale in (np.exp(rounded(scale)), rounded(np.exp(scale)), rounded(np.exp(rounded(scale)))):
+            if abs(float(rounded_scale) / math.exp(float(scale)) / factor - 1) <= _SAME_FACTOR:
+                return True
+    return False
+
+
+_SAME_FACTOR = 1e-5
 
 
 def _wrong_names(exact: Exact, answer: Outputs) -> str | None:
@@ -186,8 +216,7 @@ _LONGEST = 80  # characters of a text that is shown
 
 def _picture(found: Array, exact: Array) -> Picture:
     """The worst pixel is told in levels, without mean and standard deviation."""
-    std = np.array(preprocessing.Steps.std)[:, None, None]
-    difference = np.abs(found - exact) * std * 255
+    difference = in_levels(found - exact)
     channel, row, column = (int(i) for i in np.unravel_index(difference.argmax(), difference.shape))
     return Picture(found, exact, (channel, row, column), float(difference.max()))
 
