@@ -1,6 +1,7 @@
 """`clipref verify --report`: what it measures, that it tells nothing private, ends in time, leaves nothing behind."""
 
 import getpass
+import io
 import json
 import platform
 import re
@@ -113,7 +114,9 @@ def test_there_is_an_end_of_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_labels_take_turns(tmp_path: Path) -> None:
-    put(tmp_path / "a", range(5)), put(tmp_path / "b_c", range(1)), (tmp_path / "empty").mkdir()
+    put(tmp_path / "a", range(5))
+    put(tmp_path / "b_c", range(1))
+    (tmp_path / "empty").mkdir()
     found = samples.given_labelled(tmp_path, 4)
     assert list(found.truth) == [0, 1, 0, 0] and list(found.labels) == ["a", "b c"]
     with pytest.raises(InputError, match="has 0 folders with pictures; expected one for each label"):
@@ -124,7 +127,7 @@ def test_labels_take_turns(tmp_path: Path) -> None:
 
 def test_alterations_change_what_they_say() -> None:
     image = world.scene(3).draw(100)
-    sizes = {name: Image.open(samples.io.BytesIO(samples.altered(image, name))).size for name in samples.ALTERATIONS}
+    sizes = {name: Image.open(io.BytesIO(samples.altered(image, name))).size for name in samples.ALTERATIONS}
     assert sizes == {"resized": (60, 60), "recompressed": (100, 100), "cropped": (96, 96), "grey": (100, 100),
                      "mirrored": (100, 100)}  # fmt: skip
     tiny = Image.new("RGB", (1, 1))

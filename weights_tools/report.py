@@ -184,7 +184,9 @@ def _backends() -> Iterator[tuple[str, str]]:
 
 def _embed(model: CLIP, items: Sequence[Any], clock: _Clock, end: float) -> _Embedded:
     """The items that can be read, and their embeddings [N, E]; one at least, and then as many as there is time for."""
-    kept, rows, unread = [], [], 0
+    kept: list[Any] = []
+    rows: list[Array] = []
+    unread = 0
     for done, item in enumerate(items):
         if rows and clock.passed > end:
             clock.bar.total -= len(items) - done

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from clipref import ops
 
 from ..protocol import Array
@@ -25,3 +27,8 @@ def softmax_of_sum(total: float) -> dict[str, Operation]:
         return y
 
     return {"softmax": softmax, "attention": attention}
+
+
+def batch_norm_eps_outside(x: Array, weight: Array, bias: Array, running_mean: Array, running_var: Array) -> Array:
+    """Eps added to the deviation, as where weight / (sqrt(variance) + eps) is folded into a convolution."""
+    return ops.batch_norm(x, weight, bias, running_mean, (np.sqrt(running_var) + 1e-5) ** 2 - 1e-5)
