@@ -21,6 +21,7 @@ from ..grading.verdicts import MARGIN, Diagnosis
 from ..protocol import Array
 from .diagnosis import SUBJECT, by_place
 from .evidence import Answered
+from .factors import find_factor
 from .fault import Fault
 
 # Answers lean to a fault if so many embeddings show that it is in their errors about once. Measured: what is right in
@@ -42,16 +43,20 @@ _TOWERS = ("vit", "resnet", "text")
 def find_leans(
     failed: Sequence[Answered], passed: Sequence[Answered], precision: str, profile: str = "openai"
 ) -> Iterator[Diagnosis]:
-    """For each tower, whether its answers are a mixture; if not, and if none fails, the fault that they lean to."""
+    """For each tower, whether its answers are a mixture; if not, and if none fails, the fault that they lean to.
+
+    For each place, a tower or not, if nothing else is found: whether answers are right but for a factor.
+    """
     if PRECISIONS.index(precision) <= PRECISIONS.index("float32"):
         return
     failures = by_place(failed)
     for where, answers in by_place(passed).items():
-        if where not in _TOWERS:
-            continue
-        mixture = _mixture(where, answers)
-        lean = None if mixture is not None or where in failures else _lean(where, answers, profile)
-        yield from (found for found in (mixture, lean) if found is not None)
+        found = _mixture(where, answers) if where in _TOWERS else None
+        if found is None and where in _TOWERS and where not in failures:
+            found = _lean(where, answers, profile)
+        found = found or find_factor(where, answers, precision)
+        if found is not None:
+            yield found
 
 
 def _mixture(where: str, answers: Sequence[Answered]) -> Diagnosis | None:

@@ -13,6 +13,7 @@ from ..restated import preprocessing
 from .evidence import Answered
 
 _EXACT = 0.02  # levels
+_SEEN = 0.5  # of the difference is left where the crop is another, although the resize is, too
 _SIDES = (0, -1, 1)  # by which the long side may be another
 
 
@@ -57,10 +58,8 @@ def _wrong_step(answer: Answered, profile: str) -> _Wrong:
             return _Wrong(f"the right ones, {what}")
     off = np.abs(found - right).transpose(1, 2, 0) * steps.std * steps.scale
     share = 100 * float((off > _EXACT).mean())
-    nearest = _nearest_window(levels, preprocessing.resized(image, side, steps)[0].astype(np.float64), side)
-    left, top = preprocessing.resized(image, side, steps)[1]
-    crop = "the crop is right" if nearest == (left, top) else _describe(0, nearest[0] - left, nearest[1] - top)
-    return _Wrong(f"{crop}, and the resize gives others", share, float(off.max()))
+    crop = _crop(levels, *preprocessing.resized(image, side, steps))
+    return _Wrong(f"{crop}the resize gives others", share, float(off.max()))
 
 
 def _rounded(percent: float) -> str:
@@ -104,12 +103,19 @@ def _find_window(levels: Array, whole: Array, side: int) -> tuple[int, int] | No
     return None
 
 
-def _nearest_window(levels: Array, whole: Array, side: int) -> tuple[int, int]:
+def _crop(levels: Array, whole: Array, right: tuple[int, int]) -> str:
+    """In words that go on, where the crop was, as far as the wrong resize lets it be seen."""
+
     def off(at: tuple[int, int]) -> float:
         left, top = at
-        return float(np.abs(whole[top : top + side, left : left + side] - levels).mean())
+        return float(np.abs(whole[top : top + len(levels), left : left + len(levels)] - levels).mean())
 
-    return min(_windows(whole, side), key=off)
+    nearest = min(_windows(whole, len(levels)), key=off)
+    if nearest == right:
+        return "the crop is right, and "
+    moved = off(nearest) <= _SEEN * off(right)
+    where = _describe(0, nearest[0] - right[0], nearest[1] - right[1]).partition(", ")[2]
+    return f"{where}, and " if moved else ""
 
 
 def _describe(longer: int, right: int, down: int) -> str:

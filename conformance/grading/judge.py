@@ -23,7 +23,7 @@ from ..asking import Misbehaved, words
 from ..engines.failures import Failure, Garbage, Hung, Killed
 from ..protocol import Array, Case, Exact, Outputs, Unsupported
 from .pixels import are_rounded, in_levels
-from .rounding import PRECISIONS, rounding
+from .rounding import PRECISIONS
 from .taps import cut, take_sample, tap_shapes, wrong_taps
 from .verdicts import EMBEDDINGS, GRADES, MARGIN, Picture, Result, Tap, Verdict, nearest
 
@@ -95,8 +95,6 @@ def judge(
     if not passed and "embeddings" in exact.outputs:
         allowed = MARGIN * exact.units["embeddings"][precision]
         problem = _out_of_order(answer["embeddings"], exact.outputs["embeddings"], allowed)
-    if passed and not trace and (problem := _find_factor(case, exact, found, precision)) is not None:
-        passed, known["grade"] = False, None
     return result("PASS" if passed else "FAIL", problem, **known)
 
 
@@ -129,43 +127,6 @@ def _grade(name: str, found: Array, exact: Array, units: Mapping[str, float] | N
     by = {p: off / unit if off else 0.0 for p, unit in units.items()}
     passed = any(by[p] <= MARGIN for p in PRECISIONS[: PRECISIONS.index(precision) + 1])
     return _Graded(name, off, by[precision], nearest([by]), passed, by)
-
-
-def _find_factor(case: Case, exact: Exact, found: Outputs, precision: str) -> str | None:
-    """In words, by what the right numbers were multiplied, if they are exact to float32 but for that.
-
-    A coarse precision has room for a factor of 1.002, but rounding errs in each number differently. It is no fault
-    where the rounding of the logit scale alone gives it.
-    """
-    for name, units in exact.units.items():
-        right = exact.outputs[name]
-        if not rms_error(found[name], right) > MARGIN * units["float32"] or np.count_nonzero(right) < _NUMBERS:
-            continue
-        factor = float((found[name] * right).sum() / np.square(right).sum())
-        if rms_error(found[name], factor * right) <= MARGIN * units["float32"] and not _is_rounded_scale(
-            case, name, factor, precision
-        ):
-            return f"gave {name!r} that are exact but for a factor of {factor:.6g}, which no rounding gives"
-    return None
-
-
-_NUMBERS = 4  # which no factor fits by chance
-
-
-def _is_rounded_scale(case: Case, name: str, factor: float, precision: str) -> bool:
-    """Whether a factor of logits comes from a logit scale, or its exponential, in the precision claimed or a finer."""
-    if name != "logits":
-        return False
-    scale = case.inputs["logit_scale"].astype(np.float32)
-    for coarse in PRECISIONS[: PRECISIONS.index(precision) + 1]:
-        rounded = rounding(coarse)
-        for rounded_scale in (np.exp(rounded(scale)), rounded(np.exp(scale)), rounded(np.exp(rounded(scale)))):
-            if abs(float(rounded_scale) / math.exp(float(scale)) / factor - 1) <= _SAME_FACTOR:
-                return True
-    return False
-
-
-_SAME_FACTOR = 1e-5
 
 
 def _wrong_names(exact: Exact, answer: Outputs) -> str | None:
