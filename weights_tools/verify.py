@@ -7,6 +7,9 @@ compared; those of an image need the image: --images DIR, with CLIP.png (openai/
 000000039769.jpg (COCO val 2017).
 `--attest FILE` writes digests, configuration, findings and versions, and the verdict of a conformance run where
 --conformance gives one; with a name that ends with .cdx.json as a CycloneDX ML-BOM.
+`--report FILE` runs the model, too, and writes what only a machine with its weights can tell: how near each precision
+comes, from which cosine on pictures are duplicates, how often labels are right. It has sums and counts, and no path, no
+name, no picture and no vector; whoever has published weights can help by sending it (weights_tools/REPORT.md).
 Exits with 1 if anything fails.
 """
 
@@ -14,6 +17,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,16 +28,19 @@ import numpy as np
 
 from clipref.cli.common import add_activation_argument, add_json_argument, print_json, print_table
 from clipref.cli.output import text_file
+from clipref.cli.walk import images_in
 from clipref.config import PUBLISHED, Shape, tensor_shapes
 from clipref.digests import model_digest, read_provenance, tensor_digest
 from clipref.errors import InputError, ModelNotFound, WeightsError
-from clipref.hub import pinned_digest, present
+from clipref.hub import EMBEDDED, pinned_digest, present
 from clipref.model import CLIP
 from clipref.weights import Checkpoint
 
 from .attest import attestation, attested_text, read_conformance
 from .convert import not_finite
 from .published import PUBLISHED_VALUES, Published
+from .report import LIMIT, SECONDS, report
+from .samples import Labelled, given_labelled
 from .sources import Options, open_source, sha256
 
 Outcome = Literal["ok", "FAILED", "not done"]
@@ -131,7 +139,7 @@ def _value(clip: CLIP, published: Published, images: Path | None) -> Finding:
         if image is None or not image.is_file():
             return Finding("not done", what, expected, f"needs {published.image}, see --images")
         if published.sha256 is not None and sha256(image) != published.sha256:
-            return Finding("not done", what, expected, f"{image} is another file: its sha256 differs")
+            return Finding("not done", what, expected, f"another {published.image}: its sha256 differs")
     computed = np.asarray(published.compute(clip, image), np.float64)
     close = bool((np.abs(computed - published.expected) <= published.tolerance).all())
     return Finding("ok" if close else "FAILED", what, expected, " ".join(f"{value:.6g}" for value in computed))
@@ -147,9 +155,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="PATH", help="a converted folder, or a model id")
     parser.add_argument("--model", choices=PUBLISHED, metavar="ID", help="say that it is this published model")
     add_activation_argument(parser)
-    parser.add_argument("--images", type=Path, metavar="DIR", help="where the images are that values are known of")
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="where the images are that values are known of, and any for --report"
+    )
     parser.add_argument("--attest", type=Path, metavar="FILE", help="write what was found; NAME.cdx.json: an ML-BOM")
     parser.add_argument("--conformance", type=Path, metavar="FILE", help="a conformance run's --json, for --attest")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="run it, measure, and write what was found")
+    parser.add_argument(
+        "--labelled",
+        type=Path,
+        metavar="DIR",
+        help="for --report: a folder of pictures a label (default: drawn)",
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help=f"of how many pictures a kind, for --report ({LIMIT})")
+    parser.add_argument("--time-limit", type=float, metavar="S", help=f"seconds for --report ({SECONDS:.0f})")
     add_json_argument(parser)
 
 
@@ -160,17 +179,57 @@ def run(args: argparse.Namespace) -> int:
         raise ModelNotFound(f"--images {args.images} is not a folder.")
     if args.conformance is not None and args.attest is None:
         raise InputError("--conformance is for --attest FILE; add it, or leave --conformance out.")
+    _check_report(args)
     with contextlib.ExitStack() as stack:
-        write = None if args.attest is None else stack.enter_context(text_file(args.attest, "--attest"))
+        outputs = {
+            option: stack.enter_context(text_file(out, option))
+            for option in ("--attest", "--report") if (out := getattr(args, option[2:])) is not None
+        }  # fmt: skip
         conformance = None if args.conformance is None else read_conformance(args.conformance)
+        labelled = None if args.labelled is None else given_labelled(args.labelled, args.limit or LIMIT)
         findings = list(verify(path, model=args.model, activation=args.activation, images=args.images))
-        if write is not None:
-            source = open_source(path, Options(PUBLISHED.get(args.model or ""), args.activation))
-            attested = attestation(Checkpoint(source.weights, source.config), findings, conformance)
-            write(attested_text(attested, source.model or path.name, args.attest))
+        source = open_source(path, Options(PUBLISHED.get(args.model or ""), args.activation))
+        checkpoint = Checkpoint(source.weights, source.config)
+        if "--attest" in outputs:
+            attested = attestation(checkpoint, findings, conformance)
+            outputs["--attest"](attested_text(attested, source.model or path.name, args.attest))
+        if "--report" in outputs:
+            found = _report(args, checkpoint, findings, path, labelled)
+            outputs["--report"](json.dumps(found, indent=1, sort_keys=True) + "\n")
     if args.json:
         print_json([asdict(finding) for finding in findings])
     else:
         head = ("", "what", "expected", "found")
         print_table([head, *((f.outcome, f.what, f.expected, f.found) for f in findings)])
     return 1 if any(finding.outcome == "FAILED" for finding in findings) else 0
+
+
+def _check_report(args: argparse.Namespace) -> None:
+    """Raise InputError for what is said of a report that isn't asked for, or that makes none."""
+    for option in ("labelled", "limit", "time_limit"):
+        if getattr(args, option) is not None and args.report is None:
+            name = f"--{option.replace('_', '-')}"
+            raise InputError(f"{name} is for --report FILE; add it, or leave {name} out.")
+    if args.limit is not None and args.limit < 2:
+        raise InputError(f"--limit is {args.limit}; expected at least 2, so that pictures differ.")
+    if args.time_limit is not None and not 0 < args.time_limit < 1e6:
+        raise InputError(f"--time-limit is {args.time_limit}; expected seconds, more than 0.")
+
+
+def _report(
+    args: argparse.Namespace, checkpoint: Checkpoint, findings: list[Finding], path: Path, labelled: Labelled | None
+) -> dict[str, Any]:
+    provenance = provenance_of(path) or {}
+    name = args.model or provenance.get("model")
+    embedded = next((id for id, model in EMBEDDED.items() if model.digest == checkpoint.digest), None)
+    return report(
+        checkpoint,
+        findings,
+        model=name if name in PUBLISHED else embedded,
+        provenance=provenance,
+        images=[] if args.images is None else images_in(args.images).images,
+        labelled=labelled,
+        limit=args.limit or LIMIT,
+        seconds=args.time_limit or SECONDS,
+        progress=sys.stderr.isatty(),
+    )

@@ -12,7 +12,7 @@ import numpy as np
 from clipref import ops
 from clipref.text_transformer import causal
 
-from . import changes
+from . import changes, constants
 from .fault import Fault, Place
 
 _TRANSFORMERS: tuple[Place, ...] = ("vit", "text")
@@ -121,6 +121,20 @@ FAULTS: tuple[Fault, ...] = (
         "attention scaled by the model's width",
         _ALL,
         changes.operations(attention=changes.attention_by_width),
+    ),
+    Fault(
+        "scale-0.2%-off",
+        "BLK-3",
+        "attention's scores 1.002 times as large",
+        _ALL,
+        changes.operations(attention=constants.attention_by(1.002)),
+    ),
+    Fault(
+        "softmax-sum-1.001",
+        "OPS-2",
+        "a softmax whose sum is 1.001",
+        _ALL,
+        changes.operations(**constants.softmax_of_sum(1.001)),
     ),
     Fault("one-head", "BLK-4", "a single attention head", _TRANSFORMERS, changes.single_head),
     Fault(

@@ -13,10 +13,10 @@ import numpy as np
 from clipref.numerics import rms, rms_error
 
 from .. import faults
+from ..grading.pixels import are_rounded, in_levels
 from ..grading.units import key, table
 from ..grading.verdicts import MARGIN
 from ..protocol import Array, Case, Exact, Outputs
-from ..restated import preprocessing
 from . import Fault
 
 # How near a result has to be, relative to its root mean square, for a fault's own rounding to be looked at.
@@ -24,6 +24,8 @@ _NEAR = 0.05
 # How much of what is wrong a fault may leave unexplained, by root mean square. Measured: up to 0.71 where sums are kept
 # in float16, which no two engines round alike; the rest of the faults leave next to nothing.
 _LEFT = 0.75
+# The same of pixels in a coarse precision, which has room for a level.
+_LEFT_OF_PIXELS = 0.5
 # Pixels that a cause doesn't give may be off by one level, in so many of all values, and in so many of the wrong ones.
 _A_LEVEL = 1.01
 _FEW = 0.02
@@ -115,8 +117,11 @@ class Evidence:
             # Some faults make the towers err more than right ones do.
             single = faults.answer(answer.case, cause.faults, "float32", cause.profile)[name]
             allowed = max(unit, rms_error(single, faulty))
-        if not off <= MARGIN * allowed:
-            return _but_few_pixels(found, faulty, exact) if answer.case.verb == "preprocess" else None
+        pixels = answer.case.verb == "preprocess"
+        if not off <= MARGIN * allowed or (pixels and not are_rounded(found, faulty, answer.exact.units)):
+            return _but_few_pixels(found, faulty, exact) if pixels else None
+        if pixels and not are_rounded(found, exact, answer.exact.units):
+            return Fit(off / unit) if left(found, faulty, exact) <= _LEFT_OF_PIXELS else None
         if rms_error(found, exact) > MARGIN * unit and left(found, faulty, exact) > _LEFT:
             return None
         return Fit(off / unit)
@@ -149,9 +154,3 @@ def _but_few_pixels(found: Array, faulty: Array, exact: Array) -> Fit | None:
     if off.max() > _A_LEVEL or share > min(_FEW, _FEW_OF_WRONG * wrong) or left(found, faulty, exact) > _FEW_OF_WRONG:
         return None
     return Fit(0.0, share)
-
-
-def in_levels(difference: Array) -> Array:
-    """How far pixels [3, R, R] are apart, in levels of 0 to 255, without mean and standard deviation."""
-    levels: Array = np.abs(difference) * np.array(preprocessing.Steps.std)[:, None, None] * 255
-    return levels

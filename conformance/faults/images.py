@@ -6,7 +6,7 @@ import numpy as np
 
 from clipref import ops
 
-from . import changes
+from . import changes, constants
 from .fault import Fault
 
 FAULTS: tuple[Fault, ...] = (
@@ -44,7 +44,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "vit-positions-shifted",
         "VIT-3",
-        "the class token without a position, the others shifted",
+        "positions shifted by one, as where the class token comes last",
         ("vit",),
         changes.parameter("image", "positional_embedding", lambda table: np.roll(table, 1, axis=0)),
     ),
@@ -113,6 +113,13 @@ FAULTS: tuple[Fault, ...] = (
         "BatchNorm eps 1e-6",
         ("resnet",),
         changes.operations(batch_norm=changes.batch_norm(1e-6)),
+    ),
+    Fault(
+        "bn-eps-outside",
+        "RN-3",
+        "BatchNorm eps added to the standard deviation",
+        ("resnet",),
+        changes.operations(batch_norm=constants.batch_norm_eps_outside),
     ),
     Fault(
         "bn-of-the-batch",

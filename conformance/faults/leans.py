@@ -21,6 +21,7 @@ from ..grading.verdicts import MARGIN, Diagnosis
 from ..protocol import Array
 from .diagnosis import SUBJECT, by_place
 from .evidence import Answered
+from .factors import find_factor
 from .fault import Fault
 
 # Answers lean to a fault if so many embeddings show that it is in their errors about once. Measured: what is right in
@@ -28,6 +29,9 @@ from .fault import Fault
 # certainty needed; one GELU for another and qkv without biases in bfloat16, 1.7 for 1.702 in float16 1.0 and more.
 _ITEMS_TO_LEAN = 8
 _SHARES = (0.5, 1.5)
+# What has next to nothing in its errors but a fault's effect, so much of it as there is, has another constant or the
+# like wrong. What is right leaves all of its errors.
+_ALL_BUT = 0.02
 # In units of some precision, the largest error of a tower's answers is at most so many times the smallest. Measured, of
 # the same engines: up to 6, and in TF32 14; of wrong formulas in float32: eps in one LayerNorm 200, 1.7 for 1.702 1000.
 _ALIKE_WITHIN = 30.0
@@ -39,16 +43,20 @@ _TOWERS = ("vit", "resnet", "text")
 def find_leans(
     failed: Sequence[Answered], passed: Sequence[Answered], precision: str, profile: str = "openai"
 ) -> Iterator[Diagnosis]:
-    """For each tower, whether its answers are a mixture; if not, and if none fails, the fault that they lean to."""
+    """For each tower, whether its answers are a mixture; if not, and if none fails, the fault that they lean to.
+
+    For each place, a tower or not, if nothing else is found: whether answers are right but for a factor.
+    """
     if PRECISIONS.index(precision) <= PRECISIONS.index("float32"):
         return
     failures = by_place(failed)
     for where, answers in by_place(passed).items():
-        if where not in _TOWERS:
-            continue
-        mixture = _mixture(where, answers)
-        lean = None if mixture is not None or where in failures else _lean(where, answers, profile)
-        yield from (found for found in (mixture, lean) if found is not None)
+        found = _mixture(where, answers) if where in _TOWERS else None
+        if found is None and where in _TOWERS and where not in failures:
+            found = _lean(where, answers, profile)
+        found = found or find_factor(where, answers, precision)
+        if found is not None:
+            yield found
 
 
 def _mixture(where: str, answers: Sequence[Answered]) -> Diagnosis | None:
@@ -80,14 +88,15 @@ def _alike_in_some_precision(answers: Sequence[Mapping[str, float]]) -> bool:
 
 def _lean(where: str, answers: Sequence[Answered], profile: str) -> Diagnosis | None:
     measured = [_measure(answers, fault, profile) for fault in faults.of(faults.place(answers[0].case))]
-    certain = [m for m in measured if m is not None and _SHARES[0] <= m.share <= _SHARES[1] and m.certainty >= 1]
+    certain = [m for m in measured if m is not None and m.is_certain]
     if not certain:
         return None
     best = min(certain, key=lambda m: m.left / len(m.cases))
     alike = [m for m in certain if m is best or _alike(m, best)]
     known = sorted((m.fault for m in alike), key=lambda fault: fault is not best.fault)
     names = " or ".join(f"{fault.title} ({fault.claim})" for fault in known)
-    says = f"your {SUBJECT[where]} lean, within their precision, to {names}"
+    times = "" if _SHARES[0] <= best.share <= _SHARES[1] else f", {best.share:.2g} times as much"
+    says = f"your {SUBJECT[where]} lean, within their precision, to {names}{times}"
     claims = tuple(dict.fromkeys(fault.claim for fault in known))
     return Diagnosis(tuple(fault.id for fault in known), claims, says, 0.0, best.cases, True)
 
@@ -100,8 +109,13 @@ class _Measured:
     share: float
     certainty: float
     left: float  # the mean square of errors without the fault's effect, relative to what is exact; summed over cases
+    unlike: float  # the share of the errors, by root mean square, that is no multiple of the fault's effect
     cases: tuple[str, ...]  # in which the fault has an effect
     effects: tuple[Array, ...]  # relative to the root mean square of what is exact
+
+    @property
+    def is_certain(self) -> bool:
+        return self.unlike <= _ALL_BUT or (_SHARES[0] <= self.share <= _SHARES[1] and self.certainty >= 1)
 
 
 def _measure(answers: Sequence[Answered], fault: Fault, profile: str) -> _Measured | None:
@@ -110,7 +124,7 @@ def _measure(answers: Sequence[Answered], fault: Fault, profile: str) -> _Measur
     Certain is 1 and more: then the shares of the single embeddings agree so well that noise would do it once in a few
     thousand times (Student's t, of which the bound is an approximation).
     """
-    shares, weights, left, cases, effects = [], [], 0.0, [], []
+    shares, weights, left, cases, effects, errors_of = [], [], 0.0, [], [], []
     for answer in answers:
         exact, units = answer.exact.outputs["embeddings"], answer.exact.units["embeddings"]
         try:
@@ -131,13 +145,16 @@ def _measure(answers: Sequence[Answered], fault: Fault, profile: str) -> _Measur
         left += float(np.square(off - effect).mean())
         cases.append(answer.case.id)
         effects.append(effect)
+        errors_of.append(off)
     if len(shares) < _ITEMS_TO_LEAN:
         return None
     w, x = np.array(weights), np.array(shares)
     share = float((w * x).sum() / w.sum())
     deviation = math.sqrt(float((w * np.square(x - share)).sum() / (len(x) - 1) / w.sum()))
     certainty = abs(share) / deviation / (3.7 + 20 / (len(x) - 1)) if deviation else math.inf
-    return _Measured(fault, share, certainty, left, tuple(cases), tuple(effects))
+    errors, along = (np.concatenate([x.ravel() for x in parts]) for parts in (errors_of, effects))
+    unlike = rms(errors - along * (errors @ along) / (along @ along)) / (rms(errors) or 1.0)
+    return _Measured(fault, share, certainty, left, unlike, tuple(cases), tuple(effects))
 
 
 def _alike(one: _Measured, best: _Measured) -> bool:

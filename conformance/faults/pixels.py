@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,46 +13,57 @@ from ..restated import preprocessing
 from .evidence import Answered
 
 _EXACT = 0.02  # levels
+_SEEN = 0.5  # of the difference is left where the crop is another, although the resize is, too
 _SIDES = (0, -1, 1)  # by which the long side may be another
 
 
+@dataclass(frozen=True)
+class _Wrong:
+    """What went wrong in one picture, in words; and where numbers differ, which percent of them, by how many levels."""
+
+    says: str
+    percent: float = 0.0
+    levels: float = 0.0
+
+
 def find_steps(failed: Sequence[Answered], profile: str) -> Iterator[str]:
-    """A sentence for each step that went wrong, and in how many pictures."""
-    told = Counter(wrong_step(answer, profile) for answer in failed)
-    for what, count in told.most_common():
-        yield f"Pixels that no known fault gives, in {count} of {len(failed)} pictures: {what}."
+    """A sentence for each step that went wrong, and in how many pictures, the most frequent first."""
+    told: dict[str, list[_Wrong]] = {}
+    for answer in failed:
+        wrong = _wrong_step(answer, profile)
+        told.setdefault(wrong.says, []).append(wrong)
+    for what, found in sorted(told.items(), key=lambda pair: -len(pair[1])):
+        percent, levels = (max(getattr(wrong, name) for wrong in found) for name in ("percent", "levels"))
+        off = f", in {_rounded(percent)} % of values, by up to {math.ceil(levels)} levels" if percent else ""
+        yield f"Pixels that no known fault gives, in {len(found)} of {len(failed)} pictures: {what}{off}."
 
 
-def wrong_step(answer: Answered, profile: str) -> str:
-    """The step that went wrong in one picture, in words."""
+def _wrong_step(answer: Answered, profile: str) -> _Wrong:
+    """The step that went wrong in one picture."""
     steps = preprocessing.PROFILES[profile]
     image = preprocessing.open_png(answer.case.inputs["image"])
     side = int(answer.case.attributes["resolution"])
     found = np.asarray(answer.outputs["pixels"], np.float64)
     right = answer.exact.outputs["pixels"]
     if (scaled := _other_numbers(found, right)) is not None:
-        return scaled
+        return _Wrong(scaled)
     levels = (found.transpose(1, 2, 0) * steps.std + steps.mean) * steps.scale  # [R, R, 3]
     for longer in _SIDES:
         whole, (left, top) = preprocessing.resized(image, side, steps, longer)
         window = _find_window(levels, whole.astype(np.float64), side)
         if window is not None:
-            return _describe(longer, window[0] - left, window[1] - top)
+            return _Wrong(_describe(longer, window[0] - left, window[1] - top))
     for what, other in _turned(found).items():
         if np.abs(other - right).max() * 255 < _EXACT:
-            return f"the right ones, {what}"
+            return _Wrong(f"the right ones, {what}")
     off = np.abs(found - right).transpose(1, 2, 0) * steps.std * steps.scale
     share = 100 * float((off > _EXACT).mean())
-    nearest = _nearest_window(levels, preprocessing.resized(image, side, steps)[0].astype(np.float64), side)
-    left, top = preprocessing.resized(image, side, steps)[1]
-    crop = "the crop is right" if nearest == (left, top) else _describe(0, nearest[0] - left, nearest[1] - top)
-    return (
-        f"{crop}, and the resize gives others, in {_rounded(share)} % of values, by up to {math.ceil(off.max())} levels"
-    )
+    crop = _crop(levels, *preprocessing.resized(image, side, steps))
+    return _Wrong(f"{crop}the resize gives others", share, float(off.max()))
 
 
 def _rounded(percent: float) -> str:
-    """So that pictures that are alike are counted together."""
+    """In words, so many that nobody takes it for exact."""
     return next((f"up to {bound}" for bound in (0.1, 1, 3, 10, 30) if percent <= bound), "more than 30")
 
 
@@ -92,12 +103,19 @@ def _find_window(levels: Array, whole: Array, side: int) -> tuple[int, int] | No
     return None
 
 
-def _nearest_window(levels: Array, whole: Array, side: int) -> tuple[int, int]:
+def _crop(levels: Array, whole: Array, right: tuple[int, int]) -> str:
+    """In words that go on, where the crop was, as far as the wrong resize lets it be seen."""
+
     def off(at: tuple[int, int]) -> float:
         left, top = at
-        return float(np.abs(whole[top : top + side, left : left + side] - levels).mean())
+        return float(np.abs(whole[top : top + len(levels), left : left + len(levels)] - levels).mean())
 
-    return min(_windows(whole, side), key=off)
+    nearest = min(_windows(whole, len(levels)), key=off)
+    if nearest == right:
+        return "the crop is right, and "
+    moved = off(nearest) <= _SEEN * off(right)
+    where = _describe(0, nearest[0] - right[0], nearest[1] - right[1]).partition(", ")[2]
+    return f"{where}, and " if moved else ""
 
 
 def _describe(longer: int, right: int, down: int) -> str:

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from clipref.numerics import rms, rms_error
+from clipref.numerics import rms_error
 
 from ..asking import Misbehaved, words
 from ..engines.failures import Failure, Garbage, Hung, Killed
 from ..protocol import Array, Case, Exact, Outputs, Unsupported
-from ..restated import preprocessing
+from .pixels import are_rounded, in_levels
 from .rounding import PRECISIONS
 from .taps import cut, take_sample, tap_shapes, wrong_taps
 from .verdicts import EMBEDDINGS, GRADES, MARGIN, Picture, Result, Tap, Verdict, nearest
@@ -73,7 +73,8 @@ def judge(
     if not graded:
         return result("SKIP", f"there are no golden values of {', '.join(found)}")
     if case.verb == "preprocess":
-        graded = [_grade_pixels(output, found["pixels"], exact) for output in graded]
+        rounded = are_rounded(found["pixels"], exact.outputs["pixels"], exact.units)
+        graded = [output if rounded else dataclasses.replace(output, grade=None, passed=False) for output in graded]
     worst = max(graded, key=lambda output: (not output.passed, output.rank, output.units))
     passed = worst.passed
     known: dict[str, Any] = {
@@ -128,16 +129,6 @@ def _grade(name: str, found: Array, exact: Array, units: Mapping[str, float] | N
     return _Graded(name, off, by[precision], nearest([by]), passed, by)
 
 
-def _grade_pixels(output: _Graded, found: Array, exact: Exact) -> _Graded:
-    """Pixels of which most are exact to float32 and some are not are of other levels, whatever precision has room."""
-    right = exact.outputs["pixels"]
-    allowed = MARGIN * exact.units["pixels"]["float32"] * rms(right)
-    share = float((np.abs(found - right) > allowed).mean())
-    if not 0 < share < 0.5:
-        return output
-    return dataclasses.replace(output, grade=None, passed=False)
-
-
 def _wrong_names(exact: Exact, answer: Outputs) -> str | None:
     missing = sorted(exact.outputs.keys() - answer.keys())
     return f"gave no {missing[0]!r}, but {sorted(answer) or 'nothing'}" if missing else None
@@ -186,8 +177,7 @@ _LONGEST = 80  # characters of a text that is shown
 
 def _picture(found: Array, exact: Array) -> Picture:
     """The worst pixel is told in levels, without mean and standard deviation."""
-    std = np.array(preprocessing.Steps.std)[:, None, None]
-    difference = np.abs(found - exact) * std * 255
+    difference = in_levels(found - exact)
     channel, row, column = (int(i) for i in np.unravel_index(difference.argmax(), difference.shape))
     return Picture(found, exact, (channel, row, column), float(difference.max()))
 

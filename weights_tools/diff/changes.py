@@ -32,6 +32,8 @@ _TINY = {"F16": 2.0**-24, "BF16": 2.0**-133, "F32": 2.0**-149, "F64": 2.0**-1074
 # How improbable it has to be, in doublings, that numbers lie on a grid of steps by chance.
 _BITS = 60
 _SMALLEST_MATRIX = 8
+# What a quantiser's own divisions and products in float32 may err.
+_ARITHMETIC = 4 * 2.0**-24
 
 
 def change_of(before: Array, dtype: str, after: Array, after_dtype: str) -> str:
@@ -108,26 +110,28 @@ def _groups(a: Array, b: Array) -> Iterator[tuple[str, Array, Array]]:
         yield "column", before, after
 
 
-Grid = tuple[Array, Array]  # of each group: the step, and where 0 is
+Grid = tuple[Array, Array, Array]  # of each group: the step, where 0 is, and how often the ends' rounding is in a step
 
 
 def _symmetric(b: Array, bits: int) -> Grid:
     # A symmetric scheme keeps the largest number of a group: it is the last of its steps.
-    return np.abs(b).max(axis=1, keepdims=True) / (2 ** (bits - 1) - 1), np.zeros((len(b), 1))
+    return np.abs(b).max(axis=1, keepdims=True) / (2 ** (bits - 1) - 1), np.zeros((len(b), 1)), np.ones((len(b), 1))
 
 
 def _asymmetric(b: Array, bits: int) -> Grid:
     low, high = b.min(axis=1, keepdims=True), b.max(axis=1, keepdims=True)
-    return (high - low) / (2**bits - 1), low
+    span = high - low
+    return span / (2**bits - 1), low, (np.abs(low) + np.abs(high)) / np.where(span > 0, span, 1.0)
 
 
 def _lies_on(grid: Grid, a: Array, b: Array, relative: float, bits: int) -> bool:
-    step, zero = grid
+    step, zero, ends_in_step = grid
     if not (step > 0).all():
         return False
     multiples = (b - zero) / step
     # The step is found from numbers that were rounded themselves, as each number was.
-    slack = 4 * relative * (np.abs(b) + np.abs(zero) + np.abs(b).max(axis=1, keepdims=True)) / step
+    sizes = np.abs(b) + np.abs(zero) + ends_in_step * np.abs(b - zero)
+    slack = (relative + _ARITHMETIC) * sizes / step
     if not (np.abs(multiples - np.rint(multiples)) <= slack).all():
         return False
     last = 2 ** (bits - 1) - 1
@@ -138,7 +142,8 @@ def _lies_on(grid: Grid, a: Array, b: Array, relative: float, bits: int) -> bool
         return False
     # What lay beyond the last step was clipped; everything else was rounded to the nearest.
     clipped = np.abs(np.rint(multiples)) >= last if not zero.any() else (multiples < 0.5) | (multiples > 2 * last + 0.5)
-    near = np.abs(a - b) <= step * (0.5 + slack)
+    ties = (relative + _ARITHMETIC) * (np.abs(a) + ends_in_step * np.abs(a - zero))
+    near = np.abs(a - b) <= step * (0.5 + slack) + ties
     return bool((near | clipped).all())
 
 
