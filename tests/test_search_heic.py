@@ -14,8 +14,8 @@ from clipref.weights_tools.shapes import world
 
 pytestmark = pytest.mark.extra
 
-# Pictures to HEIC files, with EXIF data; an orientation is written twice, as phones do: in EXIF, and as a property of the
-# file, by which decoders turn it. In a process of its own: both wheels bring a libheif.
+# Pictures to HEIC files, with EXIF data; an orientation is written twice, as phones do: in EXIF, and as a property of
+# the file, by which decoders turn it. In a process of its own: both wheels bring a libheif.
 ENCODE = """
 import sys, pillow_heif
 from PIL import Image
