@@ -40,7 +40,7 @@ def test_pictures_that_differ_in_their_middle_alone_have_their_own_vectors(tmp_p
     """Equal in size, time, the first megabyte and the last kilobyte, which is all of a file that rclip hashes."""
     top, bottom = np.full((900, 600, 3), 90, np.uint8), np.full((30, 600, 3), 200, np.uint8)
     for name, color in (("red", (250, 0, 0)), ("blue", (0, 0, 250))):
-        middle = np.broadcast_to(np.uint8(color), (900, 600, 3))
+        middle = np.broadcast_to(np.array(color, np.uint8), (900, 600, 3))
         Image.fromarray(np.concatenate([bottom, middle, top])).save(tmp_path / f"{name}.bmp")  # lies upside down
     red, blue = ((tmp_path / f"{name}.bmp").read_bytes() for name in ("red", "blue"))
     assert len(red) == len(blue) and red[: 2**20] == blue[: 2**20] and red[-(2**10) :] == blue[-(2**10) :]
