@@ -1,6 +1,6 @@
 """Near duplicates, measured: what is found, and what is taken for one that is none.
 
-    python benchmarks/duplicates.py scenes       # drawn scenes, the embedded model: precision and recall
+    python benchmarks/duplicates.py scenes [--model clipref/shapes-vit]  # drawn scenes: precision and recall
     python benchmarks/duplicates.py photographs  # the hash alone, on tiles of photographs that share no pixel
 
 Photographs are scikit-image's and scikit-learn's (`pip install scikit-image scikit-learn`).
@@ -40,11 +40,17 @@ def altered(image: Any, name: str) -> Any:
     return ImageOps.mirror(image) if name == "mirrored" else image
 
 
-def scenes(folder: Path, originals: int, others: int) -> None:
-    """Precision and recall over pairs, on drawn scenes with the embedded model, at several thresholds."""
+def scenes(folder: Path, originals: int, others: int, model_name: str) -> None:
+    """Precision and recall over pairs, on drawn scenes with an embedded model, at several thresholds.
+
+    `mixed_groups` have pictures of two originals in them; `chained` counts members that aren't near the group's centre
+    themselves, by the rows and hashes of the store, which is what a chain would bring in.
+    """
     from clipref import AutoModel
     from clipref.search import Index
     from clipref.search.duplicates import groups
+    from clipref.search.hashes import distances
+    from clipref.similarity import unit_vectors
     from clipref.weights_tools.shapes import world
 
     for i in range(originals + others):
@@ -54,14 +60,21 @@ def scenes(folder: Path, originals: int, others: int) -> None:
             for name in ALTERATIONS:
                 quality = 40 if name == "recompressed" else 90
                 altered(image, name).save(folder / f"{i}-{name}.jpg", quality=quality)
-    with Index(folder, AutoModel.from_pretrained("clipref/shapes-vit")) as index:
+    with Index(folder, AutoModel.from_pretrained(model_name)) as index:
         index.update()
+        rows = {path: unit_vectors(row.astype(np.float32)) for path, row in zip(*index.snapshot(), strict=True)}
+        with index.store.reading() as db:
+            stored = db.execute("SELECT path, phash FROM image JOIN content USING (slot)").fetchall()
+        bits = {path.decode(): np.array([phash], np.int64).view(np.uint64) for path, phash in stored}
         for cosine in (0.8, 0.85, 0.9, 0.95):
             for distance in (4, 6, 8, 10, 12):
                 found, _ = groups(index, cosine, distance)
                 right = {name: 0 for name in ALTERATIONS}
-                wrong = mixed = 0
+                wrong = mixed = chained = 0
                 for group in found:
+                    for member in group.members:
+                        apart = float(rows[group.path] @ rows[member.path]) < cosine - 1e-3
+                        chained += apart or distances(bits[member.path], bits[group.path][0])[0] > distance
                     names = [group.path, *(member.path for member in group.members)]
                     owners = [name.split("-")[0] for name in names]
                     mixed += len(set(owners)) > 1
@@ -76,7 +89,7 @@ def scenes(folder: Path, originals: int, others: int) -> None:
                 report(
                     cosine=cosine, distance=distance, precision=total / max(1, total + wrong),
                     recall=total / (originals * len(ALTERATIONS)), mixed_groups=mixed,
-                    **{name: count / originals for name, count in right.items()},
+                    chained=int(chained), **{name: count / originals for name, count in right.items()},
                 )  # fmt: skip
 
 
@@ -128,8 +141,12 @@ def photographs() -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("scenes", "photographs"))
-    if parser.parse_args().what == "photographs":
+    parser.add_argument("--model", default="clipref/shapes-vit", help="an embedded model, for scenes")
+    parser.add_argument("--originals", type=int, default=200, help="with five alterations each")
+    parser.add_argument("--others", type=int, default=800, help="pictures without any")
+    args = parser.parse_args()
+    if args.what == "photographs":
         photographs()
     else:
         with tempfile.TemporaryDirectory() as temporary:
-            scenes(Path(temporary), 200, 800)
+            scenes(Path(temporary), args.originals, args.others, args.model)

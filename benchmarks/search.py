@@ -242,7 +242,7 @@ def first_run(count: int, folder: Path, model_name: str) -> None:
     """The rate of Index.update, of embed_images and of a plain script on the same files, and of the engine alone.
 
     The plain script embeds a file after the other and writes one matrix at the end, so a run that is killed has to do
-    everything again. rclip's own modules need weights that only its download brings.
+    everything again. search_rclip.py has rclip's own modules with this engine.
     """
     from clipref import AutoModel
     from clipref.search import Index

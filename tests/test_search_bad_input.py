@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from clipref import CLIP, AutoModel, files
+from clipref import CLIP, AutoModel
 from clipref.cli import main
+from clipref.cli.readable import LEFT_OUT
 from clipref.search import Index, StoreError, reading, vectors
 from clipref.weights_tools.shapes import world
 
@@ -32,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 
 def refuse(monkeypatch: pytest.MonkeyPatch, name: str, error: OSError) -> None:
     """Let a file be refused, as it is to users who may not read it; root may."""
-    before = files.open_regular
+    before = reading.open_regular
 
     def opened(path: Any) -> Any:
         if os.path.basename(path) == name:
@@ -139,17 +140,42 @@ def test_a_name_that_is_not_utf8_comes_back_as_it_is(folder: Path, model: CLIP) 
     assert main(["search", str(folder), "red", "--backend", "blas"]) == 0
 
 
-def test_a_header_of_two_hundred_million_pixels_is_not_believed(folder: Path, model: CLIP) -> None:
+def promising(width: int, height: int) -> bytes:
+    """A PNG whose header promises pixels that it doesn't have."""
+
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", 20_000, 10_000, 8, 2, 0, 0, 0)
-    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-    (folder / "huge.png").write_bytes(data)
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def test_a_header_of_two_hundred_million_pixels_is_not_believed(folder: Path, model: CLIP) -> None:
+    (folder / "huge.png").write_bytes(promising(20_000, 10_000))
     with Index(folder, model) as index:
         summary = index.update()
         assert summary.embedded == 3 and [path for path, _ in summary.failed] == ["huge.png"]
         assert "200000000 pixels" in summary.failed[0][1]
+
+
+def test_each_bad_file_is_one_line_of_the_command(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What may not be read, what lies, what is damaged, with a line's end in its name; links and what vanished none."""
+    (folder / "huge.png").write_bytes(promising(20_000, 10_000))
+    with open(os.fsencode(folder) + b"/\xff odd\n.png", "wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n and no more")
+    (folder / "self").symlink_to(folder)
+    with monkeypatch.context() as patched:
+        refuse(patched, "1.png", PermissionError(errno.EACCES, "Permission denied"))
+        refuse(patched, "2.png", FileNotFoundError(errno.ENOENT, "No such file or directory"))
+        assert main(["index", str(folder), "--model", VIT, "--backend", "blas"]) == LEFT_OUT
+    lines = capsys.readouterr().err.splitlines()
+    warned = [line.partition("'")[2].partition("'")[0] for line in lines[:-1]]
+    assert sorted(warned) == ["1.png", "\\udcff odd\\n.png", "huge.png"]
+    assert "1 embedded; 3 can't be read (--errors lists them); left out: 1 folders searched already" in lines[-1]
+    with Index(folder) as index:
+        assert index.paths == ["0.png"] and len(index.errors()) == 3
 
 
 def test_heic_without_its_reader_says_what_to_install(folder: Path, model: CLIP) -> None:

@@ -92,7 +92,10 @@ def test_polars(index: Index) -> None:
 def test_datasets(index: Index) -> None:
     datasets = pytest.importorskip("datasets")
     embed = Embed("clipref/shapes-vit", "blas")
-    found = datasets.Dataset.from_dict({"path": files(index)}).map(embed, batched=True, batch_size=5)
+    dataset = datasets.Dataset.from_dict({"path": files(index)})
+    vector, error = datasets.List(datasets.Value("float32")), datasets.Value("string")
+    features = datasets.Features({**dataset.features, "embedding": vector, "error": error})
+    found = dataset.map(embed, batched=True, batch_size=5, features=features)
     check(index, found["embedding"], found["error"])
 
 

@@ -42,6 +42,7 @@ def test_a_picture_among_texts(server: Live, page: Page, files: list[Path], tmp_
     page.until(
         "!document.getElementById('shown-picture').hidden && document.getElementById('shown-picture').naturalWidth"
     )
+    assert page.value("document.getElementById('picture').files[0].name") == files[0].name
     page.value("document.getElementById('classify').focus()")
     page.press("Enter")
     rows = page.until(

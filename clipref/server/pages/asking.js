@@ -35,6 +35,9 @@ async function take(id, file) {
   // Whatever the browser makes of the name, the server looks at the bytes.
   const uri = await dataUri(file);
   pictures[id] = `data:image/any;base64,${uri.slice(uri.indexOf(",") + 1)}`;
+  const chosen = new DataTransfer();
+  chosen.items.add(file);
+  byId(id).files = chosen.files; // so that the input names a file that was dropped or pasted, too
   const shown = byId(`shown-${id}`);
   if (shown.src) URL.revokeObjectURL(shown.src);
   shown.src = URL.createObjectURL(file);
