@@ -6,7 +6,7 @@ import { answers } from "./questions.js";
 import { runtime } from "./towers.js";
 
 const folder = process.argv[2] ?? ".";
-const counts = { answered: 0, skipped: 0, failed: 0 };
+const counts = { answered: 0, refused: 0, skipped: 0, failed: 0 };
 console.log(`${runtime} under Node ${process.version}`);
 for await (const found of answers(async (path) => new Uint8Array(await readFile(join(folder, path))))) {
   counts[found.outcome] += 1;

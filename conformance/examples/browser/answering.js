@@ -14,7 +14,7 @@ async function read(path) {
 }
 
 async function answer() {
-  const counts = { answered: 0, skipped: 0, failed: 0 };
+  const counts = { answered: 0, refused: 0, skipped: 0, failed: 0 };
   const files = [];
   element("cases").tBodies[0].replaceChildren();
   for await (const found of answers(read)) {

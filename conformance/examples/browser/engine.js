@@ -7,17 +7,8 @@
 import { decodePng } from "./png.js";
 import { preprocess } from "./pixels.js";
 import { cosines, logits } from "./similarity.js";
-import { NotPlain, Tokenizer } from "./tokens.js";
+import { Tokenizer } from "./tokens.js";
 import { Tower } from "./towers.js";
-
-// Of the models whose config.json says nothing of preprocessing, and of questions without a model.
-const OPENAI = {
-  mean: [0.48145466, 0.4578275, 0.40821073],
-  std: [0.26862954, 0.26130258, 0.27577711],
-  interpolation: "bicubic",
-  resize_mode: "shortest",
-  upright: false,
-};
 
 /** What this engine doesn't do. */
 export class Unsupported extends Error {}
@@ -36,7 +27,7 @@ export class Engine {
     const verbs = {
       describe: () => this.describe(model),
       tokenize: () => this.tokenize(inputs, attributes),
-      preprocess: async () => ({ pixels: await pixels(inputs, attributes.resolution, OPENAI) }),
+      preprocess: async () => ({ pixels: await pixels(inputs, attributes.resolution) }),
       encode_image: async () => ({ embeddings: await this.embed(model, "visual", inputs.pixels) }),
       encode_text: async () => ({ embeddings: await this.embed(model, "textual", inputs.ids) }),
       embed_image: async () => ({ embeddings: await this.image(model, inputs) }),
@@ -45,11 +36,7 @@ export class Engine {
       similarity: () => similarity(inputs),
     };
     if (!verbs[verb]) throw new Unsupported(`no ${verb}`);
-    try {
-      return await verbs[verb]();
-    } catch (problem) {
-      throw problem instanceof NotPlain ? new Unsupported(problem.message) : problem;
-    }
+    return verbs[verb]();
   }
 
   async describe(model) {
@@ -67,7 +54,7 @@ export class Engine {
 
   async image(model, inputs) {
     const { vision, preprocess: steps } = await this.config(model);
-    const found = await pixels(inputs, vision.resolution, { ...OPENAI, ...steps });
+    const found = await pixels(inputs, vision.resolution, steps);
     return this.embed(model, "visual", array([1, ...found.shape], found.data));
   }
 
@@ -94,17 +81,22 @@ export class Engine {
     return this.opened.tower.embed(given);
   }
 
-  async config(model) {
-    return JSON.parse(new TextDecoder().decode(await this.read(`questions/checkpoints/${model}/config.json`)));
+  config(model) {
+    return this.json(`questions/checkpoints/${model}/config.json`);
+  }
+
+  async json(path) {
+    return JSON.parse(new TextDecoder().decode(await this.read(path)));
   }
 
   /** The tokenizer of a model, or of the published ones. */
   async tokenizer(model) {
-    const { files } = JSON.parse(new TextDecoder().decode(await this.read("questions/export.json")));
+    const { files } = await this.json("questions/export.json");
     const own = `checkpoints/${model}/merges.txt`;
     const path = own in files ? `questions/${own}` : "merges.txt";
     if (!this.tokenizers.has(path)) {
-      this.tokenizers.set(path, new Tokenizer(new TextDecoder().decode(await this.read(path))));
+      const table = new TextDecoder().decode(await this.read(path));
+      this.tokenizers.set(path, new Tokenizer(table, await this.json("tables.json")));
     }
     return this.tokenizers.get(path);
   }
@@ -120,14 +112,11 @@ function listOf({ data }) {
 }
 
 /** Pixels [3, side, side] of the bytes of a PNG file. */
-async function pixels({ image }, side, { mean, std, interpolation, resize_mode, upright }) {
-  if (interpolation !== "bicubic" || resize_mode !== "shortest" || upright) {
-    throw new Unsupported("only the original's preprocessing is done");
-  }
-  return array([3, side, side], preprocess(await decodePng(image.data), side, mean, std));
+async function pixels({ image }, side, steps) {
+  return array([3, side, side], preprocess(await decodePng(image.data), side, steps));
 }
 
 function similarity({ image, text, logit_scale: scale }) {
   const found = cosines(image, text);
-  return { cosines: found, logits: logits(found, scale.data[0]) };
+  return { cosines: found, logits: logits(found, Math.exp(scale.data[0])) };
 }

@@ -7,21 +7,18 @@ import { Tokenizer } from "./tokens.js";
 import { runtime, Tower } from "./towers.js";
 
 const element = (id) => document.getElementById(id);
-const state = { model: null, tokenizer: null, visual: null, textual: null, picture: null };
+const state = { model: null, tokenizer: null, visual: null, textual: null, file: null, picture: null };
 
 async function open() {
-  const [model, merges, visual, textual] = await Promise.all([
+  const [model, merges, tables, visual, textual] = await Promise.all([
     fetched("model.json").then((response) => response.json()),
     fetched("merges.txt").then((response) => response.text()),
+    fetched("tables.json").then((response) => response.json()),
     fetched("visual.onnx").then((response) => response.arrayBuffer()),
     fetched("textual.onnx").then((response) => response.arrayBuffer()),
   ]);
-  const { interpolation, resize_mode, upright } = model.preprocess;
-  if (interpolation !== "bicubic" || resize_mode !== "shortest" || upright) {
-    throw new Error(`${model.name} is preprocessed otherwise than the original; that is not done here`);
-  }
   state.model = model;
-  state.tokenizer = new Tokenizer(merges);
+  state.tokenizer = new Tokenizer(merges, tables);
   if (state.tokenizer.vocabSize !== model.text.vocab_size) throw new Error("merges.txt is another model's");
   state.visual = await Tower.open(new Uint8Array(visual));
   state.textual = await Tower.open(new Uint8Array(textual));
@@ -36,19 +33,17 @@ async function fetched(name) {
 }
 
 async function choose(file) {
-  element("error").textContent = "";
+  Object.assign(state, { file, picture: null });
   element("classified").hidden = true;
   element("took").textContent = "";
-  state.picture = null;
   const shown = element("shown");
   URL.revokeObjectURL(shown.src);
-  shown.src = URL.createObjectURL(file);
-  shown.alt = file.name;
-  shown.hidden = false;
+  Object.assign(shown, { src: URL.createObjectURL(file), alt: file.name, hidden: false });
   try {
-    state.picture = await openPicture(new Uint8Array(await file.arrayBuffer()));
+    const picture = await openPicture(new Uint8Array(await file.arrayBuffer()));
+    if (state.file === file) state.picture = picture; // and no other has been chosen since
   } catch (problem) {
-    element("error").textContent = `${file.name}: ${problem.message}`;
+    throw new Error(`${file.name}: ${problem.message}`);
   }
 }
 
@@ -61,7 +56,7 @@ async function classify() {
   const template = element("template").value;
   if (!template.includes("{}")) throw new Error("the template has no {}, where the label belongs");
   const [side, length] = [model.vision.resolution, model.text.context_length];
-  const pixels = preprocess(picture, side, model.preprocess.mean, model.preprocess.std);
+  const pixels = preprocess(picture, side, model.preprocess);
   const image = await state.visual.embed({ shape: [1, 3, side, side], data: pixels });
   const ids = state.tokenizer.encode(labels.map((label) => template.replaceAll("{}", label)), length);
   const found = cosines(image, await state.textual.embed({ shape: [labels.length, length], data: ids }));
@@ -94,11 +89,15 @@ async function told(step) {
   element("classify").disabled = !state.textual;
 }
 
-element("picture").addEventListener("change", (event) => event.target.files[0] && choose(event.target.files[0]));
-element("classify").addEventListener("click", () => told(classify));
+function chosen(files) {
+  if (files[0]) told(() => choose(files[0]));
+}
+
+element("picture").addEventListener("change", (event) => chosen(event.target.files));
 element("drop").addEventListener("dragover", (event) => event.preventDefault());
 element("drop").addEventListener("drop", (event) => {
   event.preventDefault();
-  if (event.dataTransfer.files[0]) choose(event.dataTransfer.files[0]);
+  chosen(event.dataTransfer.files);
 });
+element("classify").addEventListener("click", () => told(classify));
 told(open);

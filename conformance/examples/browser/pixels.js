@@ -10,8 +10,21 @@ const PRECISION_BITS = 32 - 8 - 2; // of weights: 8 for the level, 2 because sum
 const SUPPORT = 2; // the kernel is zero from here on
 const MAX_RESIZED = 2 ** 26; // pixels before the crop
 
-/** Pixels [3, side, side] float32 of an image. `mean` and `std`: three numbers each. */
-export function preprocess(image, side, mean, std) {
+// What a model's config.json says of preprocessing if it says nothing.
+const OPENAI = {
+  mean: [0.48145466, 0.4578275, 0.40821073],
+  std: [0.26862954, 0.26130258, 0.27577711],
+  interpolation: "bicubic",
+  resize_mode: "shortest",
+  upright: false,
+};
+
+/** Pixels [3, side, side] float32 of an image. `steps`: what a config.json says. Throws for other steps than OpenAI's. */
+export function preprocess(image, side, steps = {}) {
+  const { mean, std, interpolation, resize_mode, upright } = { ...OPENAI, ...steps };
+  if (interpolation !== "bicubic" || resize_mode !== "shortest" || upright) {
+    throw new Error("the model is preprocessed otherwise than the original, and that is not done here");
+  }
   const levels = squareOf(image, side);
   const pixels = new Float32Array(3 * side * side);
   const [m, s] = [Float32Array.from(mean), Float32Array.from(std)];

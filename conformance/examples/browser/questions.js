@@ -2,11 +2,13 @@
 
 import { Engine, Unsupported } from "./engine.js";
 import { readTensors, writeTensors } from "./safetensors.js";
+import { TooLong } from "./tokens.js";
 
 /** Answers what it can, and yields what became of each case: {id, outcome, path, bytes, milliseconds}.
  *
  * `read(path)` gives the bytes of a file of the folder that prepare.py wrote. `outcome` is "answered", then `bytes` is
- * what belongs at `path` under questions/; "skipped" or "failed", then nothing does, and `problem` says why.
+ * what belongs at `path` under questions/; "refused" for a text that is too long, "skipped" for what isn't done, or
+ * "failed": then nothing belongs there, and `problem` says why.
  */
 export async function* answers(read) {
   const { cases } = JSON.parse(new TextDecoder().decode(await read("questions/export.json")));
@@ -21,7 +23,8 @@ export async function* answers(read) {
       const bytes = writeTensors(await engine.answer(asked, inputs));
       found = { outcome: "answered", bytes };
     } catch (problem) {
-      found = { outcome: problem instanceof Unsupported ? "skipped" : "failed", problem: problem.message };
+      const outcome = problem instanceof TooLong ? "refused" : problem instanceof Unsupported ? "skipped" : "failed";
+      found = { outcome, problem: problem.message };
     }
     yield { id, path: `${folder}/answer.safetensors`, ...found, milliseconds: performance.now() - started };
   }

@@ -26,9 +26,9 @@ function unit({ shape: [n, width], data }) {
   return rows;
 }
 
-/** Logits of cosines. `logitScale` is the logarithm that checkpoints have. */
-export function logits({ shape, data }, logitScale) {
-  return { shape, data: data.map((cosine) => Math.exp(logitScale) * cosine) };
+/** Logits of cosines. `scale` is the factor; checkpoints have its logarithm. */
+export function logits({ shape, data }, scale) {
+  return { shape, data: data.map((cosine) => scale * cosine) };
 }
 
 /** Probabilities of a list of logits, which add up to 1. */

@@ -1,22 +1,23 @@
-/** Texts to token ids, equal to the original's, for texts of printable ASCII characters and white space.
- *
- * Any other text is refused, and one with "&" too: the original repairs them with ftfy and unescapes their HTML, which
- * takes tables of thousands of entries. What is left of the cleaning is lower case. Claims TOK-3 to TOK-11 of SPEC.md.
- */
+/** Texts to token ids, equal to the original's: claims TOK-1 to TOK-11 of SPEC.md. */
+
+import { Cleaner } from "./cleaning.js";
 
 const START = "<|startoftext|>";
 const END = "<|endoftext|>";
-const WORDS = /<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^\sa-z0-9]+/g;
-const PLAIN = /^[\t\n\f\r -%'-~]*$/; // without &
+// White space as Python has it, which differs from \s.
+const SPACE = String.raw`\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000`;
+const SPECIALS = String.raw`<\|startoftext\|>|<\|endoftext\|>`;
+const WORDS = new RegExp(String.raw`${SPECIALS}|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^${SPACE}\p{L}\p{N}]+`, "giu");
 const MAX_MERGES = 49408 - 512 - 2; // OpenAI's file lists more than its vocabulary has room for
 
-/** A text that would have to be repaired first. */
-export class NotPlain extends Error {}
+/** A text with more tokens than the context takes. */
+export class TooLong extends Error {}
 
-/** A table of merges, and the ids that follow from it. */
+/** A table of merges, the ids that follow from it, and what cleans texts before. */
 export class Tokenizer {
-  /** `table`: the text of merges.txt, or of OpenAI's bpe_simple_vocab_16e6.txt; a merge a line, after a header. */
-  constructor(table) {
+  /** `table`: the text of merges.txt, or of OpenAI's bpe_simple_vocab_16e6.txt; `tables`: what tables.json has. */
+  constructor(table, tables) {
+    this.cleaner = new Cleaner(tables);
     const lines = table.split("\n").map((line) => line.trimEnd());
     const first = /^(#version|"bpe_simple_vocab)/.test(lines[0]) ? 1 : 0;
     const merges = lines.slice(first, first + MAX_MERGES).filter((line) => line);
@@ -30,13 +31,13 @@ export class Tokenizer {
     this.vocabSize = symbols.length;
   }
 
-  /** Ids [N, length] in one Int32Array: start, text, end, and zeros. Throws NotPlain, or RangeError if one is too long. */
+  /** Ids [N, length] in one Int32Array: start, text, end, and zeros. Throws TooLong. */
   encode(texts, length, truncate = false) {
     const rows = new Int32Array(texts.length * length);
     texts.forEach((text, i) => {
       const ids = this.words(text);
       if (ids.length > length - 2 && !truncate) {
-        throw new RangeError(`${JSON.stringify(text.slice(0, 50))} has ${ids.length + 2} tokens; expected ${length}`);
+        throw new TooLong(`${JSON.stringify(text.slice(0, 50))} has ${ids.length + 2} tokens; at most ${length} fit`);
       }
       const row = [this.ids.get(START), ...ids.slice(0, length - 2), this.ids.get(END)];
       rows.set(row, i * length);
@@ -46,17 +47,14 @@ export class Tokenizer {
 
   /** The ids of a text without start and end. */
   words(text) {
-    if (!PLAIN.test(text)) {
-      throw new NotPlain(`${JSON.stringify(text.slice(0, 50))} is not plain ASCII without "&", and that is not done here`);
-    }
-    return (text.toLowerCase().match(WORDS) ?? []).flatMap((word) => {
+    return (this.cleaner.clean(text).match(WORDS) ?? []).flatMap((word) => {
       return word === START || word === END ? [this.ids.get(word)] : this.merge(word);
     });
   }
 
   /** Always the pair of the lowest rank, everywhere it is, until none has one. */
   merge(word) {
-    let symbols = [...word].map((letter) => this.bytes[letter.charCodeAt(0)]);
+    let symbols = Array.from(new TextEncoder().encode(word), (byte) => this.bytes[byte]);
     symbols[symbols.length - 1] += "</w>";
     for (;;) {
       const ranked = symbols.slice(1).map((right, i) => this.ranks.get(`${symbols[i]} ${right}`) ?? Infinity);
