@@ -48,7 +48,7 @@ pytestmark = [
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the example, with the runtime that it pins, and what prepare.py writes."""
     copy = tmp_path_factory.mktemp("web") / "browser"
-    shutil.copytree(EXAMPLE, copy, ignore=shutil.ignore_patterns("node_modules", "model", "questions", "graphs"))
+    shutil.copytree(EXAMPLE, copy, ignore=shutil.ignore_patterns("node_modules", "prepared"))
     assert NPM is not None
     command = [NPM, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline"]
     done = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=120)
@@ -91,7 +91,7 @@ def answer(folder: Path, questions: Path | None = None) -> str:
 
 def graded(folder: Path, capsys: pytest.CaptureFixture[str], *options: str) -> Any:
     """The suite's report of the answers in a folder."""
-    main(["conformance", "check", str(folder / "questions"), "--json", *options])
+    main(["conformance", "check", str(folder / "prepared" / "questions"), "--json", *options])
     return json.loads(capsys.readouterr().out)
 
 
@@ -110,7 +110,7 @@ def test_node_answers_in_float32(folder: Path, capsys: pytest.CaptureFixture[str
 def test_a_browser_answers_in_float32(
     folder: Path, address: str, page: Page, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for old in (folder / "questions").rglob(ANSWER):
+    for old in (folder / "prepared" / "questions").rglob(ANSWER):
         old.unlink()
     page.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
     page.open(f"{address}/answer.html")
@@ -120,13 +120,13 @@ def test_a_browser_answers_in_float32(
     page.value("document.getElementById('download').click()")
     archive = tmp_path / "answers.tar"
     page.until("new Promise(done => setTimeout(() => done(true), 100))")
-    subprocess.run(["tar", "xf", str(archive), "-C", str(folder / "questions")], check=True)
+    subprocess.run(["tar", "xf", str(archive), "-C", str(folder / "prepared" / "questions")], check=True)
     assert_right(graded(folder, capsys))
     assert not page.problems
 
 
 def test_a_wrong_weight_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = folder / "graphs" / "vit-b-plain" / "textual.onnx"
+    path = folder / "prepared" / "graphs" / "vit-b-plain" / "textual.onnx"
     original = path.read_bytes()
     model = onnx.load_from_string(original)
     name, tensor = next((x.name, x) for x in model.graph.initializer if x.name.endswith("c_fc.weight"))
@@ -149,7 +149,7 @@ def test_ids_are_the_originals_for_texts_of_every_kind(folder: Path, tmp_path: P
     case = Case("tokenize/many", "tokenize", "tokenize", (), {"texts": given}, {"truncate": False, "context_length": 400})
     export([case], tmp_path / "questions")
     for name in ("merges.txt", "tables.json"):
-        shutil.copyfile(folder / name, tmp_path / name)
+        shutil.copyfile(folder / "prepared" / name, tmp_path / name)
     answer(folder, tmp_path)
     found = read_answer(tmp_path / "questions" / folder_name(case) / ANSWER, "tokenize")["ids"]
     right = np.zeros_like(found)

@@ -1,11 +1,13 @@
-/** Answers the questions under Node: `node answer.js [FOLDER]`; then `clipref conformance check FOLDER/questions`. */
+/** Answers the questions under Node: `node answer.js [FOLDER]`, which is prepared/; then
+ * `clipref conformance check FOLDER/questions`.
+ */
 
 import { readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { answers } from "./questions.js";
 import { runtime } from "./towers.js";
 
-const folder = process.argv[2] ?? ".";
+const folder = process.argv[2] ?? "prepared";
 const counts = { answered: 0, refused: 0, skipped: 0, failed: 0 };
 console.log(`${runtime} under Node ${process.version}`);
 for await (const found of answers(async (path) => new Uint8Array(await readFile(join(folder, path))))) {

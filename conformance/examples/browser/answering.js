@@ -8,8 +8,8 @@ const element = (id) => document.getElementById(id);
 element("runtime").textContent = `${runtime}; ${navigator.userAgent}`;
 
 async function read(path) {
-  const response = await fetch(path);
-  if (!response.ok) throw new Error(`${path} is not there (${response.status}); run prepare.py first`);
+  const response = await fetch(`prepared/${path}`);
+  if (!response.ok) throw new Error(`prepared/${path} is not there (${response.status}); run prepare.py first`);
   return new Uint8Array(await response.arrayBuffer());
 }
 

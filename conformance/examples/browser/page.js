@@ -27,8 +27,8 @@ async function open() {
 }
 
 async function fetched(name) {
-  const response = await fetch(`model/${name}`);
-  if (!response.ok) throw new Error(`model/${name} is not there (${response.status}); run prepare.py first`);
+  const response = await fetch(`prepared/model/${name}`);
+  if (!response.ok) throw new Error(`prepared/model/${name} is not there (${response.status}); run prepare.py first`);
   return response;
 }
 

@@ -1,11 +1,11 @@
-"""Writes what the pages and answer.js beside this file read: `python prepare.py [--model clipref/scenes-vit]`.
+"""Writes prepared/, which the pages and answer.js beside this file read: `python prepare.py`. In it are
 
 - model/, for index.html: visual.onnx and textual.onnx, merges.txt, tables.json (see tables.py), and model.json with the
   configuration;
 - questions/, as `clipref conformance export` writes them, for answer.html and answer.js; graphs/ with the ONNX files of
   each of their checkpoints; merges.txt, the published models' vocabulary, and tables.json.
 
-Nothing is overwritten: what is there already has to be removed first.
+Nothing is overwritten: a folder that is there already has to be removed first.
 """
 
 from __future__ import annotations
@@ -67,12 +67,12 @@ def write_questions(folder: Path, only: Sequence[str]) -> None:
 
 
 def main() -> int:
-    """Write both, into the folder of this file."""
+    """Write all of it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", default="clipref/scenes-vit", help="what index.html computes with")
     parser.add_argument("--only", nargs="*", default=[], metavar="TEXT", help="questions whose id has this in it")
     args = parser.parse_args()
-    folder = Path(__file__).parent
+    folder = Path(__file__).parent / "prepared"
     try:
         write_model(args.model, folder / "model")
         write_questions(folder, args.only)
