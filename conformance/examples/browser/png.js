@@ -8,6 +8,8 @@ const SIGNATURE = [137, 80, 78, 71, 13, 10, 26, 10];
 // By colour type: grey, RGB, palette, grey with alpha, RGBA.
 const BANDS = { 0: 1, 2: 3, 3: 1, 4: 2, 6: 4 };
 const MODES = { 0: "L", 2: "RGB", 3: "P", 4: "LA", 6: "RGBA" };
+// What a byte was stored as a difference from, by the row's filter, of the bytes left of it, above and above left of it.
+const PREDICTORS = [() => 0, (left) => left, (left, above) => above, (left, above) => (left + above) >> 1, paeth];
 
 /** Whether bytes begin as a PNG file does. */
 export function isPng(bytes) {
@@ -61,19 +63,19 @@ async function inflate(parts) {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
-/** The rows without their filters (PNG, chapter 9): each byte was stored as a difference from its neighbours. */
+/** The rows without their filters (PNG, chapter 9). `step`: bytes from a pixel to the next. */
 function unfilter(raw, height, rowBytes, step) {
   const rows = new Uint8Array(height * rowBytes);
   for (let y = 0; y < height; y++) {
-    const filter = raw[y * (rowBytes + 1)];
-    if (filter > 4) throw new Error(`the PNG file has a row with the filter ${filter}`);
+    const start = y * (rowBytes + 1);
+    const predict = PREDICTORS[raw[start]];
+    if (!predict) throw new Error(`the PNG file has a row with the filter ${raw[start]}`);
     for (let i = 0; i < rowBytes; i++) {
       const at = y * rowBytes + i;
       const left = i >= step ? rows[at - step] : 0;
       const above = y ? rows[at - rowBytes] : 0;
       const corner = y && i >= step ? rows[at - rowBytes - step] : 0;
-      const predicted = [0, left, above, (left + above) >> 1, filter === 4 ? paeth(left, above, corner) : 0][filter];
-      rows[at] = raw[y * (rowBytes + 1) + 1 + i] + predicted; // modulo 256
+      rows[at] = raw[start + 1 + i] + predict(left, above, corner); // modulo 256
     }
   }
   return rows;
@@ -81,7 +83,9 @@ function unfilter(raw, height, rowBytes, step) {
 
 /** Of left, above and corner, the one that is nearest to left + above - corner. */
 function paeth(left, above, corner) {
-  const [a, b, c] = [above - corner, left - corner, left + above - 2 * corner].map(Math.abs);
+  const a = Math.abs(above - corner);
+  const b = Math.abs(left - corner);
+  const c = Math.abs(left + above - 2 * corner);
   return a <= b && a <= c ? left : b <= c ? above : corner;
 }
 

@@ -24,7 +24,7 @@ export async function* answers(read) {
       found = { outcome: "answered", bytes };
     } catch (problem) {
       const outcome = problem instanceof TooLong ? "refused" : problem instanceof Unsupported ? "skipped" : "failed";
-      found = { outcome, problem: problem.message };
+      found = { outcome, problem: problem?.message ?? String(problem) };
     }
     yield { id, path: `${folder}/answer.safetensors`, ...found, milliseconds: performance.now() - started };
   }
