@@ -73,7 +73,9 @@ def under_node(folder: Path, graph: Path, given: Path, out: Path) -> Iterator[An
 def measured(folder: Path, model: str, tower: str, rounds: int) -> tuple[str, ...]:
     """A row of the table."""
     checkpoint = Checkpoint(*locate(model))
-    name, array = ("pixels", pixels(checkpoint.config, 1)) if tower == "visual" else ("ids", ids(checkpoint.config, 2)[1:])
+    name, array = (
+        ("pixels", pixels(checkpoint.config, 1)) if tower == "visual" else ("ids", ids(checkpoint.config, 2)[1:])
+    )
     verb = "encode_image" if tower == "visual" else "encode_text"
     exact = getattr(ReferenceEngine(checkpoint, "float64"), verb)(array)
     with tempfile.TemporaryDirectory() as scratch:
@@ -113,7 +115,9 @@ def main() -> None:
     version = json.loads((args.folder / "node_modules/onnxruntime-web/package.json").read_text())["version"]
     print(f"ONNX Runtime {onnxruntime.__version__}, onnxruntime-web {version}; one thread, processor time")
     heads = ("model", "tower", "error", "error, web", "ms", "ms, web", "ratio")
-    rows = [measured(args.folder, model, tower, args.rounds) for model in args.models for tower in ("visual", "textual")]
+    rows = [
+        measured(args.folder, model, tower, args.rounds) for model in args.models for tower in ("visual", "textual")
+    ]
     print_table([heads, *rows])
 
 

@@ -36,7 +36,16 @@ from .test_tokenizer import known_texts
 EXAMPLE = Path(suite.__file__).parent / "examples" / "browser"
 NODE, NPM = shutil.which("node"), shutil.which("npm")
 # All that the engine claims, of two tiny models, and of the trained ones.
-ASKED = ("describe/vit-b", "tokenize/", "preprocess/", "towers/vit-b plain", "towers/rn-b plain", "similarity/", "pipeline/", "trained/")
+ASKED = (
+    "describe/vit-b",
+    "tokenize/",
+    "preprocess/",
+    "towers/vit-b plain",
+    "towers/rn-b plain",
+    "similarity/",
+    "pipeline/",
+    "trained/",
+)
 
 pytestmark = [
     pytest.mark.extra,
@@ -146,7 +155,9 @@ def test_ids_are_the_originals_for_texts_of_every_kind(folder: Path, tmp_path: P
     """Of more texts than the suite asks about, as clipref's own tokenizer is held to them."""
     pairs = known_texts()
     given = np.frombuffer(json.dumps([text for text, _ in pairs]).encode(), np.uint8)
-    case = Case("tokenize/many", "tokenize", "tokenize", (), {"texts": given}, {"truncate": False, "context_length": 400})
+    case = Case(
+        "tokenize/many", "tokenize", "tokenize", (), {"texts": given}, {"truncate": False, "context_length": 400}
+    )
     export([case], tmp_path / "questions")
     for name in ("merges.txt", "tables.json"):
         shutil.copyfile(folder / "prepared" / name, tmp_path / name)
@@ -165,7 +176,9 @@ LABELS = ["red circle", "blue star", "green ring"]
 def classified(page: Page, picture: Path) -> list[tuple[str, str]]:
     """What index.html says of a picture, once it is asked."""
     page.choose("#picture", picture)
-    page.until(f"document.getElementById('shown').alt === {picture.name!r} && !document.getElementById('classify').disabled")
+    page.until(
+        f"document.getElementById('shown').alt === {picture.name!r} && !document.getElementById('classify').disabled"
+    )
     page.value("document.getElementById('classify').click()")
     page.until("!document.getElementById('classified').hidden || document.getElementById('error').textContent")
     rows = "[...document.querySelectorAll('#classified tbody tr')].map(r => [...r.cells].map(c => c.textContent))"
@@ -181,7 +194,8 @@ def saved_drawing(folder: Path) -> Iterator[Path]:
     clear.putalpha(drawing.convert("L"))
     for name, picture, options in (
         ("a.png", drawing, {}), ("clear.png", clear, {}), ("grey.png", drawing.convert("L"), {}),
-        ("photo.jpg", drawing, {"exif": turned, "subsampling": "4:2:0", "quality": 90}), ("a.webp", drawing, {"lossless": True}),
+        ("photo.jpg", drawing, {"exif": turned, "subsampling": "4:2:0", "quality": 90}),
+        ("a.webp", drawing, {"lossless": True}),
     ):  # fmt: skip
         picture.save(folder / name, **options)
         yield folder / name

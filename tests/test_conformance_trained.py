@@ -1,4 +1,4 @@
-"""Questions about the trained models in the package: asked where they are named, answered and diagnosed as others are."""
+"""Questions about the trained models in the package: asked where named, answered and diagnosed as others."""
 
 import pytest
 

@@ -1,8 +1,8 @@
 /** Picture files of any kind that the browser opens, as png.js has images.
  *
- * PNG files are read by png.js. Others are decoded by the browser, which gives the levels that Pillow gives for a JPEG;
- * their EXIF orientation is ignored, as the original ignores it. Refused are a JPEG in CMYK, which Pillow resizes before
- * it is RGB, and what is transparent, because a canvas keeps no colours under it.
+ * PNG files are read by png.js. Others are decoded by the browser, which gives the levels that Pillow gives for a JPEG.
+ * Their EXIF orientation is ignored, as the original ignores it. Refused are a JPEG in CMYK, which Pillow resizes
+ * before it is RGB, and what is transparent, because a canvas keeps no colours under it.
  */
 
 import { decodePng, isPng } from "./png.js";

@@ -19,7 +19,7 @@ const OPENAI = {
   upright: false,
 };
 
-/** Pixels [3, side, side] float32 of an image. `steps`: what a config.json says. Throws for other steps than OpenAI's. */
+/** Pixels [3, side, side] float32 of an image. `steps`: what a config.json says. Throws for others than OpenAI's. */
 export function preprocess(image, side, steps = {}) {
   const { mean, std, interpolation, resize_mode, upright } = { ...OPENAI, ...steps };
   if (interpolation !== "bicubic" || resize_mode !== "shortest" || upright) {

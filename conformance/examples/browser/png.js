@@ -8,7 +8,7 @@ const SIGNATURE = [137, 80, 78, 71, 13, 10, 26, 10];
 // By colour type: grey, RGB, palette, grey with alpha, RGBA.
 const BANDS = { 0: 1, 2: 3, 3: 1, 4: 2, 6: 4 };
 const MODES = { 0: "L", 2: "RGB", 3: "P", 4: "LA", 6: "RGBA" };
-// What a byte was stored as a difference from, by the row's filter, of the bytes left of it, above and above left of it.
+// What a byte was stored as a difference from, by the row's filter: of the bytes left, above, and above left of it.
 const PREDICTORS = [() => 0, (left) => left, (left, above) => above, (left, above) => (left + above) >> 1, paeth];
 
 /** Whether bytes begin as a PNG file does. */
@@ -96,8 +96,8 @@ function unpack(rows, count, height, rowBytes, depth, grey) {
   for (let y = 0; y < height; y++) {
     for (let i = 0; i < count; i++) {
       const at = y * rowBytes + ((i * depth) >> 3);
-      const sample = depth === 16 ? rows[at] * 256 + rows[at + 1] : (rows[at] >> (8 - depth - ((i * depth) & 7))) & mask;
-      data[y * count + i] = sample * stretch;
+      const shift = 8 - depth - ((i * depth) & 7);
+      data[y * count + i] = depth === 16 ? rows[at] * 256 + rows[at + 1] : ((rows[at] >> shift) & mask) * stretch;
     }
   }
   return data;

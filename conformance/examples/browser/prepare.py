@@ -19,6 +19,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from tables import write_tables
+
 from clipref import ClipError
 from clipref.conformance.exchange import export
 from clipref.conformance.questions import questions
@@ -26,7 +28,6 @@ from clipref.hub import locate
 from clipref.vocabulary import DEFAULT_MERGES
 from clipref.weights import Checkpoint
 from clipref.weights_tools.export_onnx import export_onnx
-from tables import write_tables
 
 # What engine.js answers.
 LEVELS = ("describe", "tokenize", "preprocess", "towers", "similarity", "properties", "pipeline", "trained")

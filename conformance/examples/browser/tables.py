@@ -37,7 +37,7 @@ def tables() -> dict[str, Any]:
         "ligatures": {chr(code): letters for code, letters in chardata.LIGATURES.items()},
         "safeEntities": chardata.HTML_ENTITIES,
         "entities": html.entities.html5,
-        "numbers": html._invalid_charrefs | {code: "" for code in html._invalid_codepoints},  # type: ignore[attr-defined]
+        "numbers": html._invalid_charrefs | dict.fromkeys(html._invalid_codepoints, ""),
     }
 
 
