@@ -49,7 +49,7 @@ for await (const line of createInterface({ input: process.stdin })) {
   console.log((user + system) / 1e6);
 }
 """
-ATLEAST = 0.5  # seconds of a round
+SECONDS_A_ROUND = 0.5  # at least
 
 
 @contextmanager
@@ -60,14 +60,15 @@ def under_node(folder: Path, graph: Path, given: Path, out: Path) -> Iterator[An
         command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
     ) as process:
         assert process.stdin is not None and process.stdout is not None
-        process.stdout.readline()
+        asked, said = process.stdin, process.stdout
+        said.readline()
 
         def run(count: int) -> float:
-            process.stdin.write(f"{count}\n")
-            return float(process.stdout.readline())
+            asked.write(f"{count}\n")
+            return float(said.readline())
 
         yield run
-        process.stdin.close()
+        asked.close()
 
 
 def measured(folder: Path, model: str, tower: str, rounds: int) -> tuple[str, ...]:
@@ -89,7 +90,7 @@ def measured(folder: Path, model: str, tower: str, rounds: int) -> tuple[str, ..
         feed = {name: array.astype(np.int32) if name == "ids" else array}
         started = time.process_time()
         (native,) = session.run(None, feed)
-        count = max(1, round(ATLEAST / max(time.process_time() - started, 1e-4)))
+        count = max(1, round(SECONDS_A_ROUND / max(time.process_time() - started, 1e-4)))
         with under_node(folder, graph, given, out) as run:
             run(count)
             taken = []
