@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,12 @@ from clipref.conformance.exchange import ANSWER, export, folder_name
 from clipref.conformance.protocol import Case
 from clipref.weights_tools.scenes.world import one_kind
 
-from .chromium import PROGRAM, Page, browser
+from . import chromium
+from .chromium import PROGRAM, Page
 from .test_tokenizer import known_texts
 
 EXAMPLE = Path(suite.__file__).parent / "examples" / "browser"
+SECONDS = 120  # after which something hangs
 NODE, NPM = shutil.which("node"), shutil.which("npm")
 # All that the engine claims, of two tiny models, and of the trained ones.
 ASKED = (
@@ -60,10 +63,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(EXAMPLE, copy, ignore=shutil.ignore_patterns("node_modules", "prepared"))
     assert NPM is not None
     command = [NPM, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline"]
-    done = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=120)
-    if done.returncode:
-        pytest.skip(f"npm ci: {done.stderr.strip()[-300:]}")
-    subprocess.run([sys.executable, "prepare.py", "--only", *ASKED], cwd=copy, check=True, timeout=120)
+    try:
+        subprocess.run(command, cwd=copy, check=True, capture_output=True, text=True, timeout=SECONDS)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as problem:
+        pytest.skip(f"npm ci: {problem} {problem.stderr!r}")
+    subprocess.run([sys.executable, "prepare.py", "--only", *ASKED], cwd=copy, check=True, timeout=SECONDS)
     return copy
 
 
@@ -85,15 +89,17 @@ def address(folder: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    with browser(tmp_path_factory.mktemp("chromium")) as opened:
-        yield opened
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chromium, "SECONDS", SECONDS)
+        with chromium.browser(tmp_path_factory.mktemp("chromium")) as opened:
+            yield opened
 
 
 def answer(folder: Path, questions: Path | None = None) -> str:
     """What answer.js says, under Node; of questions elsewhere, if they are."""
     assert NODE is not None
     command = [NODE, "answer.js", *([] if questions is None else [str(questions)])]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=SECONDS)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -128,7 +134,10 @@ def test_a_browser_answers_in_float32(
     assert "1 refused, 0 skipped, 0 failed" in page.value("document.getElementById('counts').textContent")
     page.value("document.getElementById('download').click()")
     archive = tmp_path / "answers.tar"
-    page.until("new Promise(done => setTimeout(() => done(true), 100))")
+    end = time.monotonic() + SECONDS
+    while not archive.exists():  # under its name once it is complete
+        assert time.monotonic() < end
+        time.sleep(0.05)
     subprocess.run(["tar", "xf", str(archive), "-C", str(folder / "prepared" / "questions")], check=True)
     assert_right(graded(folder, capsys))
     assert not page.problems
