@@ -122,7 +122,7 @@ def main() -> None:
         "made by": f"python -m {MODULE}",
         "units": "the largest error, relative to the root mean square of what is right, of clipref's reference with "
         "every result rounded to a precision, its sums in several orders, over several kernels of OpenBLAS",
-        "kernels": "SkylakeX, Haswell, Sandybridge, Nehalem, Prescott; of trained models the first three, "
+        "kernels": "SkylakeX, Haswell, Sandybridge, Nehalem, Prescott; of embedded models the first three, "
         "of full sizes SkylakeX alone",
         "numpy": np.__version__,
     }  # fmt: skip

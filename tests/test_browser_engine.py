@@ -38,7 +38,7 @@ from .test_tokenizer import known_texts
 EXAMPLE = Path(suite.__file__).parent / "examples" / "browser"
 SECONDS = 120  # after which something hangs
 NODE, NPM = shutil.which("node"), shutil.which("npm")
-# All that the engine claims, of two tiny models, and of the trained ones.
+# All that the engine claims, of two tiny models, and of the embedded ones.
 ASKED = (
     "describe/vit-b",
     "tokenize/",
@@ -47,7 +47,7 @@ ASKED = (
     "towers/rn-b plain",
     "similarity/",
     "pipeline/",
-    "trained/",
+    "embedded/",
 )
 
 pytestmark = [

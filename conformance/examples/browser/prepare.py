@@ -30,7 +30,7 @@ from clipref.weights import Checkpoint
 from clipref.weights_tools.export_onnx import export_onnx
 
 # What engine.js answers.
-LEVELS = ("describe", "tokenize", "preprocess", "towers", "similarity", "properties", "pipeline", "trained")
+LEVELS = ("describe", "tokenize", "preprocess", "towers", "similarity", "properties", "pipeline", "embedded")
 
 
 def write_model(model: str, out: Path) -> None:

@@ -1,4 +1,4 @@
-"""Questions about the trained models in the package: asked where named, answered and diagnosed as others."""
+"""Questions about the models in the package: asked where named, answered and diagnosed as others."""
 
 import pytest
 
@@ -19,13 +19,13 @@ class Faulty:
 
 
 def asked(name: str) -> list[Question]:
-    return [question for question in levels.questions(["trained"]) if question.model == name]
+    return [question for question in levels.questions(["embedded"]) if question.model == name]
 
 
 def test_they_are_asked_where_they_are_named() -> None:
-    assert "trained" not in levels.DEFAULT
-    found = [question.id for question in levels.questions(["trained"])]
-    assert found == [f"trained/{name}/{tower}" for name in NAMES for tower in ("image", "text")]
+    assert "embedded" not in levels.DEFAULT
+    found = [question.id for question in levels.questions(["embedded"])]
+    assert found == [f"embedded/{name}/{tower}" for name in NAMES for tower in ("image", "text")]
 
 
 @pytest.mark.parametrize("name", ["scenes-vit", *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1:])])

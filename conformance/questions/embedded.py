@@ -1,4 +1,4 @@
-"""Questions about the towers of the trained models that are part of clipref: weights as training leaves them.
+"""Questions about the towers of the trained models embedded in clipref: weights as training leaves them.
 
 Asked where `--levels` names them, since every engine has been asked the same of synthetic weights. The right answers
 are the reference's in float64; its towers are held by golden values elsewhere (tests/test_towers.py).
@@ -26,7 +26,7 @@ def questions() -> Iterator[Question]:
         path, config = locate(model)
         for tower, claims in (("image", image_claims(config)), ("text", TEXT_CLAIMS)):
             yield Question(
-                f"trained/{path.name}/{tower}", "trained", f"encode_{tower}", claims,
+                f"embedded/{path.name}/{tower}", "embedded", f"encode_{tower}", claims,
                 partial(_make, path, config, tower, claims), _exact, path.name, measure_tower,
             )  # fmt: skip
 
@@ -34,8 +34,8 @@ def questions() -> Iterator[Question]:
 def _make(path: Path, config: ClipConfig, tower: str, claims: tuple[str, ...], folder: Path) -> Case:
     pixels, ids = tiny_inputs(config)
     given: dict[str, Array] = {"pixels": pixels} if tower == "image" else {"ids": ids}
-    identity = f"trained/{path.name}/{tower}"
-    return Case(identity, "trained", f"encode_{tower}", claims, given, {}, copy_model(path, folder))
+    identity = f"embedded/{path.name}/{tower}"
+    return Case(identity, "embedded", f"encode_{tower}", claims, given, {}, copy_model(path, folder))
 
 
 def _exact(case: Case) -> Exact:
