@@ -49,7 +49,7 @@ for await (const line of createInterface({ input: process.stdin })) {
   console.log((user + system) / 1e6);
 }
 """
-SECONDS_A_ROUND = 0.5  # at least
+SECONDS_A_ROUND = 0.2  # at least
 
 
 @contextmanager
