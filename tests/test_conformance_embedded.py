@@ -34,6 +34,7 @@ def test_a_right_engine_is_graded_float32(name: str) -> None:
     assert report.passed and report.grade == "float32" and report.count("PASS") == 2
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_named() -> None:
     report = suite.run(Faulty(), asked("scenes-vit"))
     assert report.count("FAIL") == 2
