@@ -222,15 +222,15 @@ def _read_exported(args: argparse.Namespace) -> tuple[list[Question], list[Quest
     from clipref.config import PUBLISHED
 
     from .exchange import read_export
-    from .questions import DEFAULT, questions
+    from .questions import ASKABLE, questions
 
     known = read_export(Path(args.folder))
     profile = args.profile or known.profile
     if args.levels or args.full or args.only:
         return *_select(args, profile), profile
-    chosen = {q.id: q for q in questions(DEFAULT, list(PUBLISHED), profile)}
+    chosen = {q.id: q for q in questions(ASKABLE, list(PUBLISHED), profile)}
     # Not every profile has every case.
-    others = {q.id: q for q in questions(DEFAULT, list(PUBLISHED), known.profile) if q.id not in chosen}
+    others = {q.id: q for q in questions(ASKABLE, list(PUBLISHED), known.profile) if q.id not in chosen}
     for case in known.cases:
         if case not in chosen and case not in others:
             raise InputError(
@@ -318,7 +318,7 @@ def _export(args: argparse.Namespace) -> int:
 def explanation(identity: str) -> str:
     """A fault's title and claim, a claim's text, or what a case asks. Raises InputError."""
     from .faults import BY_ID
-    from .questions import LEVELS, questions
+    from .questions import ASKABLE, LEVELS, questions
     from .spec import claims
 
     known = claims()
@@ -331,7 +331,7 @@ def explanation(identity: str) -> str:
         return f"{identity}: {LEVELS[identity]}"
     from clipref.config import PUBLISHED
 
-    for question in questions(full=list(PUBLISHED)):
+    for question in questions(ASKABLE, list(PUBLISHED)):
         if question.id == identity:
             return "\n".join(
                 [f"{identity}: {question.verb}", *(f"- {claim}: {known[claim]}" for claim in question.claims)]
@@ -343,10 +343,10 @@ def _list(json: bool) -> int:
     from clipref.config import PUBLISHED
 
     from .faults import FAULTS
-    from .questions import DEFAULT, LEVELS, questions
+    from .questions import ASKABLE, LEVELS, questions
     from .spec import claims
 
-    cases = list(questions(DEFAULT, list(PUBLISHED)))
+    cases = list(questions(ASKABLE, list(PUBLISHED)))
     if json:
         faults: list[dict[str, Any]] = [
             {"id": f.id, "claim": f.claim, "title": f.title, "places": f.places} for f in FAULTS

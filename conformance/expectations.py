@@ -26,9 +26,9 @@ def all_ids() -> set[str]:
     from clipref.config import PUBLISHED
 
     from . import released
-    from .questions import DEFAULT, questions
+    from .questions import ASKABLE, questions
 
-    return {*(question.id for question in questions(DEFAULT, list(PUBLISHED))), *released.ids()}
+    return {*(question.id for question in questions(ASKABLE, list(PUBLISHED))), *released.ids()}
 
 
 def read(path: Path, known: Collection[str]) -> dict[str, str]:

@@ -25,7 +25,7 @@ from clipref.weights_tools.sources import sha256
 from .goldens import GOLDEN
 from .grading import units as units_file
 from .protocol import Question, Units
-from .questions import DEFAULT, questions
+from .questions import ASKABLE, questions
 from .restated.preprocessing import PROFILES
 
 # Each a generation of processors; those that numpy's OpenBLAS has own matrix products for.
@@ -46,7 +46,7 @@ def measure(questions: Sequence[Question], profile: str) -> Iterator[tuple[str, 
 @cache
 def known_keys() -> set[str]:
     """The keys of all questions that have units."""
-    every = [(q, profile) for profile in PROFILES for q in questions(DEFAULT, list(PUBLISHED), profile)]
+    every = [(q, profile) for profile in PROFILES for q in questions(ASKABLE, list(PUBLISHED), profile)]
     return {units_file.key(q.id, profile) for q, profile in every if q.measure is not None}
 
 
@@ -99,7 +99,7 @@ def write_sums() -> None:
 def main() -> None:
     """Measure, and write units.json; what is not measured this time stays as it is there."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--levels", nargs="*", default=DEFAULT)
+    parser.add_argument("--levels", nargs="*", default=ASKABLE)
     parser.add_argument("--full", nargs="*", default=[])
     parser.add_argument("--profiles", nargs="*", default=[*PROFILES])
     parser.add_argument("--kernels", nargs="*", default=KERNELS)
@@ -122,7 +122,8 @@ def main() -> None:
         "made by": f"python -m {MODULE}",
         "units": "the largest error, relative to the root mean square of what is right, of clipref's reference with "
         "every result rounded to a precision, its sums in several orders, over several kernels of OpenBLAS",
-        "kernels": "SkylakeX, Haswell, Sandybridge, Nehalem, Prescott; of full sizes SkylakeX alone",
+        "kernels": "SkylakeX, Haswell, Sandybridge, Nehalem, Prescott; of embedded models the first three, "
+        "of full sizes SkylakeX alone",
         "numpy": np.__version__,
     }  # fmt: skip
     lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(measured[key])}" for key in sorted(measured))

@@ -14,7 +14,7 @@ from clipref.errors import InputError
 
 from ..protocol import Question
 from ..restated.preprocessing import PROFILES
-from . import images, operations, pipeline, properties, texts, towers
+from . import embedded, images, operations, pipeline, properties, texts, towers
 from .models import FULL, TINY
 
 LEVELS = {
@@ -27,11 +27,14 @@ LEVELS = {
     "similarity": "cosines and logits of embeddings",
     "properties": "what doesn't depend on the batch, on the time or on the values",
     "pipeline": "image files and texts to embeddings, on two small trained models",
+    "embedded": "both towers of the trained models in the package (--levels embedded)",
     "full": "both towers in the nine published sizes (--full); of clip/ViT-B-32 a file and texts, too",
     "released": "published values of the released weights (--released)",
 }
 # What is asked of an engine that doesn't say what it claims.
-DEFAULT = tuple(level for level in LEVELS if level not in ("full", "released"))
+DEFAULT = tuple(level for level in LEVELS if level not in ("embedded", "full", "released"))
+# What has questions without a model that is named.
+ASKABLE = (*DEFAULT, "embedded")
 
 
 def questions(levels: Sequence[str] = DEFAULT, full: Sequence[str] = (), profile: str = "openai") -> Iterator[Question]:
@@ -52,6 +55,7 @@ def questions(levels: Sequence[str] = DEFAULT, full: Sequence[str] = (), profile
         "similarity": operations.similarity(),
         "properties": properties.properties(),
         "pipeline": pipeline.questions(profile),
+        "embedded": embedded.questions(),
         "full": chain(towers.towers("full", sizes), pipeline.full(sizes, profile)),
     }
     for level, maker in makers.items():

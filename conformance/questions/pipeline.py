@@ -51,7 +51,7 @@ def questions(profile: str = "openai") -> Iterator[Question]:
         for mode, width, height in _PICTURES:
             what = f"pipeline/{path.name}/image {mode} {width}x{height}"
             image = _image(mode, width, height)
-            yield _question(what, path.name, "embed_image", _IMAGE_CLAIMS, image, partial(_copy, path), profile)
+            yield _question(what, path.name, "embed_image", _IMAGE_CLAIMS, image, partial(copy_model, path), profile)
     for name in WORDS:
         model, make = f"{name}-plain", partial(write_checkpoint, name, "plain")
         yield _question(f"pipeline/{model}/texts", model, "embed_text", _TEXT_CLAIMS, _texts(), make, profile)
@@ -77,7 +77,7 @@ def _texts() -> dict[str, Array]:
     return {"texts": np.frombuffer(json.dumps(_TEXTS).encode(), np.uint8)}
 
 
-def _copy(path: Path, folder: Path) -> Path:
+def copy_model(path: Path, folder: Path) -> Path:
     """A copy of a model's folder, which an engine may spoil, if it isn't there yet."""
     copy = folder / path.name
     if not copy.exists():
@@ -132,12 +132,13 @@ def _prepare(steps: Steps, case: Case) -> dict[str, Array]:
 def right(steps: Steps, case: Case) -> dict[str, Array]:
     """Embeddings of what there is, or the cosines of both, in float64, with these steps of preprocessing."""
     assert case.checkpoint is not None
-    exact = {verb: getattr(_reference(case.checkpoint), verb)(x) for verb, x in _prepare(steps, case).items()}
+    exact = {verb: getattr(reference(case.checkpoint), verb)(x) for verb, x in _prepare(steps, case).items()}
     if len(exact) == 2:
         return {"similarity": cosines(*exact.values())[0]}
     return {"embeddings": exact.popitem()[1]}
 
 
 @lru_cache(maxsize=1)
-def _reference(folder: Path) -> NumpyEngine:
+def reference(folder: Path) -> NumpyEngine:
+    """The engine that right answers are computed with, in float64."""
     return NumpyEngine(Checkpoint(folder), "float64")

@@ -20,7 +20,7 @@ from .models import FULL, TINY, full_inputs, tiny_inputs
 
 _BLOCK = ("BLK-1", "BLK-2", "BLK-3", "BLK-4", "BLK-5", "BLK-6")
 _OUTPUT = ("OUT-1", "OUT-2", "OUT-3")
-_TEXT = (*_BLOCK, "TXT-1", "TXT-2", "TXT-3", "TXT-4", *_OUTPUT)
+TEXT_CLAIMS = (*_BLOCK, "TXT-1", "TXT-2", "TXT-3", "TXT-4", *_OUTPUT)
 _VIT = (*_BLOCK, "VIT-1", "VIT-2", "VIT-3", "VIT-4", "VIT-5", "OPS-1", *_OUTPUT)
 _RESNET = ("RN-1", "RN-2", "RN-3", "RN-4", "BLK-3", "OPS-1", *_OUTPUT)
 
@@ -41,14 +41,15 @@ def towers(level: str, models: Mapping[str, ClipConfig]) -> Iterator[Question]:
     verb = "trace" if level == "taps" else "encode"
     for name, config in models.items():
         for style in synthetic.STYLES:
-            for tower, claims in (("image", _image_claims(config)), ("text", _TEXT)):
+            for tower, claims in (("image", image_claims(config)), ("text", TEXT_CLAIMS)):
                 yield question(
                     f"{level}/{name.removeprefix('clip/')} {style}/{tower}", claims, f"{verb}_{tower}", (name, style),
                     partial(inputs, name, tower), {}, partial(_encode, name, style), measure_tower,
                 )  # fmt: skip
 
 
-def _image_claims(config: ClipConfig) -> tuple[str, ...]:
+def image_claims(config: ClipConfig) -> tuple[str, ...]:
+    """What a question about an image tower covers."""
     return {"resnet": _RESNET, "vit": _VIT}[config.vision.family]
 
 
