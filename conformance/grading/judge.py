@@ -8,6 +8,7 @@ is nearest to. What an engine doesn't do, or doesn't claim, is skipped, and neve
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import textwrap
@@ -52,6 +53,9 @@ def judge(
     if isinstance(answer, BaseException):
         what = answer.told if isinstance(answer, Failure) else f"raised {type(answer).__name__}"
         return result("FAIL", f"{what}: {words(answer)}")
+    by_digest = exact.digest != ""
+    if by_digest:
+        exact = _known_by_digest(case, exact, answer)
     trace = case.verb.startswith("trace")
     if trace:
         answer = {_LAST[case.verb] if name == "embeddings" else name: x for name, x in answer.items()}
@@ -61,6 +65,8 @@ def judge(
             problem = problem or _wrong_kind(case, name, answer[name], exact, precision)
     if problem is not None:
         return result("FAIL", problem)
+    if by_digest and not exact.bits:
+        return result("FAIL", "gave other pixels than the golden ones; with pillow installed it is told which")
     if earlier is not None and not all(np.array_equal(answer[name], earlier.get(name, [])) for name in exact.outputs):
         return result("FAIL", "gave other bits than to the same question before")
     found = {name: take_sample(case, name, x) if trace else x for name, x in answer.items()}
@@ -136,6 +142,20 @@ def _grade_pixels(output: _Graded, found: Array, exact: Exact) -> _Graded:
     if not 0 < share < 0.5:
         return output
     return dataclasses.replace(output, grade=None, passed=False)
+
+
+def _known_by_digest(case: Case, exact: Exact, answer: Outputs) -> Exact:
+    """The right pixels, with their bits, if their levels are those of the answer; else only their shape."""
+    side = case.attributes["resolution"]
+    found = np.asarray(answer.get("pixels", ()))
+    if found.shape == (3, side, side) and np.isfinite(found).all():
+        steps = preprocessing.Steps
+        x = (found.astype(np.float64).transpose(1, 2, 0) * steps.std + steps.mean) * steps.scale
+        levels = np.ascontiguousarray(np.clip(np.rint(x), 0, 255), np.uint8)
+        if hashlib.sha256(levels.tobytes()).hexdigest() == exact.digest:
+            right = {"pixels": preprocessing.normalise(levels, dtype=np.float64)}
+            return Exact(right, exact.units, {"pixels": preprocessing.normalise(levels)})
+    return Exact({"pixels": np.zeros((3, side, side))}, exact.units)
 
 
 def _wrong_names(exact: Exact, answer: Outputs) -> str | None:
