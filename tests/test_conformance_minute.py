@@ -69,6 +69,7 @@ def test_the_minute_is_of_questions_that_there_are() -> None:
     ids = {question.id for question in questions()}
     assert ids >= MINUTE and 20 < len(MINUTE) < len(ids) == among(minute(*coverage.LEVELS), "openai")
     assert among(minute("towers"), "openai") == len(ids) and not among(minute("towers")[1:], "openai")
+    assert f"asks {len(MINUTE)} of the {len(ids)} questions" in PACKS and f"each of the {len(FAULTS)} known" in PACKS
     assert not among(list(questions()), "openai") and not among(list(questions(["towers"])), "openai")
 
 

@@ -105,7 +105,7 @@ def test_what_it_is_and_what_it_is_from_is_said(texts: Path, images: Path) -> No
         assert (folder / "LICENSE").read_bytes() == (GOLDEN.parents[1] / "LICENSE").read_bytes()  # the checkout's
         named = {line.split("  ")[1]: line.split("  ")[0] for line in sums.decode().splitlines()}
         files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
-        assert set(named) == set(files) - {"SHA256SUMS", "pack.json"}
+        assert set(named) == set(files) - {"SHA256SUMS", "pack.json", "check.py", "README.md", "LICENSE"}
         assert all(hashlib.sha256(files[name].read_bytes()).hexdigest() == digest for name, digest in named.items())
         readme = (folder / "README.md").read_text(encoding="utf-8")
         keys = {key for line in lines(folder / "questions.jsonl") for key in line}

@@ -24,7 +24,7 @@ def read(path):
 
 
 def refuse_changed():
-    """The pack has to be as it was written, every file of it."""
+    """The questions and answers have to be as they were written."""
     for line in (PACK / "SHA256SUMS").read_text(encoding="ascii").splitlines():
         digest, name = line.split("  ")
         if hashlib.sha256((PACK / name).read_bytes()).hexdigest() != digest:

@@ -3,10 +3,10 @@
     questions.jsonl   a line a question, JSON in ASCII
     answers.jsonl     a line an answer, in the same order
     images/ levels/   of preprocess: the images as PNG, the right levels as PPM
-    check.py          compares what somebody's program gave with the answers; Python's standard library
-    README.md LICENSE
     SHA256SUMS        of all of these, for `sha256sum -c`
     pack.json         format, suite, profile, source, and the pack's digest, which is the sha256 of SHA256SUMS
+    check.py          compares what somebody's program gave with the answers; Python's standard library
+    README.md LICENSE
 
 The answers are the frozen golden ones (goldens.py). The same questions in the same format have the same digest,
 whichever machine wrote them; FORMAT counts up when a reader of packs has to change.
@@ -63,10 +63,9 @@ def write_pack(
         ]  # fmt: skip
         for name, lines in zip(("questions.jsonl", "answers.jsonl"), zip(*pairs, strict=True), strict=True):
             (root / name).write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="ascii")
-        shutil.copyfile(_HERE / f"check_{level}.py", root / "check.py")
-        shutil.copyfile(_HERE / f"{level}.md", root / "README.md")
-        shutil.copyfile(_HERE / "LICENSE", root / "LICENSE")
         digest = _write_sums(root)
+        for source, name in ((f"check_{level}.py", "check.py"), (f"{level}.md", "README.md"), ("LICENSE", "LICENSE")):
+            shutil.copyfile(_HERE / source, root / name)
         write_json(
             root / "pack.json",
             {
@@ -126,7 +125,7 @@ def _source(level: str) -> dict[str, Any]:
 
 
 def _write_sums(root: Path) -> str:
-    """SHA256SUMS of every file there is; the digest of that file."""
+    """SHA256SUMS of the questions and answers, which are all that is there yet; the digest of that file."""
     names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
     lines = "".join(f"{hashlib.sha256((root / name).read_bytes()).hexdigest()}  {name}\n" for name in names)
     (root / "SHA256SUMS").write_bytes(lines.encode("ascii"))
