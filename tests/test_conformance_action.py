@@ -28,7 +28,7 @@ def action() -> Any:
 class Runner:
     """What a runner does with steps of an action: expressions, environment and the files that steps write to."""
 
-    def __init__(self, folder: Path, path: Path = ACTION, **inputs: str) -> None:
+    def __init__(self, folder: Path, path: Path = ACTION, /, **inputs: str) -> None:
         self.path = path
         self.workspace, self.temp = folder / "workspace", folder / "temp"
         for path in (self.workspace, self.temp):
