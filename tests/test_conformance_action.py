@@ -148,15 +148,28 @@ def test_what_is_wrong_fails_and_what_is_expected_does_not(tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_it_is_installed_from_its_own_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = {"engine": "exec:./my_clip", "python": sys.executable, "minute": "true", "levels": "describe similarity"}
+    """And the engine's packages are seen: here pytest, of the environment that the tests run in."""
+    asked = {"engine": "mine:Mine", "python": sys.executable, "minute": "true", "levels": "similarity"}
     runner = Runner(tmp_path, checkout(tmp_path / "checkout") / "conformance" / "action", **asked)
     monkeypatch.setenv("CC", str(tmp_path / "no-compiler"))  # without the native library it is there sooner
-    my_clip(runner.workspace, EXAMPLE)
+    (runner.workspace / "mine.py").write_text(ENGINE)
     done = runner.step("install")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert Path(runner.outputs["install"]["command"]).is_relative_to(runner.temp)
     done = runner.step("run")
     assert done.returncode == 0 and runner.outputs["run"]["passed"] == "true", done.stdout + done.stderr
+    python = Path(runner.outputs["install"]["command"]).parent / "python"
+    code = "import clipref.conformance; print(clipref.conformance.__file__)"
+    found = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True, cwd=runner.workspace)
+    assert Path(found.stdout.strip()).is_relative_to(runner.temp)  # not where the engine's packages are
+
+
+ENGINE = """
+import pytest
+from clipref.conformance.engines.python import Reference
+
+class Mine(Reference):
+    def __init__(self, folder): ...
+"""
 
 
 @pytest.mark.parametrize(

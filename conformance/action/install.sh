@@ -17,8 +17,7 @@ esac
     exit 2
 }
 environment=$RUNNER_TEMP/clipref
-# A Python engine's own packages are seen, so that module:name can be imported; nothing is changed where they are.
-"$CLIPREF_PYTHON" -m venv --system-site-packages "$environment"
+"$CLIPREF_PYTHON" -m venv "$environment"
 checkout=$(cd "$CLIPREF_ACTION/../.." && pwd)
 if [ "$CLIPREF_MINUTE" = true ]; then
     "$environment/bin/pip" install -q 'numpy>=2.0' 'safetensors>=0.4.3'
@@ -26,4 +25,12 @@ if [ "$CLIPREF_MINUTE" = true ]; then
 else
     "$environment/bin/pip" install -q "$checkout"
 fi
+# A Python engine's own packages are seen, behind those that are installed here, so that module:name can be imported;
+# nothing is changed where they are. A venv's --system-site-packages would not see those of another venv, and the build
+# above would see them.
+link='import sys, pathlib
+places = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
+lines = [f"import site; site.addsitedir({path!r})\n" for path in places]
+pathlib.Path(sys.argv[1], "of_the_engine.pth").write_text("".join(lines), encoding="utf-8")'
+"$CLIPREF_PYTHON" -c "$link" "$("$environment/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 echo "command=$environment/bin/clipref" >>"$GITHUB_OUTPUT"
