@@ -3,8 +3,9 @@
 `init LANGUAGE DIR` writes a starter, a program around an engine that answers as it stands. `run ENGINE` asks an engine
 what the suite knows the answers of, grades each answer by what a correct engine of each precision would err, and looks
 for the cause of what is wrong among the known faults. It exits with 0 if all that the engine claims and does is right,
-else with 1. `export` writes the questions as files, for an engine that runs elsewhere,
-and `check` grades its answers. `list` shows the cases, the claims and the known faults; `explain ID` one of them.
+else with 1. `export` writes the questions as files, for an engine that runs elsewhere, and `check` grades its answers.
+`pack` writes the questions and answers of one level as plain files, for test suites in other languages. `list` shows
+the cases, the claims and the known faults; `explain ID` one of them.
 """
 
 from __future__ import annotations
@@ -38,11 +39,12 @@ _PROFILES = (
     "of preprocessing: openai; transformers-4, for 4 and 5.0 to 5.20; transformers-5, for 5.21 and later; either with "
     "-torchvision for the processor that stands on it, which is the default in 5 where torchvision is installed"
 )
+_ONLY = "cases whose id has one of these in it; none whose id has what follows a '!'"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own arguments."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="init|run|export|check|list|explain")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="init|run|export|check|pack|list|explain")
     starter = actions.add_parser("init", help="write a starter, for you to put your engine into")
     starter.add_argument("language", choices=languages(), help="what it is written in")
     starter.add_argument("folder", type=Path, metavar="DIR", help="the folder to write it into")
@@ -64,6 +66,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action.add_argument("--expected-failures", type=_path, metavar="FILE", help="cases that fail, with reasons")
         action.add_argument("--junit", type=_path, metavar="FILE", help="write JUnit XML")
         action.add_argument("--html", type=_path, metavar="FILE", help="write one page that shows everything")
+        action.add_argument(
+            "--badge", type=_path, action="append", default=[], metavar="FILE",
+            help="write what was asked, as .svg or, for shields.io, as .json; may be given twice",
+        )  # fmt: skip
         action.add_argument("--verbose", action="store_true", help="show every case")
         add_json_argument(action)
     exporter = actions.add_parser("export", help="write the cases as files")
@@ -72,11 +78,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for action in (runner, exporter):
         layouts = "of the checkpoints' folders: clipref (the default), transformers or open_clip"
         action.add_argument("--layout", choices=TARGETS, default="clipref", help=layouts)
+        action.add_argument("--minute", action="store_true", help="a few questions, with numpy and safetensors alone")
+    packer = actions.add_parser("pack", help="write the questions and answers of a level as plain files")
+    packer.add_argument("level", choices=("tokenize", "preprocess"), metavar="tokenize|preprocess")
+    packer.add_argument("folder", metavar="DIR")
+    packer.add_argument("--only", nargs="+", default=[], metavar="TEXT", help=_ONLY)
+    packer.add_argument("--profile", default="openai", help=_PROFILES)
     for action in (runner, checker, exporter):
         action.add_argument("--levels", nargs="+", metavar="LEVEL", help="what the engine claims (most)")
         action.add_argument("--full", nargs="+", default=[], metavar="MODEL", help="published sizes: clip/ViT-B-32 ...")
-        only = "cases whose id has one of these in it; none whose id has what follows a '!'"
-        action.add_argument("--only", nargs="+", default=[], metavar="TEXT", help=only)
+        action.add_argument("--only", nargs="+", default=[], metavar="TEXT", help=_ONLY)
         profile = None if action is checker else "openai"  # what is checked was exported with one
         action.add_argument("--profile", default=profile, help=_PROFILES)
     add_json_argument(actions.add_parser("list", help="the cases, the claims and the known faults"))
@@ -101,6 +112,10 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.action == "export":
         return _export(args)
+    if args.action == "pack":
+        from .packs.writing import pack
+
+        return pack(args.level, args.folder, args.profile, lambda case: _is_meant(case, args.only))
     return _run(args)
 
 
@@ -133,7 +148,7 @@ def _asked(
     reasons: Mapping[str, str],
 ) -> Report:
     """Open the engine, ask it everything, and report."""
-    from . import expectations, suite
+    from . import expectations, minute, suite
     from .engines import open_engine
     from .engines.laid_out import LaidOut
 
@@ -143,7 +158,7 @@ def _asked(
             engine = LaidOut(engine, args.layout)
         report = suite.run(
             engine, chosen, name=name, precision=args.precision, profile=profile, pixels=args.pixels,
-            reasons=reasons, unclaimed=others, progress=_progress,
+            reasons=reasons, unclaimed=others, progress=_progress, among=minute.among(chosen, profile),
         )  # fmt: skip
         for model in getattr(args, "released", []):
             from . import released
@@ -159,6 +174,7 @@ def _outputs(args: argparse.Namespace) -> Iterator[Callable[[Report], None]]:
 
     Raises InputError at once if one of them can't be written, and not after the work.
     """
+    from .reports.badge import as_badge, badge_path
     from .reports.files import as_junit
     from .reports.html import as_html
     from .reports.words import printable
@@ -166,12 +182,15 @@ def _outputs(args: argparse.Namespace) -> Iterator[Callable[[Report], None]]:
     with contextlib.ExitStack() as stack:
         junit = stack.enter_context(text_file(args.junit, "--junit")) if args.junit is not None else None
         html = stack.enter_context(text_file(args.html, "--html")) if args.html is not None else None
+        badges = [(stack.enter_context(text_file(badge_path(path), "--badge")), path) for path in args.badge]
 
         def write(report: Report) -> None:
             if junit is not None:
                 junit(as_junit(report))
             if html is not None:
                 html(printable(as_html(report)))
+            for badge, path in badges:
+                badge(as_badge(report, path))
 
         yield write
 
@@ -195,10 +214,15 @@ def _stdout_to_stderr() -> Iterator[None]:
 
 def _select(args: argparse.Namespace, profile: str) -> tuple[list[Question], list[Question]]:
     """The questions to be asked, and those that the engine doesn't claim to answer."""
+    from .minute import MINUTE
     from .questions import DEFAULT, questions
 
     claimed = args.levels or list(DEFAULT)
     chosen = [q for q in questions(claimed, args.full, profile) if _is_meant(q.id, args.only)]
+    if getattr(args, "minute", False):
+        chosen = [q for q in chosen if q.id in MINUTE]
+        if not chosen:
+            raise InputError(f"The minute has no such question of {', '.join(claimed)}; leave out --minute.")
     unclaimed = [level for level in DEFAULT if level not in claimed]
     others = [q for q in questions(unclaimed) if _is_meant(q.id, args.only)]
     if not chosen and not getattr(args, "released", []):

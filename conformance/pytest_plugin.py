@@ -9,6 +9,7 @@ import pytest
 from clipref.conformance.engines import KINDS, TIME_LIMIT, open_engine
 from clipref.conformance.expectations import all_ids, read
 from clipref.conformance.grading.rounding import PRECISIONS
+from clipref.conformance.minute import MINUTE, among
 from clipref.conformance.protocol import PIXELS, Question
 from clipref.conformance.questions import DEFAULT, LEVELS, questions
 from clipref.conformance.reports.words import explanations, summary
@@ -23,6 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--engine", metavar="SPEC", help="the engine under test, such as backend:onnx")
     group.addoption("--levels", nargs="+", default=list(DEFAULT), choices=levels, help="what the engine claims")
     group.addoption("--full", nargs="+", default=[], metavar="MODEL", help="published sizes: clip/ViT-B-32 ...")
+    group.addoption("--minute", action="store_true", help="a few questions, with numpy and safetensors alone")
     group.addoption("--precision", choices=PRECISIONS, default="float32", help="what the engine claims (float32)")
     group.addoption("--profile", default="openai", help="of preprocessing (openai)")
     group.addoption("--pixels", choices=PIXELS, default="exact", help="how near pixels have to be (exact)")
@@ -43,6 +45,10 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         raise pytest.UsageError("-n shares the cases among processes, of which none could tell the verdict; add -n 0.")
     try:
         asked = list(questions(option.levels, option.full, option.profile))
+        if option.minute:
+            asked = [question for question in asked if question.id in MINUTE]
+        if not asked and option.minute:
+            raise pytest.UsageError(f"The minute has no question of {', '.join(option.levels)}; leave out --minute.")
         if not asked:
             raise pytest.UsageError("The level full needs --full MODEL, such as --full clip/ViT-B-32.")
         reasons = read(option.expected_failures, all_ids()) if option.expected_failures else {}
@@ -52,7 +58,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     session.config.stash[QUESTIONS] = asked
     session.config.stash[RUN] = Run(
         engine, name=option.engine, precision=option.precision, profile=option.profile, pixels=option.pixels,
-        reasons=reasons,
+        reasons=reasons, among=among(asked, option.profile),
     )  # fmt: skip
 
 

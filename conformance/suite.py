@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from . import packages
 from .asking import CheckpointChanged, ask
 from .expectations import expected_result
-from .faults.diagnosis import diagnose
+from .faults.diagnosis import diagnose, find_unsearched
 from .faults.evidence import Answered
 from .faults.leans import find_leans
 from .faults.pixels import find_steps
@@ -49,10 +50,16 @@ class Run:
         pixels: str = "exact",
         reasons: Mapping[str, str] | None = None,
         diagnose: bool = True,
+        among: int = 0,
     ) -> None:
-        """`pixels`: how near they have to be, one of PIXELS. `reasons`: for each case that is expected to fail, why."""
+        """`pixels`: how near they have to be, one of PIXELS. `reasons`: for each case that is expected to fail, why.
+
+        `among`: see Report. Raises InputError if pixels are to be measured, and there is no Pillow.
+        """
         self._engine, self._name, self._precision, self._profile = engine, name, precision, profile
-        self._pixels = pixels
+        self._pixels, self._among = pixels, among
+        if pixels != "exact":
+            packages.require("How far pixels are off is measured", "pillow", otherwise="")
         self._reasons, self._diagnose = reasons or {}, diagnose
         self._scratch = tempfile.TemporaryDirectory()
         self._started = time.perf_counter()
@@ -153,10 +160,14 @@ class Run:
                 results[id] = dataclasses.replace(results[id], verdict="FAIL", problem=diagnosis.says)
         found = [expected_result(result, self._reasons) for result in results.values()]
         found += [Result(q.id, q.level, q.claims, "SKIP", problem=NOT_CLAIMED) for q in unclaimed]
-        shared = tuple(self._find_shared(diagnoses)) if self._diagnose else ()
+        shared, unsearched = list(self._find_shared(diagnoses)) if self._diagnose else [], set[str]()
+        for said, cases in find_unsearched(self._evidence.failed) if self._diagnose else ():
+            shared.append(said)
+            unsearched.update(cases)
         seconds = time.perf_counter() - self._started
         return Report(
-            self._name, self._precision, self._profile, found, diagnoses, seconds, shared, pixels=self._pixels
+            self._name, self._precision, self._profile, found, diagnoses, seconds, shared, self._pixels, unsearched,
+            self._among,
         )  # fmt: skip
 
     def _find_shared(self, diagnoses: Sequence[Diagnosis]) -> Iterator[str]:
@@ -164,6 +175,8 @@ class Run:
         failed = self._evidence.failed
         yield from find_shared(failed, self._evidence.passed, self._results, self._precision)
         explained = {case for diagnosis in diagnoses for case in diagnosis.cases}
+        if packages.missing(*packages.TO_EXPLAIN["preprocess"]):
+            return
         pixels = [a for a in failed if a.case.verb == "preprocess" and a.case.id not in explained]
         yield from find_steps([a for a in pixels if not has_other_shape(a.exact, a.outputs)], self._profile)
 

@@ -18,7 +18,7 @@ from clipref.numerics import rms_error, unit_rows
 from clipref.weights import Checkpoint
 from clipref.weights_tools.shapes import captions, world
 
-from .. import faults
+from .. import faults, packages
 from ..protocol import Array, Case
 from ..restated import preprocessing
 from .changes import Operations
@@ -34,10 +34,13 @@ _UNCHANGED = 1e-10  # of 1 - cosine; what float32 rounds is less
 
 
 def cost(cause: Cause, where: str, claimed: str) -> str:
-    """In words, "everyday, cosines of 0.91 to 0.97" or "rare"; "" where there is nothing to measure it with.
+    """In words, "everyday, cosines of 0.91 to 0.97" or "rare"; "" where there is nothing to measure it with, and
+    where a package for that isn't installed.
 
     `claimed`: the profile of preprocessing that is right.
     """
+    if packages.missing(*packages.TO_MEASURE_COSTS.get(where, ())):
+        return ""
     try:
         with np.errstate(all="ignore"):
             if where == "tokenize":

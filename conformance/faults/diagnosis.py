@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from .. import faults
+from .. import faults, packages
 from ..grading.verdicts import Diagnosis
 from ..restated.preprocessing import PROFILES
 from . import Fault
@@ -48,6 +48,8 @@ def diagnose(
     """
     failures, witnesses = by_place(failed), by_place(passed)
     for where, found in failures.items():
+        if packages.missing(*packages.TO_EXPLAIN.get(where, ())):
+            continue  # which find_unsearched tells
         search = _Search(Evidence(precision, profile), where, witnesses.get(where, ()), promising)
         remaining = sorted(found, key=_cost)
         while remaining and (cause := search.cause(remaining)) is not None:
@@ -55,6 +57,15 @@ def diagnose(
             yield _diagnosis(search, where, cause, explained, len(found))
             ids = {answer.case.id for answer in explained}
             remaining = [answer for answer in remaining if answer.case.id not in ids]
+
+
+def find_unsearched(failed: Sequence[Answered]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """For each place whose causes can't be searched for want of a package, a sentence that says so, and the cases."""
+    for where, found in by_place(failed).items():
+        if lacking := packages.missing(*packages.TO_EXPLAIN.get(where, ())):
+            what = "one failure" if len(found) == 1 else f"{len(found)} failures"
+            said = f"The cause of {what} of {where} was not searched: that takes {' and '.join(lacking)}"
+            yield f"{said} (pip install {' '.join(lacking)}).", tuple(answer.case.id for answer in found)
 
 
 def _diagnosis(search: _Search, where: str, cause: Cause, explained: Sequence[Answered], of: int) -> Diagnosis:

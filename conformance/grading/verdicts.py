@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
@@ -122,6 +122,8 @@ class Report:
     seconds: float = 0.0
     shared: Sequence[str] = ()  # what failures have in common, a sentence each
     pixels: str = "exact"  # or "as-torchvision", a tolerance that was asked for
+    unsearched: Collection[str] = ()  # cases that fail, and whose cause couldn't be searched for want of a package
+    among: int = 0  # of how many questions the minute's were asked; 0 where it wasn't the minute
 
     @property
     def passed(self) -> bool:
@@ -142,7 +144,7 @@ class Report:
         """What is wrong by its values, and no cause is known of. Traces have none: they say where, not why."""
         explained = {case for diagnosis in self.diagnoses for case in diagnosis.cases}
         wrong = [r for r in self.results if r.verdict == "FAIL" and r.problem is None and not r.taps]
-        return [r for r in wrong if r.case not in explained]
+        return [r for r in wrong if r.case not in explained and r.case not in self.unsearched]
 
     @property
     def advice(self) -> str | None:

@@ -24,8 +24,10 @@ from clipref.numerics import cosines
 from clipref.tokenizer import tokenize
 from clipref.weights import Checkpoint
 
+from .. import pictures
 from ..grading import rounding
 from ..grading.units import frozen
+from ..packages import require
 from ..protocol import Array, Case, Exact, Question, Units
 from ..restated import preprocessing
 from ..restated.preprocessing import PROFILES, Steps
@@ -70,7 +72,7 @@ def full(models: Mapping[str, ClipConfig], profile: str = "openai") -> Iterator[
 
 
 def _image(mode: str, width: int, height: int) -> dict[str, Array]:
-    return {"image": preprocessing.png(preprocessing.picture(mode, width, height))}
+    return {"image": pictures.png(mode, width, height)}
 
 
 def _texts() -> dict[str, Array]:
@@ -119,6 +121,7 @@ def _measure(profile: str, case: Case, exact: Exact) -> Units:
 def _prepare(steps: Steps, case: Case) -> dict[str, Array]:
     """What the towers are given: pixels, ids, or both, by the verbs of the towers."""
     assert case.checkpoint is not None
+    require(f"The right answer to {case.id!r} is made", "pillow", "regex", "ftfy")
     config, given = Checkpoint(case.checkpoint).config, {}
     if "image" in case.inputs:
         image = preprocessing.open_png(case.inputs["image"])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import datetime
-import io
 from html import escape
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from clipref.cli.pages import html_page
 from clipref.config import OPENAI_MEAN, OPENAI_STD
 
 from ..grading.verdicts import MARGIN, Picture, Report, Result
+from ..pictures import compressed_png
 from ..protocol import Array
 from .plot import growth
 from .words import VERDICTS, number, ranges, summary
@@ -163,8 +163,4 @@ def _levels_of(pixels: Array) -> Array:
 
 
 def _png(levels: Array) -> str:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(levels.astype(np.uint8)).save(buffer, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return f"data:image/png;base64,{base64.b64encode(compressed_png(levels.astype(np.uint8))).decode()}"

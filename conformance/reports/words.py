@@ -59,6 +59,11 @@ def _answered(level: str, part: Report) -> str:
 
 def summary(report: Report) -> str:
     """The verdict of the whole in a sentence."""
+    asked = f"; of {report.among} questions, those of the minute were asked" if report.among else ""
+    return f"{_verdict(report)}{asked}"
+
+
+def _verdict(report: Report) -> str:
     if report.passed and not report.count("PASS"):
         return f"No answer is right: {report.count('XFAIL')} fail, as expected"
     expected = f"; {report.count('XFAIL')} fail as expected" if report.count("XFAIL") else ""

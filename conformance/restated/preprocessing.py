@@ -2,6 +2,7 @@
 
 What torchvision's Resize, CenterCrop, ToTensor and Normalize do, as clip/clip.py of https://github.com/openai/CLIP
 combines them. The golden pixels are made with it (tests/make_goldens.py), and the known faults are its deviations.
+Whoever only compares pixels needs no Pillow, so it is imported where it is used.
 """
 
 from __future__ import annotations
@@ -9,13 +10,16 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
-from PIL import Image, ImageOps
 
+from .. import pictures
 from ..protocol import Array
 from . import torch_resize
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Size: TypeAlias = tuple[int, int]
 Offset: TypeAlias = Callable[[int], int]
@@ -93,6 +97,8 @@ def resized(image: Image.Image, side: int, steps: Steps = Steps(), longer: int =
 
     `longer`: a long side that is longer by so many pixels than the steps have it.
     """
+    from PIL import Image, ImageOps
+
     if steps.turned:
         image = ImageOps.exif_transpose(image)
     keyed = "transparency" in image.info
@@ -133,6 +139,8 @@ def resized(image: Image.Image, side: int, steps: Steps = Steps(), longer: int =
 
 
 def _resize_to(image: Image.Image, size: Size, steps: Steps) -> Image.Image:
+    from PIL import Image
+
     if image.size == size:
         return image
     kernel = Image.Resampling[steps.filter]
@@ -171,39 +179,12 @@ def preprocess(image: Image.Image, side: int, steps: Steps = Steps(), dtype: Any
 
 
 def picture(mode: str, width: int, height: int) -> Image.Image:
-    """The same on every machine: whole-number arithmetic, no generator. Sharp edges, the full range of values.
-
-    "RGB with EXIF" has to be turned by a quarter to stand upright; in modes "with tRNS" half of it is transparent.
-    """
-    mode, _, extra = mode.partition(" with ")
-    bands = {"L": 1, "P": 1, "LA": 2, "RGB": 3, "RGBA": 4}
-    y, x, band = (axis.astype(np.int64) for axis in np.ogrid[:height, :width, : bands.get(mode, 1)])
-    mixed = (x * x * 7 + y * y * 13 + x * y * 5 + x // 3 * 91 + y // 4 * 57 + band * 83) * 2654435761 >> 13
-    if mode == "1":
-        return Image.fromarray(mixed[..., 0] % 256 > 100)
-    if mode == "I;16":
-        return Image.fromarray((mixed[..., 0] % 400).astype(np.uint16))
-    image = Image.frombytes(mode, (width, height), (mixed % 256).astype(np.uint8).tobytes())
-    if mode == "P":
-        image.putpalette((np.arange(768) * 37 % 256).astype(np.uint8).tobytes())
-    if extra == "EXIF":
-        exif = Image.Exif()
-        exif[_ORIENTATION] = 6
-        image.info["exif"] = exif.tobytes()
-    if extra == "tRNS" and mode == "P":
-        image.info["transparency"] = bytes(i % 2 * 255 for i in range(256))
-    elif extra == "tRNS":
-        image.paste(_KEY, mask=Image.fromarray(mixed[..., 0] % 256 < 128))
-        image.info["transparency"] = _KEY
-    return image
-
-
-_ORIENTATION = 0x0112  # EXIF's tag
-_KEY = (17, 130, 240)  # the colour that is transparent
+    """A picture of pictures.py, opened."""
+    return open_png(pictures.png(mode, width, height))
 
 
 def png(image: Image.Image) -> Array:
-    """The bytes of a PNG file, as uint8."""
+    """The bytes of a PNG file, as uint8, as Pillow compresses it here."""
     buffer = io.BytesIO()
     # Given by name, because not every version of Pillow takes both from `info`.
     metadata = {key: image.info[key] for key in ("exif", "transparency") if key in image.info}
@@ -213,6 +194,8 @@ def png(image: Image.Image) -> Array:
 
 def open_png(data: Array) -> Image.Image:
     """The image of `png`."""
+    from PIL import Image
+
     image = Image.open(io.BytesIO(data.tobytes()))
     image.load()
     return image

@@ -13,10 +13,9 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
 
-import ftfy
 import numpy as np
-import regex
 
+from clipref.cleaning import libraries
 from clipref.tokenizer import Tokenizer
 from clipref.vocabulary import END, START, byte_symbols
 
@@ -71,6 +70,7 @@ def encode(text: str, steps: Steps) -> list[int]:
     ids = Tokenizer.default()._ids
     symbols = byte_symbols()
     found: list[int] = []
+    _, regex = libraries()
     for word in regex.findall(steps.pattern, clean(text, steps), regex.IGNORECASE):
         if word in steps.spelling and steps.specials:
             found.append(ids[(START, END)[steps.spelling.index(word)]])
@@ -82,6 +82,7 @@ def encode(text: str, steps: Steps) -> list[int]:
 
 def clean(text: str, steps: Steps) -> str:
     """A text before it is split."""
+    ftfy, regex = libraries()
     text = ftfy.fix_text(text) if steps.repaired else text
     for _ in range(steps.unescaped):
         text = html.unescape(text)
