@@ -25,7 +25,7 @@ class Engine:
 
     def describe(self):
         if "vit-a" in self.folder.name:
-            return {"embed_dim": 22, "resolution": 30, "context_length": 20, "vocab_size": 521}
+            return {"embed_dim": 22, "resolution": 30, "context_length": 19, "vocab_size": 521}
         if "vit-b" in self.folder.name:
             raise NotImplementedError("no vit-b")
         if "vit-c" in self.folder.name:

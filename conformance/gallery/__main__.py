@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command. Raises InputError."""
     parser = argparse.ArgumentParser("python -m clipref.conformance.gallery", description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="outsiders to be asked anew (all)")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="environments stay there, and are used again")
     parser.add_argument("--pages", action="store_true", help="ask nobody; write the pages of what is kept")
     args = parser.parse_args(arguments)
     known = {outsider.name: outsider for outsider in OUTSIDERS}
@@ -34,14 +35,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise InputError(f"No outsider {unknown[0]!r}; there are: {', '.join(known)}.")
     chosen = [known[name] for name in args.names or known]
     for environment in () if args.pages else dict.fromkeys(outsider.environment for outsider in chosen):
-        _ask_all([outsider for outsider in chosen if outsider.environment == environment], environment)
+        _ask_all([outsider for outsider in chosen if outsider.environment == environment], environment, args.keep)
     write_pages()
 
 
-def _ask_all(outsiders: Sequence[Outsider], environment: Environment) -> None:
+def _ask_all(outsiders: Sequence[Outsider], environment: Environment, keep: Path | None) -> None:
     print(f"{environment.name}: {', '.join(o.name for o in outsiders)}", file=sys.stderr)
     try:
-        with installed(environment) as there:
+        with installed(environment, keep) as there:
             for outsider in outsiders:
                 found = asking.results(outsider, there)
                 asking.write_results(outsider, found)

@@ -25,7 +25,9 @@ library = torch.library.Library("torchvision", "DEF")
 for name in ("nms", "qnms"):
     library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 '''
-_PIP = ("-m", "pip", "--disable-pip-version-check", "--quiet")
+_NAMES = "sitecustomize.py"
+_COMPLETE = "complete"  # a file that is in an environment when everything is installed
+_PIP = ("-m", "pip", "--disable-pip-version-check")
 
 
 class NotInstalled(Exception):
@@ -34,40 +36,50 @@ class NotInstalled(Exception):
 
 @dataclass(frozen=True)
 class Installed:
-    """An environment that is there: its interpreter, its packages, and whether torchvision has only names."""
+    """An environment that is there: its interpreter, and the versions of its packages."""
 
     python: Path
     packages: dict[str, str]
     megabytes: int
-    operators_named: bool
 
     @property
     def site_packages(self) -> Path:
+        """Where its packages are."""
         return next(self.python.parent.parent.glob("lib/python3*/site-packages"))
+
+    @property
+    def operators_named(self) -> bool:
+        """Whether torchvision's operators are only names."""
+        return (self.site_packages / _NAMES).exists()
 
 
 @contextmanager
-def installed(environment: Environment) -> Iterator[Installed]:
-    """Make an environment, and remove it at the end. Raises NotInstalled."""
-    with tempfile.TemporaryDirectory(prefix=f"gallery-{environment.name}-") as folder:
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        python = Path(folder, "bin", "python")
-        for words in environment.requirements:
-            _run(python, *_PIP, "install", "--only-binary", ":all:", *words)
-        named = _name_operators(python, folder)
+def installed(environment: Environment, keep: Path | None = None) -> Iterator[Installed]:
+    """Make an environment, and remove it at the end. Raises NotInstalled.
+
+    `keep`: a folder of environments that stay; one that is there already is taken as it is.
+    """
+    with tempfile.TemporaryDirectory(prefix=f"gallery-{environment.name}-") as scratch:
+        folder = Path(scratch) if keep is None else keep / environment.name
+        python = folder / "bin" / "python"
+        if not (folder / _COMPLETE).exists():
+            subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
+            for words in environment.requirements:
+                _run(python, *_PIP, "install", "--quiet", "--only-binary", ":all:", *words)
+            _name_operators(python, folder)
+            (folder / _COMPLETE).touch()
         listed = json.loads(_run(python, *_PIP, "list", "--format", "json"))
         packages = {entry["name"]: entry["version"] for entry in listed}
-        size = sum(path.lstat().st_size for path in Path(folder).rglob("*") if path.is_file())
-        yield Installed(python, packages, round(size / 1e6), named)
+        size = sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
+        yield Installed(python, packages, round(size / 1e6))
 
 
-def _name_operators(python: Path, folder: str) -> bool:
-    site = next(Path(folder).glob("lib/python3*/site-packages"))
-    if not (site / "torchvision").is_dir() or not subprocess.run([python, "-c", "import torchvision"]).returncode:
-        return False
-    (site / "sitecustomize.py").write_text(_OPERATORS, encoding="ascii")
-    _run(python, "-c", "import torchvision")
-    return True
+def _name_operators(python: Path, folder: Path) -> None:
+    site = next(folder.glob("lib/python3*/site-packages"))
+    command = [python, "-c", "import torchvision"]
+    if (site / "torchvision").is_dir() and subprocess.run(command, capture_output=True).returncode:
+        (site / _NAMES).write_text(_OPERATORS, encoding="ascii")
+        _run(python, *command[1:])
 
 
 def _run(python: Path, *words: str) -> str:

@@ -97,7 +97,7 @@ OUTSIDERS: tuple[Outsider, ...] = (
         (Asked(("tokenize",)),),
     ),
     Outsider(
-        "onnxruntime-extensions", "onnxruntime-extensions: CLIPTokenizer", "onnxruntime-extensions", places.RUST,
+        "onnxruntime-extensions", "onnxruntime-extensions: CLIPTokenizer", "onnxruntime-extensions", places.EXTENSIONS,
         "onnxruntime_extensions_tokens.py:Engine", "The tokenizer as an operation of ONNX Runtime, in C++.",
         (Asked(("tokenize",)),),
     ),

@@ -31,8 +31,14 @@ ROBOFLOW = Environment("roboflow", (*_TORCH, (*_COMMON, *_PILLOW), ("--no-deps",
 RUST = Environment(
     "rust",
     (
-        ("--no-deps", "clip-anytorch==2.6.0"),
-        ("numpy==2.4.6", "instant-clip-tokenizer==0.1.1", "hf-processors-rs==0.1.0", "onnxruntime-extensions==0.15.2"),
+        ("numpy==2.4.6", "instant-clip-tokenizer==0.1.1", "hf-processors-rs==0.1.0"),
     ),
 )
-CLIPPIE = Environment("clippie", (("numpy==2.4.6", "safetensors==0.8.0", *_PILLOW, "mossblaser-clippie==0.0.4"),))
+EXTENSIONS = Environment(
+    "onnxruntime-extensions",
+    (
+        ("--no-deps", "clip-anytorch==2.6.0"),
+        ("numpy==2.4.6", "onnx==1.23.2", "onnxruntime==1.32.0", "onnxruntime-extensions==0.15.2"),
+    ),
+)
+CLIPPIE = Environment("clippie", (("numpy==2.4.6", "safetensors==0.8.0", *_PILLOW, "mossblaser-clippie==0.0.3"),))
