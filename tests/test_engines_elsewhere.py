@@ -10,7 +10,7 @@ from clipref.conformance.engines import open_engine
 
 from .engine_questions import questions, run, verdicts
 
-ADAPTER = '''
+ADAPTER = """
 import os
 import signal
 import sys
@@ -39,7 +39,7 @@ class Engine:
 
     def tokenize(self, texts, context_length, truncate):
         raise RuntimeError("too long")
-'''
+"""
 
 
 def test_it_answers_as_in_this_process(tmp_path: Path) -> None:

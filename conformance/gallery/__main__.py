@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from clipref.cli import fail
 from clipref.errors import ClipError, InputError
 
 from . import asking, page
-from .environments import NotInstalled, installed
+from .environments import Installed, NotInstalled, installed
 from .outsiders import ABSENT, OUTSIDERS
 from .table import HERE, Environment, Outsider
 
@@ -44,13 +45,22 @@ def _ask_all(outsiders: Sequence[Outsider], environment: Environment, keep: Path
     try:
         with installed(environment, keep) as there:
             for outsider in outsiders:
-                found = asking.results(outsider, there)
-                asking.write_results(outsider, found)
-                print(f"  {outsider.name}: {page.scores(found)}", file=sys.stderr)
+                _ask(outsider, there)
     except NotInstalled as problem:
         for outsider in outsiders:
-            asking.write_results(outsider, {**asking.where(), "not_installed": str(problem)})
-        print(f"  {problem}", file=sys.stderr)
+            _tell(outsider, {**asking.where(), "not_installed": str(problem)})
+
+
+def _ask(outsider: Outsider, there: Installed) -> None:
+    try:
+        _tell(outsider, asking.results(outsider, there))
+    except NotInstalled as problem:
+        _tell(outsider, {**asking.where(), "not_installed": str(problem)})
+
+
+def _tell(outsider: Outsider, found: Mapping[str, Any]) -> None:
+    asking.write_results(outsider, found)
+    print(f"  {outsider.name}: {found.get('not_installed') or page.scores(found)}", file=sys.stderr)
 
 
 def pages() -> dict[Path, str]:

@@ -18,7 +18,7 @@ from ..grading.verdicts import Report
 from ..questions import questions
 from ..reports.files import as_json
 from ..reports.words import line, summary
-from .environments import Installed
+from .environments import Installed, NotInstalled
 from .table import HERE, Asked, Line, Outsider
 
 # Seconds for an answer: others may use the processors too.
@@ -55,7 +55,10 @@ def where() -> dict[str, str]:
 
 
 def results(outsider: Outsider, environment: Installed) -> dict[str, Any]:
-    """What the suite finds of an outsider. Raises InputError where a line of its table isn't what it was."""
+    """What the suite finds of an outsider.
+
+    Raises NotInstalled if it can't be imported, InputError where a line of its table isn't what it was.
+    """
     for difference in outsider.differences:
         look_up(difference.line, environment.site_packages)
     return {
@@ -69,7 +72,10 @@ def results(outsider: Outsider, environment: Installed) -> dict[str, Any]:
 
 def _ask(outsider: Outsider, asked: Asked, environment: Installed) -> Report:
     file, _, name = outsider.adapter.partition(":")
-    engine = open_engine(f"python:{environment.python}:{HERE / 'adapters' / file}:{name}", _TIME_LIMIT)
+    try:
+        engine = open_engine(f"python:{environment.python}:{HERE / 'adapters' / file}:{name}", _TIME_LIMIT)
+    except InputError as problem:  # what is installed can't be imported
+        raise NotInstalled(str(problem).replace(str(HERE / "adapters"), "adapters")) from problem
     chosen = [q for q in questions(asked.levels, asked.full, asked.profile) if asked.only in q.id]
     return suite.run(engine, chosen, name=outsider.name, profile=asked.profile)
 
@@ -103,7 +109,7 @@ def look_up(line: Line, site_packages: Path) -> None:
         at = [str(number) for number, text in enumerate(lines, 1) if line.names in text]
         raise InputError(
             f"The gallery's table says that {line.names!r} is at {line}; "
-            f"it is {'on lines ' + ', '.join(at) if at else 'not in that file'} of what is installed. Look, and mend it."
+            f"it is {'on lines ' + ', '.join(at) if at else 'not in that file'} of what is installed; mend it."
         )
 
 

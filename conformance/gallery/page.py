@@ -18,18 +18,20 @@ Found: TypeAlias = Mapping[str, Mapping[str, Any]]  # the results by the outside
 _STYLE = Path(reports.__file__).with_name("report.css")
 
 _INTRODUCTION = (
-    "Other implementations of CLIP, installed from the package index, each asked by the suite what it claims to do, and "
-    "where it differs from OpenAI's code, why. `python -m clipref.conformance.gallery` makes this page: an environment "
-    "for each set of pinned packages, the suite on a small adapter in it, and what people found in the code.",
-    "A difference is no ranking. **choice**: it is stated, or follows from what the implementation is for, and whoever "
-    "compares embeddings has to know of it. **mistake**: nobody who knew of it would want it. **limit**: something that "
-    "isn't done. Embeddings differ a little or much by it: the suite's words say for each how often it shows, and by what "
-    "cosines on a small trained model.",
+    "Other implementations of CLIP, installed from the package index, each asked by the suite what it claims to do, "
+    "and, where it differs from OpenAI's code, why. `python -m clipref.conformance.gallery` makes this page: "
+    "an environment for each set of pinned packages, the suite on a small adapter in it, and what people found in the "
+    "code.",
+    "A difference is no ranking. **choice**: it is stated, or follows from what the implementation is for; who "
+    "compares embeddings has to know of it. **mistake**: nobody who knew of it would want it. **limit**: "
+    "something that isn't done. How often a difference shows, and by what cosines on a small trained model, is in the "
+    "suite's words.",
     "Each adapter is a file to copy: `clipref conformance run ADAPTER:Engine` where clipref is installed beside the "
     "outsider, or `clipref conformance run python:PYTHON:ADAPTER.py:Engine` where it has an environment of its own.",
-    "How to read the figures: questions answered rightly, of those asked. What an implementation has no code for, such as "
-    "another size than its own, isn't counted. [SPEC.md](SPEC.md) has the claims that are in parentheses. Every verdict was "
-    "checked by hand against the code; a line of code is named by file and number of the version shown, in site-packages.",
+    "The figures are questions answered rightly, of those answered: what an implementation has no code for, such as "
+    "another size than its own, isn't counted. The claims in parentheses are [SPEC.md](SPEC.md)'s. Each verdict was "
+    "checked by hand against the code; a line of it is named by file and number, in site-packages, of the version "
+    "shown.",
 )
 
 
@@ -55,7 +57,9 @@ class Table:
     rows: Sequence[Sequence[str]]
 
 
-Block: TypeAlias = Heading | Listing | Table | str  # a text is a paragraph; `code`, **strong** and [links](to) are marked
+Block: TypeAlias = (
+    Heading | Listing | Table | str
+)  # a text is a paragraph; `code`, **strong** and [links](to) are marked
 
 
 def blocks(outsiders: Sequence[Outsider], absent: Sequence[Absent], found: Found) -> Iterator[Block]:
@@ -95,8 +99,7 @@ def _section(outsider: Outsider, found: Mapping[str, Any] | None) -> Iterator[Bl
     yield Heading(2, f'<a id="{outsider.name}"></a>{outsider.title}')
     adapter = outsider.adapter.partition(":")[0]
     yield (
-        f"`{outsider.package}` {outsider.version}. {outsider.claims} "
-        f"Adapter: [{adapter}](gallery/adapters/{adapter})."
+        f"`{outsider.package}` {outsider.version}. {outsider.claims} Adapter: [{adapter}](gallery/adapters/{adapter})."
     )
     if found is None or "not_installed" in found:
         yield "It wasn't asked." if found is None else f"It could not be installed: {_cell(found['not_installed'])}"
@@ -109,8 +112,9 @@ def _section(outsider: Outsider, found: Mapping[str, Any] | None) -> Iterator[Bl
         yield "Nothing differs."
     operators = "; torchvision's operators, which don't load there, were names only" if found["operators_named"] else ""
     yield (
-        f"Asked on {found['date']} with clipref {found['clipref']} and Python {found['python']} on {found['processor']}; "
-        f"{found['megabytes']} MB of packages, {sum(run['seconds'] for run in found['runs'])} s{operators}."
+        f"Asked on {found['date']} with clipref {found['clipref']} and Python {found['python']} on "
+        f"{found['processor']}; {found['megabytes']} MB of packages, {sum(run['seconds'] for run in found['runs'])} s"
+        f"{operators}."
     )
 
 
@@ -166,7 +170,9 @@ def as_html(contents: Iterator[Block]) -> str:
         else:
             parts.append(f"<p>{_inline(block)}</p>")
     body = "\n".join(parts)
-    return html_page("Gallery: other implementations of CLIP", _STYLE.read_text(encoding="utf-8"), f"<main>{body}</main>\n")
+    return html_page(
+        "Gallery: other implementations of CLIP", _STYLE.read_text(encoding="utf-8"), f"<main>{body}</main>\n"
+    )
 
 
 def _cells(tag: str, row: Sequence[str]) -> str:

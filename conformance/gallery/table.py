@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ class Environment:
 
     name: str
     requirements: Sequence[Sequence[str]]  # arguments of one call of pip each
+    python: str = sys.executable  # or another interpreter, by its name on the PATH
 
     @property
     def pinned(self) -> dict[str, str]:

@@ -30,7 +30,7 @@ class Engine:
 
     def tokenize(self, texts, context_length, truncate):
         rows = np.zeros((len(texts), context_length), np.int64)
-        for row, text in zip(rows, texts):
+        for row, text in zip(rows, texts, strict=True):
             ids = [tokeniser.START_OF_TEXT_TOKEN, *tokeniser.encode(text), tokeniser.END_OF_TEXT_TOKEN]
             if len(ids) > context_length and truncate:
                 raise NotImplementedError("it doesn't truncate")

@@ -3,8 +3,8 @@
 import json
 
 import numpy as np
-from onnxruntime_extensions import OrtPyFunction
 from merges_table import vocabulary_and_merges
+from onnxruntime_extensions import OrtPyFunction
 
 
 class Engine:
@@ -15,7 +15,7 @@ class Engine:
     def tokenize(self, texts, context_length, truncate):
         operation = OrtPyFunction.from_customop("CLIPTokenizer", vocab=self.vocab, merges=self.merges)
         rows = np.zeros((len(texts), context_length), np.int64)
-        for row, text in zip(rows, texts):
+        for row, text in zip(rows, texts, strict=True):
             ids = operation(np.array([text]))[0][0]
             row[: len(ids)] = ids
         return rows

@@ -77,7 +77,7 @@ def renamed(ours):
         bare = {"positional_embedding": "embeddings.position_embedding.weight"}.get(bare, bare)
         if ".attn.in_proj_" in bare:
             block, _, kind = bare.partition(".attn.in_proj_")
-            for part, rows in zip("qkv", tensor.chunk(3)):
+            for part, rows in zip("qkv", tensor.chunk(3), strict=True):
                 named[f"{tower}.{block}.self_attn.{part}_proj.{kind}"] = rows.contiguous()
         else:
             named[name if name == "logit_scale" else f"{tower}.{bare}"] = tensor
