@@ -24,12 +24,34 @@ OUTSIDERS: tuple[Outsider, ...] = (
         "open-clip", "open_clip", "open_clip_torch", places.TORCH, "open_clip_torch.py:Engine",
         "An open source implementation of CLIP, OpenAI's models and its own. The activation is the checkpoint's here.",
         (Asked(("tokenize", "preprocess", "towers", "properties")),),
+        (
+            Difference(
+                "tokenize", "special tokens are spelt <start_of_text> and <end_of_text>: their names in OpenAI's spelling "
+                "are text here, and open_clip's become ids", "choice",
+                Line("open_clip/tokenizer.py", 151, "<start_of_text>"),
+                "read SimpleTokenizer; both spellings tried, their ids as the suite has them",
+                ("specials-spelt-otherwise",),
+            ),
+            Difference(
+                "tokenize", "what is too long is always truncated, and nothing refused", "choice",
+                Line("open_clip/tokenizer.py", 261, "tokens[:context_length]"),
+                "read __call__, which has no other way",
+            ),
+        ),
     ),
     Outsider(
         "open-clip-gelu", "open_clip without -quickgelu", "open_clip_torch", places.TORCH,
         "open_clip_torch.py:ExactGelu",
         "The same class as a model's name without -quickgelu makes it, given weights that were trained with QuickGELU.",
         (Asked(("towers",)),),
+        (
+            Difference(
+                "towers", "the activation is the exact GELU unless quick_gelu is set; the factory warns of a mismatch, and "
+                "goes on", "choice", Line("open_clip/model.py", 145, "QuickGELU if quick_gelu"),
+                "read, and line 451 of factory.py, which warns; right with quick_gelu set, as the row above",
+                ("gelu-exact",),
+            ),
+        ),
     ),
     Outsider(
         "transformers-5", "transformers 5: CLIPModel and tokenizer", "transformers", places.TORCH,
@@ -41,12 +63,29 @@ OUTSIDERS: tuple[Outsider, ...] = (
         "transformers-5-pil", "transformers 5: processor with Pillow", "transformers", places.TORCH,
         "transformers_images.py:Pil", "CLIPImageProcessorPil.",
         (Asked(("preprocess",)), Asked(("preprocess",), "transformers-5")),
+        (
+            Difference(
+                "preprocess", "the crop's offset is floored, RGB comes before the resize, and what is transparent is put on "
+                "white first, from 5.21 on", "choice", Line("transformers/image_transforms.py", 496, "// 2"),
+                "read center_crop(), and line 783, which composes on white; right in its own profile",
+                ("transformers-5",),
+            ),
+        ),
     ),
     Outsider(
         "transformers-5-torchvision", "transformers 5: processor with torchvision", "transformers",
         places.TORCH, "transformers_images.py:Torchvision",
         "CLIPImageProcessor, the default where torchvision is installed.",
         (Asked(("preprocess",)), Asked(("preprocess",), "transformers-5-torchvision")),
+        (
+            Difference(
+                "preprocess", "torchvision's resize of 8 bits; the crop's offset floored, RGB before the resize, what is "
+                "transparent on white, from 5.21 on", "choice",
+                Line("transformers/image_processing_backends.py", 395, "/ 2.0"),
+                "read center_crop(), and resize(), which calls torchvision's; right in its own profile",
+                ("transformers-5-torchvision",),
+            ),
+        ),
     ),
     Outsider(
         "sentence-transformers", "sentence-transformers: CLIPModel", "sentence-transformers", places.TORCH,

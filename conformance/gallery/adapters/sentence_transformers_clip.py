@@ -5,7 +5,8 @@ import tempfile
 
 import transformers
 from PIL import Image
-from sentence_transformers import SentenceTransformer, models
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import CLIPModel
 from transformers_clip import model_of, tokenizer
 
 
@@ -22,7 +23,7 @@ class Engine:
         with tempfile.TemporaryDirectory() as scratch:
             model.save_pretrained(scratch)
             processor.save_pretrained(scratch)
-            self.model = SentenceTransformer(modules=[models.CLIPModel(scratch)], device="cpu")
+            self.model = SentenceTransformer(modules=[CLIPModel(scratch)], device="cpu")
 
     def embed_image(self, image):
         return self.model.encode([Image.open(io.BytesIO(image))])
