@@ -6,6 +6,7 @@ from . import places
 from .table import Absent, Asked, Difference, Line, Outsider
 
 _INSTANT = "github.com/instant-labs/instant-clip-tokenizer at py-0.1.1"
+_EXTENSIONS = "github.com/microsoft/onnxruntime-extensions at b661d5f2, of the release's month"
 _HF_PROCESSORS = "github.com/Dat-cool-repo/hf-processors-rs at b0098f3"
 _TOWERS = ("tokenize", "towers", "properties")
 
@@ -208,6 +209,25 @@ OUTSIDERS: tuple[Outsider, ...] = (
         "onnxruntime-extensions", "onnxruntime-extensions: CLIPTokenizer", "onnxruntime-extensions", places.EXTENSIONS,
         "onnxruntime_extensions_tokens.py:Engine", "The tokenizer as an operation of ONNX Runtime, in C++.",
         (Asked(("tokenize",)),),
+        (
+            Difference(
+                "tokenize", "digits are kept together: the pattern is GPT-2's, where CLIP's takes one digit at a time",
+                "mistake", Line("operators/tokenizer/bpe_utils.hpp", 163, "IsN(m_text[0])", _EXTENSIONS),
+                "read the matcher; '2023' has the ids of one word, 17 15 17 274, where the original's four end a word each",
+                ("digits-together", "no-contractions"),
+            ),
+            Difference(
+                "tokenize", "a special token's name within a text ends the process: each piece beside it has a start and an "
+                "end in offset_mapping, which is as long as the ids", "mistake",
+                Line("operators/tokenizer/bpe_kernels.cc", 374, "emplace_back", _EXTENSIONS),
+                "read up to line 661, which writes them all; tried: 'a <|endoftext|> b', fifty times, ends with SIGSEGV",
+            ),
+            Difference(
+                "tokenize", "neither repaired by ftfy nor unescaped", "choice",
+                Line("operators/tokenizer/bpe_kernels.cc", 285, "push_back", _EXTENSIONS),
+                "read Tokenize(): it cleans white space and lower-cases; the ids of '&amp;' are those of '&', 'amp' and ';'",
+            ),
+        ),
     ),
     Outsider(
         "hf-processors-pil", "hf-processors-rs, as Pillow", "hf-processors-rs", places.RUST, "hf_processors.py:Pil",
@@ -242,6 +262,25 @@ OUTSIDERS: tuple[Outsider, ...] = (
         "clippie", "clippie", "mossblaser-clippie", places.CLIPPIE, "clippie_numpy.py:Tower",
         "A CLIP in numpy; ViT-B/32 from image and text to embeddings.",
         (Asked(("tokenize", "preprocess", "towers", "pipeline")),),
+        (
+            Difference(
+                "tokenize", "text is only lower-cased, neither repaired by ftfy nor unescaped; and special tokens' names "
+                "are text, as its docstring says", "choice", Line("clippie/tokeniser.py", 149, "string.lower()"),
+                "read encode() and its notes; the ids of '&amp;' are those of '&', 'amp' and ';'",
+                ("no-ftfy", "no-unescape", "specials-split"),
+            ),
+            Difference(
+                "preprocess", "the crop is a box of the original, resized at once: with odd margins it lies half a "
+                "pixel elsewhere", "mistake", Line("clippie/image.py", 34, "box=("),
+                "read centre_crop_and_resize(); pictures with even margins pass, and the rest equal the box's pixels",
+                ("crop-fractional",),
+            ),
+            Difference(
+                "pipeline", "what tokens and pixels differ in: no unescaping of '&amp;', and the box", "choice",
+                Line("clippie/tokeniser.py", 149, "string.lower()"),
+                "the towers are right, of pixels and of ids, in the rows above: what is left is what they are given",
+            ),
+        ),
     ),
 )  # fmt: skip
 

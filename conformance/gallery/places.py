@@ -6,7 +6,14 @@ from .table import Environment
 
 # On a machine without a GPU, this version of torch is at hand as a build for CPUs only.
 _TORCH = (("torch==2.13.0",), ("--no-deps", "torchvision==0.28.0", "clip-anytorch==2.6.0"))
-_COMMON = ("setuptools==80.9.0", "numpy==2.4.6", "ftfy==6.3.1", "regex==2026.11.19", "tqdm==4.70.1", "safetensors==0.8.0")
+_COMMON = (
+    "setuptools==80.9.0",
+    "numpy==2.4.6",
+    "ftfy==6.3.1",
+    "regex==2026.11.19",
+    "tqdm==4.70.1",
+    "safetensors==0.8.0",
+)
 # OpenAI's code imports pkg_resources, which newer versions of setuptools no longer have.
 # Pillow 13 may take the vertical pass of a resize first, and gives other levels then: both are asked.
 _PILLOW = ("pillow==12.3.0",)
