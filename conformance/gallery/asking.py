@@ -50,7 +50,6 @@ def where() -> dict[str, str]:
         "clipref": __version__,
         "date": datetime.date.today().isoformat(),
         "processor": _processor(),
-        "python": platform.python_version(),
     }
 
 
@@ -63,6 +62,7 @@ def results(outsider: Outsider, environment: Installed) -> dict[str, Any]:
         look_up(difference.line, environment.site_packages)
     return {
         **where(),
+        "python": environment.version,
         "operators_named": environment.operators_named,
         "megabytes": environment.megabytes,
         "packages": environment.packages,

@@ -48,6 +48,12 @@ class Installed:
         return next(self.python.parent.parent.glob("lib/python3*/site-packages"))
 
     @property
+    def version(self) -> str:
+        """Python's, "3.11.7"."""
+        lines = (self.python.parent.parent / "pyvenv.cfg").read_text(encoding="utf-8").splitlines()
+        return next(line.partition("=")[2].strip() for line in lines if line.startswith("version"))
+
+    @property
     def operators_named(self) -> bool:
         """Whether torchvision's operators are only names."""
         return (self.site_packages / _NAMES).exists()
