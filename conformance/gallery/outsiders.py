@@ -180,6 +180,21 @@ OUTSIDERS: tuple[Outsider, ...] = (
         "roboflow", "Roboflow's inference-models: preprocessing", "inference-models", places.TORCH,
         "roboflow_images.py:Engine", "The logic of the original preprocessing, on tensors.",
         (Asked(("preprocess",)),),
+        (
+            Difference(
+                "preprocess", "tensors are resized by torchvision in floats, rounded once, where Pillow rounds each pass; "
+                "its docstring says that numbers differ a little", "choice",
+                Line("inference_models/models/clip/preprocessing.py", 78, "Resize(image_size"),
+                "read, and torchvision's _functional_tensor.py, which casts to floats for the resize and rounds behind it",
+                ("floats-between",),
+            ),
+            Difference(
+                "preprocess", "it takes arrays of three channels: transparent pictures, palettes and grey ones are RGB before "
+                "the resize, whoever calls it", "limit",
+                Line("inference_models/models/clip/preprocessing.py", 152, "image.shape[-1] != 3"),
+                "read input_to_tensor(); the adapter converts, as a caller has to",
+            ),
+        ),
     ),
     Outsider(
         "instant-clip-tokenizer", "instant-clip-tokenizer", "instant-clip-tokenizer", places.RUST,
