@@ -18,7 +18,7 @@ OUTSIDERS: tuple[Outsider, ...] = (
     ),
     Outsider(
         "openai-pillow-13", "OpenAI's code with Pillow 13", "clip-anytorch", places.PILLOW_13, "openai_clip.py:Engine",
-        "The same, where Pillow is the newest.",
+        "The same, where Pillow is the newest: it may take the vertical pass first, of pictures that aren't among those asked.",
         (Asked(("preprocess",)),),
     ),
     Outsider(
@@ -102,11 +102,32 @@ OUTSIDERS: tuple[Outsider, ...] = (
         "transformers-4-slow", "transformers 4: slow processor", "transformers", places.TRANSFORMERS_4,
         "transformers_images.py:Pil", "CLIPImageProcessor, which stands on Pillow.",
         (Asked(("preprocess",)), Asked(("preprocess",), "transformers-4")),
+        (
+            Difference(
+                "preprocess", "the crop's offset is floored, and RGB comes before the resize", "choice",
+                Line("transformers/image_transforms.py", 503, "// 2"),
+                "read center_crop() and CLIPImageProcessor, which converts first; right in its own profile",
+                ("transformers-4",),
+            ),
+            Difference(
+                "preprocess", "a picture of one pixel is refused: its array of [1, 1, 3] is taken for channels first",
+                "mistake", Line("transformers/image_utils.py", 328, "image.shape[first_dim] in num_channels"),
+                "read infer_channel_dimension_format(), which looks for 1 or 3 at the front before the end",
+            ),
+        ),
     ),
     Outsider(
         "transformers-4-fast", "transformers 4: fast processor", "transformers", places.TRANSFORMERS_4,
         "transformers_images.py:Torchvision", "CLIPImageProcessorFast, which stands on torchvision.",
         (Asked(("preprocess",)), Asked(("preprocess",), "transformers-4-torchvision")),
+        (
+            Difference(
+                "preprocess", "torchvision's resize of 8 bits; the crop's offset floored, RGB before the resize",
+                "choice", Line("transformers/image_processing_utils_fast.py", 515, "/ 2.0"),
+                "read center_crop() and resize(), which calls torchvision's; right in its own profile",
+                ("transformers-4-torchvision",),
+            ),
+        ),
     ),
     Outsider(
         "flax", "transformers 4: FlaxCLIPModel", "flax", places.TRANSFORMERS_4, "flax_clip.py:Engine",
@@ -182,15 +203,15 @@ OUTSIDERS: tuple[Outsider, ...] = (
         (Asked(("preprocess",)),),
         (
             Difference(
-                "preprocess", "tensors are resized by torchvision in floats, rounded once, where Pillow rounds each pass; "
-                "its docstring says that numbers differ a little", "choice",
+                "preprocess", "tensors are resized by torchvision in floats, rounded once, where Pillow rounds each "
+                "pass; its docstring says that numbers differ a little", "choice",
                 Line("inference_models/models/clip/preprocessing.py", 78, "Resize(image_size"),
-                "read, and torchvision's _functional_tensor.py, which casts to floats for the resize and rounds behind it",
+                "read, and torchvision's _functional_tensor.py, which casts to floats and rounds behind it",
                 ("floats-between",),
             ),
             Difference(
-                "preprocess", "it takes arrays of three channels: transparent pictures, palettes and grey ones are RGB before "
-                "the resize, whoever calls it", "limit",
+                "preprocess", "it takes arrays of three channels: transparent pictures, palettes and grey ones are RGB "
+                "before the resize, whoever calls it", "limit",
                 Line("inference_models/models/clip/preprocessing.py", 152, "image.shape[-1] != 3"),
                 "read input_to_tensor(); the adapter converts, as a caller has to",
             ),

@@ -4,6 +4,7 @@ import json
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import torch
 import transformers
 from merges_table import write_files
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 
 
 class Engine:
-    """The model, and the tokenizer with what openai/clip-vit-base-patch32 sets: padded with the end of text."""
+    """The model and the tokenizer, which pads with the end of text: its attention mask tells what is padding here."""
 
     def __init__(self, folder):
         if folder is None:
@@ -30,10 +31,11 @@ class Engine:
             return getattr(found, "pooler_output", found).numpy()
 
     def tokenize(self, texts, context_length, truncate):
-        found = self.tokenizer(
-            texts, padding="max_length", truncation=truncate, max_length=context_length, return_tensors="np"
-        )
-        return found["input_ids"]
+        found = self.tokenizer(texts, padding="max_length", truncation=truncate, max_length=context_length)
+        rows = np.zeros((len(texts), max(map(len, found["input_ids"]))), np.int64)
+        for row, ids, real in zip(rows, found["input_ids"], found["attention_mask"], strict=True):
+            row[: sum(real)] = ids[: sum(real)]
+        return rows
 
 
 def model_of(folder):
