@@ -87,10 +87,10 @@ def installed(environment: Environment, keep: Path | None = None) -> Iterator[In
 
 def _name_operators(python: Path, folder: Path) -> None:
     site = next(folder.glob("lib/python3*/site-packages"))
-    command = [python, "-c", "import torchvision"]
+    command = [str(python), "-c", "import torchvision"]
     if (site / "torchvision").is_dir() and subprocess.run(command, capture_output=True).returncode:
         (site / _NAMES).write_text(_OPERATORS, encoding="ascii")
-        _run(*map(str, command))
+        _run(*command)
 
 
 def _pip(python: Path) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ OUTSIDERS: tuple[Outsider, ...] = (
     ),
     Outsider(
         "openai-pillow-13", "OpenAI's code with Pillow 13", "clip-anytorch", places.PILLOW_13, "openai_clip.py:Engine",
-        "The same, where Pillow is the newest: it may take the vertical pass first, of pictures that aren't among those asked.",
+        "The same with the newest Pillow, which may take the vertical pass first: in no picture that is asked.",
         (Asked(("preprocess",)),),
     ),
     Outsider(
@@ -59,6 +59,24 @@ OUTSIDERS: tuple[Outsider, ...] = (
         "transformers_clip.py:Engine",
         "OpenAI's ViTs; the tokenizer is its Rust library's.",
         (Asked(_TOWERS),),
+        (
+            Difference(
+                "tokenize", "neither repaired by ftfy nor unescaped: the normaliser is NFC, white space and lower case", "limit",
+                Line("transformers/models/clip/tokenization_clip.py", 91, "normalizers.NFC()"),
+                "read; '&amp;' has the ids of '&', 'amp' and ';'. Texts of 'mixed' get longer than 77 by it",
+                ("no-ftfy",),
+            ),
+            Difference(
+                "tokenize", "special tokens' names count in lower case only: <|ENDOFTEXT|> is text", "limit",
+                Line("transformers/models/clip/tokenization_clip.py", 98, "endoftext"),
+                "read: they are looked for before the text is lower-cased; one text of nine",
+            ),
+            Difference(
+                "tokenize", "what is too long and not to be truncated gets a warning and all its ids", "choice",
+                Line("transformers/tokenization_utils_base.py", 3014, "Token indices sequence length"),
+                "read; padding, which is the end of text by default and changes no embedding, is looked past",
+            ),
+        ),
     ),
     Outsider(
         "transformers-5-pil", "transformers 5: processor with Pillow", "transformers", places.TORCH,
@@ -92,6 +110,18 @@ OUTSIDERS: tuple[Outsider, ...] = (
         "sentence-transformers", "sentence-transformers: CLIPModel", "sentence-transformers", places.TORCH,
         "sentence_transformers_clip.py:Engine", "Images and texts to embeddings.",
         (Asked(("pipeline",)), Asked(("pipeline",), "transformers-5-torchvision")),
+        (
+            Difference(
+                "pipeline", "images are those of transformers' processor with torchvision, and right in its profile", "choice",
+                Line("transformers/image_processing_backends.py", 395, "/ 2.0"),
+                "the three images pass with --profile transformers-5-torchvision",
+            ),
+            Difference(
+                "pipeline", "texts are tokenised by transformers, which doesn't unescape the '&amp;' of one", "limit",
+                Line("transformers/models/clip/tokenization_clip.py", 91, "normalizers.NFC()"),
+                "the row of transformers' tokenizer; the towers are right there",
+            ),
+        ),
     ),
     Outsider(
         "transformers-4", "transformers 4: CLIPModel and tokenizer", "transformers", places.TRANSFORMERS_4,
