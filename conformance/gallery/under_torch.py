@@ -129,7 +129,7 @@ UNDER_TORCH: tuple[Outsider, ...] = (
         (
             Difference(
                 "tokenize", "where ftfy isn't installed, which it doesn't ask for, BERT's BasicTokenizer prepares the "
-                "text: nothing is repaired or unescaped, Chinese characters are split apart, joiners are dropped", "limit",
+                "text: nothing is repaired or unescaped, Chinese characters are split apart, joiners dropped", "limit",
                 Line("transformers/models/clip/tokenization_clip.py", 303, "BasicTokenizer"),
                 "read, and line 462, which chooses; the ids of a Japanese text are those of its characters one by one",
                 ("no-ftfy", "no-unescape"),
