@@ -37,10 +37,11 @@ _INTRODUCTION = (
 
 @dataclass(frozen=True)
 class Heading:
-    """A heading of a level."""
+    """A heading of a level, with the name that links to it have, if there are any."""
 
     level: int
     text: str
+    anchor: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def _kinds(outsider: Outsider) -> str:
 
 
 def _section(outsider: Outsider, found: Mapping[str, Any] | None) -> Iterator[Block]:
-    yield Heading(2, f'<a id="{outsider.name}"></a>{outsider.title}')
+    yield Heading(2, outsider.title, outsider.name)
     adapter = outsider.adapter.partition(":")[0]
     yield (
         f"`{outsider.package}` {outsider.version}. {outsider.claims} Adapter: [{adapter}](gallery/adapters/{adapter})."
@@ -145,15 +146,25 @@ def as_markdown(contents: Iterator[Block]) -> str:
     parts = []
     for block in contents:
         if isinstance(block, Heading):
-            parts.append(f"{'#' * block.level} {block.text}")
+            parts.append(f"{'#' * block.level} {_anchor(block)}{_unmarked(block.text)}")
         elif isinstance(block, Listing):
-            parts.append("\n".join(f"- {item}" for item in block.items))
+            parts.append("\n".join(f"- {_unmarked(item)}" for item in block.items))
         elif isinstance(block, Table):
-            head, *rows = (f"| {' | '.join(row)} |" for row in block.rows)
+            head, *rows = (f"| {' | '.join(map(_unmarked, row))} |" for row in block.rows)
             parts.append("\n".join([head, f"|{'---|' * len(block.rows[0])}", *rows]))
         else:
-            parts.append(block)
+            parts.append(_unmarked(block))
     return "\n\n".join(parts) + "\n"
+
+
+def _anchor(heading: Heading) -> str:
+    return f'<a id="{heading.anchor}"></a>' if heading.anchor else ""
+
+
+def _unmarked(text: str) -> str:
+    """Without what Markdown would take for HTML; in `code` it takes nothing."""
+    code = text.split("`")
+    return "`".join(part if i % 2 else part.replace("&", "&amp;").replace("<", "&lt;") for i, part in enumerate(code))
 
 
 def as_html(contents: Iterator[Block]) -> str:
@@ -161,7 +172,7 @@ def as_html(contents: Iterator[Block]) -> str:
     parts = []
     for block in contents:
         if isinstance(block, Heading):
-            parts.append(f"<h{block.level}>{_inline(block.text)}</h{block.level}>")
+            parts.append(f"<h{block.level}>{_anchor(block)}{_inline(block.text)}</h{block.level}>")
         elif isinstance(block, Listing):
             parts.append(f"<ul>{''.join(f'<li>{_inline(item)}</li>' for item in block.items)}</ul>")
         elif isinstance(block, Table):
@@ -180,9 +191,7 @@ def _cells(tag: str, row: Sequence[str]) -> str:
 
 
 def _inline(text: str) -> str:
-    anchor = re.match(r'<a id="([\w-]+)"></a>', text)
-    html = escape(text[anchor.end() if anchor else 0 :].replace("\\|", "|"))
+    html = escape(text.replace("\\|", "|"))
     html = re.sub(r"`([^`]+)`", r"<code>\1</code>", html)
     html = re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", html)
-    html = re.sub(r"\[([^\]]+)\]\(([^)\s]+)\)", r'<a href="\2">\1</a>', html)
-    return f"{anchor.group(0)}{html}" if anchor else html
+    return re.sub(r"\[([^\]]+)\]\(([^)\s]+)\)", r'<a href="\2">\1</a>', html)
