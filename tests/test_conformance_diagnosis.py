@@ -163,3 +163,14 @@ def test_heads_not_transposed_are_what_a_whole_other_program_gives_without_the_t
 def test_whether_a_cause_matters(fault: str, where: str, told: str) -> None:
     found = cost(Cause((BY_ID[fault],), "openai"), where, "openai")
     assert found.startswith(told) and bool(found) == bool(told)
+
+
+@pytest.mark.slow
+def test_a_case_that_shows_three_faults_is_explained_by_all_that_was_found() -> None:
+    known = ("no-ftfy", "no-unescape", "specials-spelt-otherwise")
+    groups = [f"tokenize/{group}" for group in ("special", "unescaped", "mixed")]
+    engine = FaultyEngine(*(BY_ID[id] for id in known))
+    report = suite.run(engine, [q for q in levels.questions(["tokenize"]) if q.id in groups])
+    (together,) = (d for d in report.diagnoses if len(d.faults) == 3)
+    assert set(together.faults) == set(known) and together.cases == ("tokenize/mixed",)
+    assert not report.unexplained

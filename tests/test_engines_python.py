@@ -44,7 +44,7 @@ def test_a_wrong_name_is_explained(spec: str, says: str) -> None:
 
 def test_every_kind_is_listed() -> None:
     assert [line.split(":")[0].strip() for line in KINDS.splitlines()] == [
-        "module", "backend", "exec", "onnx", "onnx", "results", "http", "openai", "transformers",
+        "module", "python", "backend", "exec", "onnx", "onnx", "results", "http", "openai", "transformers",
     ]  # fmt: skip
 
 

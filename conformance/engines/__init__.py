@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from clipref.errors import InputError
@@ -10,6 +11,7 @@ from ..protocol import EngineUnderTest
 
 KINDS = """\
   module:name              a Python function from a checkpoint's folder, or None, to an object with the verbs as methods
+  python:PYTHON:FILE:NAME  the same in an environment of its own, by its interpreter and the file of the function
   backend:NAME             one of clipref's own: reference, onnx, ... or onnx?threads=2, with its options
   exec:COMMAND             a program in any language, called with VERB CASE_DIR OUT.safetensors
   onnx:ROOT                ONNX files, ROOT/CHECKPOINT/visual.onnx and textual.onnx, or as optimum and others name them
@@ -50,6 +52,8 @@ def open_engine(spec: str, time_limit: float = TIME_LIMIT) -> EngineUnderTest:
         from .results import Results
 
         return Results(rest)
+    if kind == "python":
+        return _elsewhere(spec, time_limit)
     if kind in ("http", "https"):
         from .server import Server
 
@@ -57,6 +61,20 @@ def open_engine(spec: str, time_limit: float = TIME_LIMIT) -> EngineUnderTest:
     from .worker import Isolated
 
     return Isolated(spec, time_limit)
+
+
+def _elsewhere(spec: str, time_limit: float) -> EngineUnderTest:
+    from .worker import Isolated
+
+    interpreter, adapter, name = [*spec.split(":"), "", "", ""][1:4]
+    found = shutil.which(interpreter)
+    if found is None or not Path(adapter).is_file() or not name:
+        raise InputError(
+            f"The engine is {spec!r}; expected python:PYTHON:FILE:NAME, an interpreter that can be run, a file in "
+            "Python, and the name in it of a function of a checkpoint's folder."
+        )
+    script = Path(__file__).with_name("elsewhere.py")
+    return Isolated(spec, time_limit, [str(Path(found).absolute()), str(script), str(Path(adapter).absolute()), name])
 
 
 def open_here(spec: str) -> EngineUnderTest:

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,12 @@ _KINDS = {kind.__name__: kind for kind in (Unsupported, Misbehaved, CheckpointCh
 class Isolated:
     """The engine of a name, in a process that is started again when it had to be stopped."""
 
-    def __init__(self, spec: str, time_limit: float) -> None:
-        """Raises InputError if there is no such engine, or if it doesn't open."""
-        self._spec, self._time_limit = spec, time_limit
+    def __init__(self, spec: str, time_limit: float, command: Sequence[str] = ()) -> None:
+        """`command`: what the process runs; by default, this file's main under this Python.
+
+        Raises InputError if there is no such engine, or if it doesn't open.
+        """
+        self._spec, self._time_limit, self._command = spec, time_limit, [*command]
         self._worker: _Worker | None = None
         try:
             self._worker = self._start()
@@ -49,7 +53,7 @@ class Isolated:
             raise InputError(f"The engine {spec} ends its process when it is opened: {problem}.") from problem
 
     def _start(self) -> _Worker:
-        return _Worker(self._spec, max(_TO_OPEN, self._time_limit))
+        return _Worker(self._spec, max(_TO_OPEN, self._time_limit), self._command)
 
     def answer(self, case: Case) -> Outputs:
         """What the engine gave. Raises what it raised, Hung, Crashed or Killed."""
@@ -67,10 +71,9 @@ class Isolated:
 class _Worker:
     """One process, and whether it waits for a question."""
 
-    def __init__(self, spec: str, time_limit: float) -> None:
+    def __init__(self, spec: str, time_limit: float, command: list[str]) -> None:
         code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import main; main()"
-        command = [sys.executable, "-c", code]
-        self._program = Program(command, subprocess.PIPE, subprocess.PIPE, None)
+        self._program = Program(command or [sys.executable, "-c", code], subprocess.PIPE, subprocess.PIPE, None)
         self.stop = weakref.finalize(self, _stop, self._program)
         self.waits = False
         try:

@@ -52,7 +52,9 @@ def diagnose(
             continue  # which find_unsearched tells
         search = _Search(Evidence(precision, profile), where, witnesses.get(where, ()), promising)
         remaining = sorted(found, key=_cost)
-        while remaining and (cause := search.cause(remaining)) is not None:
+        causes: list[Cause] = []
+        while remaining and (cause := search.cause(remaining) or search.together(causes, remaining)) is not None:
+            causes.append(cause)
             explained = [answer for answer in remaining if search.evidence.fit(answer, cause) is not None]
             yield _diagnosis(search, where, cause, explained, len(found))
             ids = {answer.case.id for answer in explained}
@@ -141,6 +143,14 @@ class _Search:
                         if (found := self._best(causes(), [seed], remaining, spoiling)) is not None:
                             return found
         return None
+
+    def together(self, causes: Sequence[Cause], remaining: Sequence[Answered]) -> Cause | None:
+        """All that was found at once, if that explains some of what remains: cases that show three faults or more."""
+        found = tuple({fault.id: fault for cause in causes for fault in cause.faults}.values())
+        if len(found) < 3 or len({cause.profile for cause in causes}) > 1:
+            return None
+        cause = Cause(found, causes[0].profile)
+        return next((best for seed in remaining if (best := self._best([cause], [seed], remaining))), None)
 
     def _chosen(self, answers: Sequence[Answered]) -> Sequence[Answered]:
         """In the towers, the cheapest, of as many models as there are; elsewhere all, because each shows something."""

@@ -114,6 +114,10 @@ TOKENIZE = tuple(
         (("split-at-spaces", "TOK-5", "words split at white space alone"), {"pattern": r"\S+"}),
         (("specials-as-text", "TOK-10", "names of special tokens taken as text"), {"specials": False}),
         (
+            ("specials-split", "TOK-10", "names of special tokens split like any text"),
+            {"pattern": _WITHOUT.pattern.replace(tokenizer.SPECIALS, "")},
+        ),
+        (
             ("specials-spelt-otherwise", "TOK-10", "special tokens spelt <start_of_text> and <end_of_text>"),
             {
                 "pattern": _WITHOUT.pattern.replace(tokenizer.SPECIALS, "<start_of_text>|<end_of_text>|"),

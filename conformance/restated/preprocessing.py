@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Size: TypeAlias = tuple[int, int]
+Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom
 Offset: TypeAlias = Callable[[int], int]
 Triple: TypeAlias = tuple[float, float, float]
 
@@ -122,8 +123,7 @@ def resized(image: Image.Image, side: int, steps: Steps = Steps(), longer: int =
     size = (side, side)
     if steps.square == "box":
         left, top = (width - short) / 2, (height - short) / 2
-        box = (left, top, left + short, top + short)
-        cut = image.resize(size, Image.Resampling[steps.filter], box=box)
+        cut = _in_two_passes(image, size, (left, top, left + short, top + short), steps)
         return np.asarray(cut.convert("RGB")), (0, 0)
     if steps.square == "before":
         left, top = (steps.offset(s - short) for s in (width, height))
@@ -156,12 +156,22 @@ def _resize_to(image: Image.Image, size: Size, steps: Steps) -> Image.Image:
         return image.transform(size, Image.Transform.AFFINE, affine, kernel)
     if steps.reducing_gap is not None:
         return image.resize(size, kernel, reducing_gap=steps.reducing_gap)
-    mode = image.mode
+    return _in_two_passes(image, size, (0, 0, *image.size), steps)
+
+
+def _in_two_passes(image: Image.Image, size: Size, box: Box, steps: Steps) -> Image.Image:
+    """A box of an image resized one axis a call: in one call, which axis is first depends on Pillow's version."""
+    mode, kernel = image.mode, Image.Resampling[steps.filter]
+    left, top, right, bottom = box
     premultiplied = {"LA": "La", "RGBA": "RGBa"}.get(mode)  # as Pillow does, but once for both passes
     if premultiplied:
         image = image.convert(premultiplied)
-    first = (image.width, size[1]) if steps.vertical_first else (size[0], image.height)
-    image = image.resize(first, kernel).resize(size, kernel)
+    if steps.vertical_first:
+        image = image.resize((image.width, size[1]), kernel, (0, top, image.width, bottom))
+        image = image.resize(size, kernel, (left, 0, right, size[1]))
+    else:
+        image = image.resize((size[0], image.height), kernel, (left, 0, right, image.height))
+        image = image.resize(size, kernel, (0, top, size[0], bottom))
     return image.convert(mode) if premultiplied else image
 
 
