@@ -14,7 +14,6 @@ import ctypes
 import dataclasses
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from clipref.cli.common import add_json_argument, print_json, print_table
 from clipref.cli.output import text_file
 from clipref.errors import InputError
+from clipref.files import scratch_folder
 
 from .engines import KINDS, TIME_LIMIT
 
@@ -279,8 +279,8 @@ def _export(args: argparse.Namespace) -> int:
     from .exchange import export
 
     chosen, _ = _select(args, args.profile)
-    with tempfile.TemporaryDirectory() as scratch:
-        cases = (question.make(Path(scratch)) for question in chosen)
+    with scratch_folder() as scratch:
+        cases = (question.make(scratch) for question in chosen)
         count = export(cases, args.folder, args.onnx, args.profile)
     print(f"{count} cases in {args.folder}. Put answer.safetensors beside each case.json, then:")
     print(f"clipref conformance check {args.folder}")
