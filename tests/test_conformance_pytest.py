@@ -82,10 +82,12 @@ def test_a_failure_is_explained_and_may_be_expected(tmp_path: Path, run: Run) ->
     ("arguments", "says"),
     [
         ((), "--engine=SPEC is missing"),
-        (("--engine=backend:none",), "No backend 'none'"),
-        (("--engine=backend:onnx", "--levels", "every"), "invalid choice"),
+        pytest.param(("--engine=backend:none",), "No backend 'none'", marks=pytest.mark.slow),
+        pytest.param(("--engine=backend:onnx", "--levels", "every"), "invalid choice", marks=pytest.mark.slow),
         (("--engine=backend:onnx", "--levels", "released"), "invalid choice"),
-        (("--engine=backend:onnx", "--levels", "full"), "The level full needs --full MODEL"),
+        pytest.param(
+            ("--engine=backend:onnx", "--levels", "full"), "The level full needs --full MODEL", marks=pytest.mark.slow
+        ),
         (("--engine=backend:onnx", "-n", "2"), "-n shares the cases among processes"),
     ],
 )

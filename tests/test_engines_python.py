@@ -164,7 +164,7 @@ def test_an_object_may_answer_for_itself(name: str, image_case: Case) -> None:
 @pytest.mark.parametrize(
     ("body", "problem", "says"),
     [
-        ("[None for _ in itertools.count()]", Hung, "stopped after 0.5 s"),
+        pytest.param("[None for _ in itertools.count()]", Hung, "stopped after 0.5 s", marks=pytest.mark.slow),
         ("sum(itertools.repeat(0))", Hung, "stopped after 0.5 s"),  # which never comes back to Python
         ("ctypes.string_at(0)", Killed, "ended by SIGSEGV"),
         ("os._exit(0)", Crashed, "exit code 0"),

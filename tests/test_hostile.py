@@ -252,6 +252,7 @@ def each_is_refused_at_little_cost(corpus: Path) -> None:
     assert not FOOLED.exists() and not (corpus.parent / "out").exists()
 
 
+@pytest.mark.slow  # what is refused, and why, is above; this is at what cost
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads its peak memory as Linux tells it")
 def test_no_hostile_checkpoint_takes_a_gigabyte_or_ten_seconds(tmp_path: Path) -> None:
     corpus = tmp_path / "corpus"
