@@ -96,6 +96,7 @@ def test_wrong_usage_is_explained(arguments: tuple[str, ...], says: str, run: Ru
     assert done.code == 4 and says in done.err
 
 
+@pytest.mark.slow
 def test_other_runs_of_pytest_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "test_other.py").write_text(
         "import sys\ndef test(): assert 'clipref.conformance.pytest_plugin' not in sys.modules\n"

@@ -19,16 +19,14 @@ ROOT = Path(__file__).parent.parent
 WRITES_NOTHING = {"classify", "compare", "diff", "inspect", "kernels", "models", "tokenize", "download", "serve"}
 
 
+@pytest.mark.slow  # tests/test_files.py has what they all write through
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-@pytest.mark.parametrize(
-    "names", [["embed to .npy"], pytest.param(sorted(RUNS), marks=pytest.mark.slow)], ids=["one", "all"]
-)
-def test_a_killed_run_tears_nothing_and_the_next_one_cleans(names: list[str], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.killed_runs", str(tmp_path), *names]
+def test_a_killed_run_tears_nothing_and_the_next_one_cleans(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.killed_runs", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     told = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [run["name"] for run in told] == names
+    assert [run["name"] for run in told] == list(RUNS)
     for run in told:
         assert run["steps"] >= 2 and run["most"] >= 1, run
         assert (run["wrong"], run["code"], run["left"]) == ([], 0, []), (run, done.stderr)

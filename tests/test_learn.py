@@ -17,7 +17,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-SLOW = ("6", "8")  # whose figures are means over many pictures
+SLOW = ("6", "7", "8")  # whose figures are means over many pictures
 
 
 @pytest.mark.parametrize(
