@@ -23,6 +23,7 @@ import re
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -190,6 +191,16 @@ def folder_written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.rename(scratch, path)
 
 
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder for what nobody keeps, where the system has such, for its owner only; removed at the end.
+
+    That of a run which was killed is removed by the next run that makes one, where tempfile's would stay for ever.
+    """
+    with _scratch(Path(tempfile.gettempdir()).absolute(), _new_private_folder) as scratch:
+        yield scratch
+
+
 def remove_abandoned(folder: str | os.PathLike[str], recursive: bool = False) -> None:
     """Remove the scratch files and folders in `folder` whose run has ended without removing them.
 
@@ -242,6 +253,10 @@ def _new_file(scratch: Path) -> None:
 
 def _new_folder(scratch: Path) -> None:
     os.mkdir(scratch)
+
+
+def _new_private_folder(scratch: Path) -> None:
+    os.mkdir(scratch, 0o700)
 
 
 def _mode_of(path: Path) -> int | None:

@@ -16,7 +16,6 @@ import ctypes
 import dataclasses
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from clipref.cli.common import add_json_argument, print_json, print_table
 from clipref.cli.output import text_file
 from clipref.errors import InputError
+from clipref.files import scratch_folder
 from clipref.weights_tools.targets import TARGETS
 
 from .engines import KINDS, TIME_LIMIT
@@ -329,8 +329,8 @@ def _export(args: argparse.Namespace) -> int:
     from .exchange import export
 
     chosen, _ = _select(args, args.profile)
-    with tempfile.TemporaryDirectory() as scratch:
-        cases = (question.make(Path(scratch)) for question in chosen)
+    with scratch_folder() as scratch:
+        cases = (question.make(scratch) for question in chosen)
         count, left_out = export(cases, args.folder, args.onnx, args.profile, args.layout)
     for reason, cases_left_out in left_out.items():
         print(f"{cases_left_out} cases left out: {reason}")

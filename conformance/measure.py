@@ -11,15 +11,14 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from clipref.config import PUBLISHED
+from clipref.files import scratch_folder
 from clipref.weights_tools.sources import sha256
 
 from .goldens import GOLDEN
@@ -36,10 +35,10 @@ MODULE = "clipref.conformance.measure"
 
 def measure(questions: Sequence[Question], profile: str) -> Iterator[tuple[str, Units]]:
     """The units of questions, measured in this process; each of them with its key in the file."""
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_folder() as scratch:
         for question in questions:
             if question.measure is not None:
-                case = question.make(Path(scratch))
+                case = question.make(scratch)
                 yield units_file.key(question.id, profile), question.measure(case, question.exact(case))
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from clipref.files import scratch_folder
 
 from . import packages
 from .asking import CheckpointChanged, ask
@@ -61,7 +63,8 @@ class Run:
         if pixels != "exact":
             packages.require("How far pixels are off is measured", "pillow", otherwise="")
         self._reasons, self._diagnose = reasons or {}, diagnose
-        self._scratch = tempfile.TemporaryDirectory()
+        self._stack = ExitStack()
+        self._scratch = self._stack.enter_context(scratch_folder())
         self._started = time.perf_counter()
         self._results: dict[str, Result] = {}
         self._evidence = _Evidence()
@@ -79,11 +82,11 @@ class Run:
 
     def close(self) -> None:
         """Remove the checkpoints."""
-        self._scratch.cleanup()
+        self._stack.close()
 
     def ask(self, question: Question) -> Result:
         """Ask, judge, and remember."""
-        case = question.make(Path(self._scratch.name))
+        case = question.make(self._scratch)
         if question.level == "full":
             return self._ask_in_full(case, question)
         self._explained = None

@@ -1,6 +1,6 @@
 """`python -m tests.fuzz_native LIBRARY [PROCESSOR]`: the fuzzed tests of another build of the native library.
 
-Given a processor, only the products made for that, whether this one can run them or not.
+Given a processor, only the kernels made for that: all, or its products alone where this one can't run it.
 
 test_native_build.py has one made that stops where memory is read or written that isn't its own, and wrong ones.
 """
@@ -20,10 +20,11 @@ if __name__ == "__main__":
     if sys.argv[2:]:
         found = [(precision, name) for precision, names in library.PROCESSORS.items() for name in names]
         native.NARROW[:] = [made for made in found if made[1] == sys.argv[2] and made[0] != "float32"]
+        native.PROCESSORS[:] = [name for name in native.PROCESSORS if name == sys.argv[2]]
     from . import test_native_fuzz as fuzz
     from . import test_native_narrow as narrow
 
-    if not sys.argv[2:]:
+    if native.PROCESSORS:
         fuzz.test_products()
         fuzz.test_rows()
         fuzz.test_attention()

@@ -78,15 +78,18 @@ def test_the_golden_ids_go_to_the_brim_and_to_both_ends_of_the_table() -> None:
     assert np.diff(sorted(i for i in used if i >= 512)).max() < 100
 
 
-def test_the_recipe_gives_the_golden_pixels() -> None:
+@pytest.mark.parametrize(
+    "profile", [pytest.param(p, marks=() if p == "openai" else pytest.mark.slow) for p in preprocessing.PROFILES]
+)
+def test_the_recipe_gives_the_golden_pixels(profile: str) -> None:
     for mode, width, height, side in images.PICTURES:
         image = preprocessing.open_png(preprocessing.png(preprocessing.picture(mode, width, height)))
-        for profile, steps in preprocessing.PROFILES.items():
-            key = f"{mode} {width}x{height} to {side} {profile}"
-            if key in images.goldens_pixels():
-                np.testing.assert_array_equal(preprocessing.resize(image, side, steps), images.goldens_pixels()[key])
-            elif key in images.golden_digests():
-                assert images.golden_levels(key.rpartition(" ")[0], profile).shape == (side, side, 3)
+        key = f"{mode} {width}x{height} to {side} {profile}"
+        if key in images.goldens_pixels():
+            resized = preprocessing.resize(image, side, preprocessing.PROFILES[profile])
+            np.testing.assert_array_equal(resized, images.goldens_pixels()[key])
+        elif key in images.golden_digests():
+            assert images.golden_levels(key.rpartition(" ")[0], profile).shape == (side, side, 3)
 
 
 # --- no false alarm ---------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ def caught(fault: faults.Fault) -> Report:
 @pytest.mark.parametrize(
     "fault",
     [
-        *(pytest.param(f, marks=pytest.mark.slow if i % 3 else ()) for i, f in enumerate(OTHER_FAULTS)),
+        *(pytest.param(f, marks=pytest.mark.slow if i % 6 else ()) for i, f in enumerate(OTHER_FAULTS)),
         *(pytest.param(f, marks=() if f.id in SOME_TOWER_FAULTS else pytest.mark.slow) for f in TOWER_FAULTS),
     ],
     ids=lambda fault: fault.id,

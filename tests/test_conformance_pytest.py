@@ -82,10 +82,12 @@ def test_a_failure_is_explained_and_may_be_expected(tmp_path: Path, run: Run) ->
     ("arguments", "says"),
     [
         ((), "--engine=SPEC is missing"),
-        (("--engine=backend:none",), "No backend 'none'"),
-        (("--engine=backend:onnx", "--levels", "every"), "invalid choice"),
+        pytest.param(("--engine=backend:none",), "No backend 'none'", marks=pytest.mark.slow),
+        pytest.param(("--engine=backend:onnx", "--levels", "every"), "invalid choice", marks=pytest.mark.slow),
         (("--engine=backend:onnx", "--levels", "released"), "invalid choice"),
-        (("--engine=backend:onnx", "--levels", "full"), "The level full needs --full MODEL"),
+        pytest.param(
+            ("--engine=backend:onnx", "--levels", "full"), "The level full needs --full MODEL", marks=pytest.mark.slow
+        ),
         (("--engine=backend:onnx", "-n", "2"), "-n shares the cases among processes"),
     ],
 )
@@ -94,6 +96,7 @@ def test_wrong_usage_is_explained(arguments: tuple[str, ...], says: str, run: Ru
     assert done.code == 4 and says in done.err
 
 
+@pytest.mark.slow
 def test_other_runs_of_pytest_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "test_other.py").write_text(
         "import sys\ndef test(): assert 'clipref.conformance.pytest_plugin' not in sys.modules\n"

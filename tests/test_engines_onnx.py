@@ -10,7 +10,7 @@ import pytest
 
 from clipref import InputError
 from clipref.conformance import suite
-from clipref.conformance.engines import open_engine
+from clipref.conformance.engines import open_engine, open_here
 from clipref.conformance.engines.onnx import find
 from clipref.weights_tools.export_onnx import export_onnx
 
@@ -25,6 +25,9 @@ def onnx_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert case.checkpoint is not None
     assert len(list(export_onnx(case.checkpoint, folder / "root" / case.checkpoint.name, ids="int64"))) == 2
     return folder / "root"
+
+
+# `open_here` opens in this process what `open_engine` opens apart, which two of the tests and the last one show.
 
 
 # --- ONNX files -------------------------------------------------------------------------------------------------------
@@ -70,13 +73,13 @@ def test_onnx_files_have_the_names_that_others_give_them(
         quantized = (tmp_path / name).with_stem(f"{Path(name).stem}_quantized")
         quantized.write_bytes(b"is not looked at")
     assert [find(tmp_path, kind) for kind in ("visual", "textual")] == [tmp_path / name for name in names]
-    report = run(open_engine(f"onnx:{tmp_path}@vit-a-plain"), f"towers/{TINY_VIT}")
+    report = run(open_here(f"onnx:{tmp_path}@vit-a-plain"), f"towers/{TINY_VIT}")
     assert report.count("PASS") == 2
 
 
 def test_a_folder_without_files_of_a_tower_is_skipped(onnx_root: Path, tmp_path: Path) -> None:
     shutil.copyfile(onnx_root / "vit-a-plain" / "textual.onnx", tmp_path / "textual.onnx")
-    report = run(open_engine(f"onnx:{tmp_path}@vit-a-plain"), f"towers/{TINY_VIT}")
+    report = run(open_here(f"onnx:{tmp_path}@vit-a-plain"), f"towers/{TINY_VIT}")
     assert verdicts(report) == {f"towers/{TINY_VIT}/image": "SKIP", f"towers/{TINY_VIT}/text": "PASS"}
     assert "no file of the usual names for the visual tower" in (report.results[0].problem or "")
 
@@ -94,7 +97,7 @@ def test_a_fixed_batch_is_fed_item_by_item(onnx_root: Path, tmp_path: Path) -> N
         model = onnx.load(onnx_root / "vit-a-plain" / name)
         fixed_batch(model, columns)
         onnx.save(model, tmp_path / name)
-    assert run(open_engine(f"onnx:{tmp_path}@vit-a-plain"), f"towers/{TINY_VIT}").count("PASS") == 2
+    assert run(open_here(f"onnx:{tmp_path}@vit-a-plain"), f"towers/{TINY_VIT}").count("PASS") == 2
 
 
 def wrapped(
@@ -126,7 +129,7 @@ def test_positions_are_counted(shape: list[Any], onnx_root: Path, tmp_path: Path
         helper.make_node("GatherElements", ["input_ids", "where"], [given.name], axis=1),
     ]
     wrapped(file, [ids, positions], [*model.graph.output], before=before)
-    report = run(open_engine(f"onnx:{tmp_path}@vit-a-plain"), f"towers/{TINY_VIT}/text")
+    report = run(open_here(f"onnx:{tmp_path}@vit-a-plain"), f"towers/{TINY_VIT}/text")
     assert report.count("PASS") == 1, report.results
 
 
@@ -142,7 +145,7 @@ def test_inputs_of_the_other_tower_are_zeros(onnx_root: Path, tmp_path: Path) ->
     ]
     output = helper.make_tensor_value_info("image_embeds", onnx.TensorProto.FLOAT, ["batch", "width"])
     wrapped(file, [given, ids], [output], after=after)
-    report = run(open_engine(f"onnx:{tmp_path}@vit-a-plain"), f"towers/{TINY_VIT}/image")
+    report = run(open_here(f"onnx:{tmp_path}@vit-a-plain"), f"towers/{TINY_VIT}/image")
     assert report.count("PASS") == 1, report.results
 
 
@@ -155,7 +158,7 @@ def test_a_graph_in_float16_is_graded_by_its_values(onnx_root: Path, tmp_path: P
     after = [helper.make_node("Cast", [found.name], ["image_embeds"], to=kind.FLOAT16)]
     output = helper.make_tensor_value_info("image_embeds", kind.FLOAT16, ["batch", "width"])
     wrapped(file, [pixels], [output], before, after)
-    engine = open_engine(f"onnx:{tmp_path}@vit-a-plain")
+    engine = open_here(f"onnx:{tmp_path}@vit-a-plain")
     report = suite.run(engine, questions(f"towers/{TINY_VIT}/image"), precision="float16", diagnose=False)
     assert report.passed and report.grade == "float16", report.results
 
@@ -192,7 +195,7 @@ def test_optimums_inputs_and_outputs_are_found_in_one_file(onnx_root: Path, tmp_
         helper.make_model(graph, opset_imports=visual.opset_import, ir_version=visual.ir_version),
         tmp_path / "model.onnx",
     )
-    assert run(open_engine(f"onnx:{tmp_path}@vit-a-plain"), f"towers/{TINY_VIT}").count("PASS") == 2
+    assert run(open_here(f"onnx:{tmp_path}@vit-a-plain"), f"towers/{TINY_VIT}").count("PASS") == 2
 
 
 def test_a_graph_of_another_kind_says_what_it_has(tmp_path: Path) -> None:

@@ -164,15 +164,20 @@ def test_an_object_may_answer_for_itself(name: str, image_case: Case) -> None:
 @pytest.mark.parametrize(
     ("body", "problem", "says"),
     [
-        ("[None for _ in itertools.count()]", Hung, "stopped after 0.5 s"),
         ("sum(itertools.repeat(0))", Hung, "stopped after 0.5 s"),  # which never comes back to Python
         ("ctypes.string_at(0)", Killed, "ended by SIGSEGV"),
-        ("os._exit(0)", Crashed, "exit code 0"),
-        ("sys.exit(5)", Exited, "5"),
         ("raise ValueError('no such scale')", Raised, "no such scale"),
-        ("raise NotImplementedError", Unsupported, "not implemented"),
-        ("return {'cosines': [1.0]}", Misbehaved, "a list as 'cosines'"),
-        ("return {'cosines': np.ones(3, np.longdouble)}", Garbage, "can't be written to a file"),
+        *(
+            pytest.param(*way, marks=pytest.mark.slow)
+            for way in (
+                ("[None for _ in itertools.count()]", Hung, "stopped after 0.5 s"),
+                ("os._exit(0)", Crashed, "exit code 0"),
+                ("sys.exit(5)", Exited, "5"),
+                ("raise NotImplementedError", Unsupported, "not implemented"),
+                ("return {'cosines': [1.0]}", Misbehaved, "a list as 'cosines'"),
+                ("return {'cosines': np.ones(3, np.longdouble)}", Garbage, "can't be written to a file"),
+            )
+        ),
     ],
 )
 def test_an_engine_in_python_is_stopped_and_outlived(

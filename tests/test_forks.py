@@ -133,7 +133,7 @@ OF_EXTRAS = ("torch", "openvino")  # import more when they are first used
 
 @pytest.mark.parametrize(
     "backend",
-    [pytest.param(x, marks=[] if x == "onnx" else pytest.mark.slow) for x in backends() if x not in OF_EXTRAS],
+    [pytest.param(x, marks=[] if x == "blas" else pytest.mark.slow) for x in backends() if x not in OF_EXTRAS],
 )
 def test_a_model_that_is_open_imports_nothing_more(backend: str, tmp_path: Path) -> None:
     """So no thread of a user's can be in the middle of an import that a forked child needs."""

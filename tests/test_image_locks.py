@@ -143,7 +143,7 @@ sys.exit(os.waitstatus_to_exitcode(status))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-@pytest.mark.parametrize("delay", ["0.0", "0.01", "0.03"])
+@pytest.mark.parametrize("delay", ["0.01", *(pytest.param(d, marks=pytest.mark.slow) for d in ("0.0", "0.03"))])
 def test_a_fork_in_the_middle_of_the_first_use(delay: str, tmp_path: Path) -> None:
     (tmp_path / "image.png").write_bytes(PNG)
     command = [sys.executable, "-W", "ignore", "-c", FIRST_USE, str(tmp_path / "image.png"), delay]

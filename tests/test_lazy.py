@@ -126,6 +126,7 @@ with no_fork:  # which doesn't keep a thread from forking itself
 """)
 
 
+FORKS = {("onnx", 0.01), ("onnx", 0.05), ("blas", 0.01)}  # of them all, those that are tried each time
 FIRST_USE = """
 import numpy as np, os, signal, sys, threading, time
 from clipref import AutoModel
@@ -150,8 +151,14 @@ assert os.waitpid(process, 0)[1] == 0
 
 
 @can_fork
-@pytest.mark.parametrize("after", [0.0, 0.01, 0.05, 0.15])
-@pytest.mark.parametrize("backend", ["onnx", "blas"])
+@pytest.mark.parametrize(
+    ("backend", "after"),
+    [
+        pytest.param(backend, after, marks=() if (backend, after) in FORKS else pytest.mark.slow)
+        for backend in ("onnx", "blas")
+        for after in (0.0, 0.01, 0.05, 0.15)
+    ],
+)
 def test_a_fork_in_the_middle_of_the_first_use(backend: str, after: float) -> None:
     code = [sys.executable, "-W", "ignore", "-c", FIRST_USE, "clipref/shapes-rn", backend, str(after)]
     subprocess.run(code, check=True, timeout=60)

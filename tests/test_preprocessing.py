@@ -49,7 +49,7 @@ def test_follows_the_recipe_in_every_mode(mode: str, width: int, height: int, si
     assert (image.mode, image.size, dict(image.info), image.tobytes()) == before
 
 
-@pytest.mark.parametrize(("width", "height"), [(1, 4000), (4000, 1)])
+@pytest.mark.parametrize(("width", "height"), [pytest.param(1, 4000, marks=pytest.mark.slow), (4000, 1)])
 def test_follows_the_recipe_at_extreme_shapes(width: int, height: int) -> None:
     short = picture("L", min(width, 600), min(height, 600))  # of 224 x 134,400 pixels, between the two passes
     same(preprocess(short), recipe(short, 224))

@@ -11,6 +11,7 @@ import hashlib
 import json
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ def digest(arrays: dict[str, Any]) -> str:
     return total.hexdigest()[:16]
 
 
+@cache
 def numpy_print() -> str:
     """What tells this numpy on this processor from another: products, sums and functions of the towers' sizes."""
     generator = np.random.Generator(np.random.PCG64(3))

@@ -22,7 +22,7 @@ def model(name: str, backend: str = "auto") -> clipref.CLIP:
     return AutoModel.from_pretrained(name, backend=backend)
 
 
-@pytest.mark.parametrize("scenes", [150, pytest.param(600, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("scenes", [40, pytest.param(600, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", MODELS)
 def test_pairs_never_seen_are_classified(name: str, scenes: int) -> None:
     assert evaluate.held_out_accuracy(model(name), scenes) >= 0.9

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 from ..cli.common import print_table
 from ..cli.output import text_file
 from ..errors import InputError
+from ..files import scratch_folder
 
 if TYPE_CHECKING:
     from .chapters import Chapter
@@ -60,13 +60,13 @@ def _write(one: Chapter, out: Path) -> None:
     from .chapters import run as run_chapter
     from .page import chapter_page
 
-    with text_file(out.absolute()) as write, tempfile.TemporaryDirectory() as folder, _working_in(folder):
+    with text_file(out.absolute()) as write, scratch_folder() as folder, _working_in(folder):
         write(chapter_page(run_chapter(one)))
     print(f"{one.title}: {out.absolute()}")
 
 
 @contextlib.contextmanager
-def _working_in(folder: str) -> Iterator[None]:
+def _working_in(folder: Path) -> Iterator[None]:
     before = os.getcwd()
     os.chdir(folder)
     try:

@@ -10,12 +10,12 @@ import os
 import shlex
 import shutil
 import subprocess
-import tempfile
 import threading
 from pathlib import Path
 from typing import IO
 
 from clipref.errors import InputError
+from clipref.files import scratch_folder
 
 from ..protocol import Case, Outputs, Unsupported
 from .failures import Crashed, Garbage, Hung, Killed
@@ -48,10 +48,10 @@ class Executable:
 
     def answer(self, case: Case) -> Outputs:
         """What the program wrote. Raises Unsupported, Crashed, Hung or Garbage."""
-        with tempfile.TemporaryDirectory(prefix="conformance-") as scratch:
-            folder = Path(scratch, "case")
+        with scratch_folder() as scratch:
+            folder = scratch / "case"
             folder.mkdir()
-            out = Path(scratch, "out.safetensors")
+            out = scratch / "out.safetensors"
             write_case(folder, case, None if case.checkpoint is None else str(case.checkpoint.resolve()))
             code, words = self._run([*self._command, case.verb, str(folder), str(out)])
             if code == UNSUPPORTED:

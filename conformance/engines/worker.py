@@ -12,7 +12,6 @@ import os
 import select
 import subprocess
 import sys
-import tempfile
 import time
 import weakref
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from clipref.errors import InputError
-from clipref.files import parse_json
+from clipref.files import parse_json, scratch_folder
 
 from ..asking import CheckpointChanged, Misbehaved, ask, words
 from ..protocol import Case, EngineUnderTest, Outputs, Unsupported
@@ -60,8 +59,8 @@ class Isolated:
         if self._worker is None:
             self._worker = self._start()
         try:
-            with tempfile.TemporaryDirectory(prefix="conformance-") as scratch:
-                return self._worker.answer(case, Path(scratch), self._time_limit)
+            with scratch_folder() as scratch:
+                return self._worker.answer(case, scratch, self._time_limit)
         finally:
             if not self._worker.waits:
                 self._worker.stop()

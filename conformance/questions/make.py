@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from clipref.files import scratch_folder
 from clipref.weights_tools import synthetic
 
 from ..protocol import Case, Exact, Question, Units
@@ -29,8 +29,8 @@ def write_checkpoint(name: str, style: str, folder: Path) -> Path:
 @cache
 def _small_files(name: str, style: str) -> Mapping[str, bytes]:
     """The files of a checkpoint that is small, made once a process: every run has a folder of its own for them."""
-    with tempfile.TemporaryDirectory() as folder:
-        made = synthetic.write(Path(folder, "made"), {**TINY, **WORDS}[name], SEED, style)  # type: ignore[arg-type]
+    with scratch_folder() as folder:
+        made = synthetic.write(folder / "made", {**TINY, **WORDS}[name], SEED, style)  # type: ignore[arg-type]
         return {file.name: file.read_bytes() for file in made.iterdir()}
 
 
