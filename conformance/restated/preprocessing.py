@@ -161,6 +161,8 @@ def _resize_to(image: Image.Image, size: Size, steps: Steps) -> Image.Image:
 
 def _in_two_passes(image: Image.Image, size: Size, box: Box, steps: Steps) -> Image.Image:
     """A box of an image resized one axis a call: in one call, which axis is first depends on Pillow's version."""
+    from PIL import Image
+
     mode, kernel = image.mode, Image.Resampling[steps.filter]
     left, top, right, bottom = box
     premultiplied = {"LA": "La", "RGBA": "RGBa"}.get(mode)  # as Pillow does, but once for both passes
