@@ -122,8 +122,13 @@ def test_a_search_costs_little_more_than_the_product(monkeypatch: pytest.MonkeyP
     """
     rows, query = np.tile(vectors(1000, 512), (20, 1)), unit_vectors(vectors(1, 512, seed=1)[0])
     nearest(query, rows, 10)
-    argsort, lengths = np.argsort, []
-    monkeypatch.setattr(np, "argsort", lambda x, **options: lengths.append(len(x)) or argsort(x, **options))
+    sort, lengths = np.argsort, [0]
+
+    def argsort(x: np.ndarray, **options: Any) -> Any:
+        lengths.append(len(x))
+        return sort(x, **options)
+
+    monkeypatch.setattr(np, "argsort", argsort)
     monkeypatch.setattr(Counting, "read", 0)
     tracemalloc.start()
     try:
