@@ -76,3 +76,15 @@ def test_options_of_a_backend_can_be_graded(capsys: pytest.CaptureFixture[str]) 
     ):
         assert main(["conformance", "run", given, *asked]) == 1
         assert told in capsys.readouterr().err
+
+
+def test_only_takes_several_texts_and_leaves_out_others(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--levels", "describe", "--only", "/vit-a", "/rn-", "!rn-b", "--json"]
+    assert main(["conformance", "run", "backend:reference", *asked]) == 0
+    results = json.loads(capsys.readouterr().out)["results"]
+    assert [r["case"] for r in results if r["verdict"] == "PASS"] == [
+        f"describe/{m}" for m in ("vit-a", "rn-a", "rn-c")
+    ]
+    assert not any("rn-b" in r["case"] for r in results) and any(r["case"] == "towers/rn-a plain/text" for r in results)
+    assert main(["conformance", "run", "backend:reference", "--levels", "describe", "--only", "!describe"]) == 1
+    assert "No case has '!describe' in its id" in capsys.readouterr().err
