@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from clipref import CLIP, AutoModel
+from clipref import CLIP, AutoModel, files
 from clipref.cli import main
 from clipref.cli.readable import LEFT_OUT
 from clipref.search import Index, StoreError, reading, vectors
@@ -31,13 +31,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "in"
 
 
-def refuse(monkeypatch: pytest.MonkeyPatch, name: str, error: OSError) -> None:
-    """Let a file be refused, as it is to users who may not read it; root may."""
-    before = reading.open_regular
+def refuse(monkeypatch: pytest.MonkeyPatch, errors: dict[str, OSError]) -> None:
+    """Let files be refused, by name, as they are to users who may not read them; root may."""
+    before = files.open_regular
 
     def opened(path: Any) -> Any:
-        if os.path.basename(path) == name:
-            raise error
+        if os.path.basename(path) in errors:
+            raise errors[os.path.basename(path)]
         return before(path)
 
     monkeypatch.setattr(reading, "open_regular", opened)
@@ -48,7 +48,7 @@ def test_a_file_that_may_not_be_read_is_tried_each_time(
 ) -> None:
     with Index(folder, model) as index:
         with monkeypatch.context() as patched:
-            refuse(patched, "1.png", PermissionError(errno.EACCES, "Permission denied"))
+            refuse(patched, {"1.png": PermissionError(errno.EACCES, "Permission denied")})
             summary = index.update()
         assert summary.embedded == 2 and summary.failed == [("1.png", "can't be read: Permission denied")]
         assert index.errors() == summary.failed
@@ -83,7 +83,7 @@ def test_a_folder_that_may_not_be_searched_keeps_its_pictures(
 
 
 def test_a_file_that_vanishes_is_nothing(folder: Path, model: CLIP, monkeypatch: pytest.MonkeyPatch) -> None:
-    refuse(monkeypatch, "1.png", FileNotFoundError(errno.ENOENT, "No such file or directory"))
+    refuse(monkeypatch, {"1.png": FileNotFoundError(errno.ENOENT, "No such file or directory")})
     with Index(folder, model) as index:
         summary = index.update()
         assert (summary.embedded, summary.failed, summary.is_whole) == (2, [], True)
@@ -166,9 +166,9 @@ def test_each_bad_file_is_one_line_of_the_command(
     with open(os.fsencode(folder) + b"/\xff odd\n.png", "wb") as file:
         file.write(b"\x89PNG\r\n\x1a\n and no more")
     (folder / "self").symlink_to(folder)
+    denied = PermissionError(errno.EACCES, "Permission denied")
     with monkeypatch.context() as patched:
-        refuse(patched, "1.png", PermissionError(errno.EACCES, "Permission denied"))
-        refuse(patched, "2.png", FileNotFoundError(errno.ENOENT, "No such file or directory"))
+        refuse(patched, {"1.png": denied, "2.png": FileNotFoundError(errno.ENOENT, "No such file or directory")})
         assert main(["index", str(folder), "--model", VIT, "--backend", "blas"]) == LEFT_OUT
     lines = capsys.readouterr().err.splitlines()
     warned = [line.partition("'")[2].partition("'")[0] for line in lines[:-1]]
