@@ -69,6 +69,7 @@ def test_ctrl_c_keeps_every_batch_that_was_embedded(
     command = ["index", str(tmp_path), "--model", VIT, "--backend", "blas", "--batch-size", "8"]
     with monkeypatch.context() as patched:
         patched.setattr(update, "embed_batch", interrupted)
+        patched.setattr(update, "COMMIT_SECONDS", 600)  # what is kept is kept because of the interruption
         assert main(command) == 130
     with Index(tmp_path) as index:
         assert len(index) == 32
