@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from clipref.cli.common import print_table
 from clipref.conformance.engines.files import read_answer, write_arrays
 from clipref.conformance.questions.models import ids, pixels
 from clipref.engine import ReferenceEngine
 from clipref.hub import EMBEDDED, locate
+from clipref.kernels.runtime import onnxruntime
 from clipref.numerics import rms_error
 from clipref.weights import Checkpoint
 from clipref.weights_tools.export_onnx import export_onnx
@@ -84,9 +84,10 @@ def measured(folder: Path, model: str, tower: str, rounds: int) -> tuple[str, ..
         for _ in export_onnx(model, graph.parent):
             pass
         write_arrays(given, {name: array})
-        options = onnxruntime.SessionOptions()
+        ort = onnxruntime()
+        options = ort.SessionOptions()
         options.intra_op_num_threads = 1
-        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         feed = {name: array.astype(np.int32) if name == "ids" else array}
         started = time.process_time()
         (native,) = session.run(None, feed)
@@ -114,7 +115,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     args = parser.parse_args()
     version = json.loads((args.folder / "node_modules/onnxruntime-web/package.json").read_text())["version"]
-    print(f"ONNX Runtime {onnxruntime.__version__}, onnxruntime-web {version}; one thread, processor time")
+    print(f"ONNX Runtime {onnxruntime().__version__}, onnxruntime-web {version}; one thread, processor time")
     heads = ("model", "tower", "error", "error, web", "ms", "ms, web", "ratio")
     rows = [
         measured(args.folder, model, tower, args.rounds) for model in args.models for tower in ("visual", "textual")

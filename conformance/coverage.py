@@ -7,12 +7,13 @@ catch. `--choose` prints the questions of a minute that is chosen anew.
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
+
+from clipref.files import scratch_folder
 
 from . import faults
 from .asking import ask
@@ -76,12 +77,12 @@ def wings(question: Question, case: Case) -> Sequence[str]:
 
 def caught(asked: Sequence[Question], profile: str = "openai") -> Iterator[tuple[str, frozenset[Target]]]:
     """What each question catches, and its claims, by its id."""
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_folder() as scratch:
         for question in asked:
-            where = wings(question, question.make(Path(scratch)))
+            where = wings(question, question.make(scratch))
             found = {(question.level if where else "properties", claim) for claim in question.claims}
             for what, engine in engines(where[0], profile).items() if where else ():
-                if fails(engine, question, Path(scratch)):
+                if fails(engine, question, scratch):
                     found |= {(wing, what) for wing in where}
             yield question.id, frozenset(found)
 
@@ -104,16 +105,16 @@ def table(asked: Collection[str] = MINUTE, profile: str = "openai", places: Sequ
     """Markdown: of each place, how many faults are known, caught by the whole suite, and caught by what is `asked`."""
     head = ("where", "known faults", "caught by all questions", "caught in the minute", "missed there")
     rows = [head, ("---",) * len(head)]
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_folder() as scratch:
         by_wing: dict[str, list[Question]] = {}
         # What is asked comes first, because mostly that will do.
         for question in sorted(questions(LEVELS, profile=profile), key=lambda question: question.id not in asked):
-            for wing in wings(question, question.make(Path(scratch))):
+            for wing in wings(question, question.make(scratch)):
                 by_wing.setdefault(wing, []).append(question)
         for wing in places:
             wrong = engines(wing.removesuffix(_AT_224), profile)
             caught_by = {
-                what: next((q.id for q in by_wing[wing] if fails(engine, q, Path(scratch))), None)
+                what: next((q.id for q in by_wing[wing] if fails(engine, q, scratch)), None)
                 for what, engine in wrong.items()
             }
             every = [what for what, id in caught_by.items() if id is not None]

@@ -49,7 +49,9 @@ def test_a_folder_for_what_nobody_keeps(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_nothing_else_makes_folders_that_a_killed_run_would_leave() -> None:
+    """But for programs that stand by themselves, to be copied."""
+    copied = ("conformance/examples/", "conformance/gallery/adapters/")
     rooms = ("clipref", "kernels", "weights_tools", "conformance")
     sources = [path for room in rooms for path in (ROOT / room).rglob("*.py")]
     using = {path.relative_to(ROOT).as_posix() for path in sources if "tempfile" in path.read_text(encoding="utf-8")}
-    assert using == {"clipref/files.py"}
+    assert {name for name in using if not name.startswith(copied)} == {"clipref/files.py"}

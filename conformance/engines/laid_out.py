@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import tempfile
 import weakref
+from contextlib import ExitStack
 from pathlib import Path
 
 from clipref.errors import ConfigError
+from clipref.files import scratch_folder
 from clipref.weights_tools.convert import convert
 
 from ..asking import CheckpointChanged, checkpoint_state
@@ -21,8 +22,9 @@ class LaidOut:
     def __init__(self, engine: EngineUnderTest, layout: str) -> None:
         """`layout`: "transformers" or "open_clip", of weights_tools/targets.py."""
         self._engine, self._layout = engine, layout
-        self._scratch = Path(tempfile.mkdtemp(prefix="conformance-"))
-        weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
+        stack = ExitStack()
+        self._scratch = stack.enter_context(scratch_folder())
+        weakref.finalize(self, stack.close)
         self._kept: tuple[Path, Path] | None = None  # the checkpoint, and what was made of it
 
     def answer(self, case: Case) -> Outputs:

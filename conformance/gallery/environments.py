@@ -7,11 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from clipref.files import scratch_folder
 
 from .table import Environment
 
@@ -66,8 +67,8 @@ def installed(environment: Environment, keep: Path | None = None) -> Iterator[In
     `keep`: a folder of environments that stay; one that is there already is taken as it is, and completed first if its
     making was broken off.
     """
-    with tempfile.TemporaryDirectory(prefix=f"gallery-{environment.name}-") as scratch:
-        folder = Path(scratch) if keep is None else keep / environment.name
+    with scratch_folder() as scratch:
+        folder = scratch if keep is None else keep / environment.name
         python = folder / "bin" / "python"
         if not (folder / _COMPLETE).exists():
             interpreter = shutil.which(environment.python)
