@@ -20,9 +20,9 @@ from .models import FULL, TINY, full_inputs, tiny_inputs
 
 _BLOCK = ("BLK-1", "BLK-2", "BLK-3", "BLK-4", "BLK-5", "BLK-6")
 _OUTPUT = ("OUT-1", "OUT-2", "OUT-3")
-TEXT_CLAIMS = (*_BLOCK, "TXT-1", "TXT-2", "TXT-3", "TXT-4", *_OUTPUT)
-_VIT = (*_BLOCK, "VIT-1", "VIT-2", "VIT-3", "VIT-4", "VIT-5", "OPS-1", *_OUTPUT)
-_RESNET = ("RN-1", "RN-2", "RN-3", "RN-4", "BLK-3", "OPS-1", *_OUTPUT)
+TEXT_CLAIMS = (*_BLOCK, "TXT-1", "TXT-2", "TXT-3", "TXT-4", "OPS-2", *_OUTPUT)
+_VIT = (*_BLOCK, "VIT-1", "VIT-2", "VIT-3", "VIT-4", "VIT-5", "OPS-1", "OPS-2", *_OUTPUT)
+_RESNET = ("RN-1", "RN-2", "RN-3", "RN-4", "BLK-3", "OPS-1", "OPS-2", *_OUTPUT)
 
 
 def describe() -> Iterator[Question]:
