@@ -135,7 +135,7 @@ WRONG: list[tuple[str, int, str]] = [
     ("demo --out {}/folder", 1, "something else than a file"),
     ("demo --out /dev/full", 1, "something else than a file"),
     ("demo --out /proc/x.html", 1, "can't be written"),
-    ("conformance", 2, "the following arguments are required: run|export|check|list|explain"),
+    ("conformance", 2, "the following arguments are required: init|run|export|check|pack|list|explain"),
     ("conformance rnu", 2, "invalid choice: 'rnu'"),
     ("conformance run", 2, "the following arguments are required: ENGINE"),
     ("conformance run nope", 1, "The engine is 'nope'"),
