@@ -169,8 +169,8 @@ class Run:
             unsearched.update(cases)
         seconds = time.perf_counter() - self._started
         return Report(
-            self._name, self._precision, self._profile, found, diagnoses, seconds, shared, self._pixels, unsearched,
-            self._among,
+            self._name, self._precision, self._profile, found, diagnoses, seconds, tuple(shared), self._pixels,
+            unsearched, self._among,
         )  # fmt: skip
 
     def _find_shared(self, diagnoses: Sequence[Diagnosis]) -> Iterator[str]:
