@@ -103,7 +103,8 @@ def killed(name: str, folder: Path, temporary: Path) -> dict[str, Any]:
     assert code == 0, name
     for path in ("x.npy", "x.safetensors", "x.html", "x.json", "x.jsonl", "x.xml"):
         (folder / path).write_bytes(b"old")
-    old, seen, most = contents(folder), [], 0
+    old, most = contents(folder), 0
+    seen: list[dict[str, bytes]] = []
     for step in sorted({0, steps // 2, steps - 2, steps - 1}):
         code, _ = status(RUNS[name], folder, step)
         assert code in (-signal.SIGKILL, 0 if seen else None), (name, step, code)  # 0: what is there isn't made again

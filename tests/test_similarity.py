@@ -103,7 +103,7 @@ class Counting(np.ndarray):
     """Rows that can be read in blocks only, and count how many were."""
 
     read = 0
-    __array_ufunc__ = None
+    __array_ufunc__ = None  # type: ignore[assignment]
 
     def __getitem__(self, index: Any) -> Any:
         found = np.asarray(super().__getitem__(index))

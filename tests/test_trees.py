@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipref import AutoModel
@@ -28,6 +28,7 @@ def unpacked(tree: Tree) -> dict[int, tuple[int, ...]]:
     }
 
 
+@settings(deadline=None)
 @given(TEXTS, st.integers(1, 40))
 def test_every_text_is_a_path(texts: list[tuple[int, ...]], max_tokens: int) -> None:
     found: dict[int, tuple[int, ...]] = {}
@@ -41,6 +42,7 @@ def test_every_text_is_a_path(texts: list[tuple[int, ...]], max_tokens: int) -> 
     assert found == dict(enumerate(texts))
 
 
+@settings(deadline=None)
 @given(TEXTS)
 def test_a_beginning_is_there_once(texts: list[tuple[int, ...]]) -> None:
     (tree,) = plant(texts, 10_000)
