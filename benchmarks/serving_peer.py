@@ -3,8 +3,10 @@
     python benchmarks/serving_peer.py --model FOLDER --peer http://127.0.0.1:7997/embeddings [--peer-model NAME]
 
 FOLDER is what both servers have opened, for instance one that transformers reads. The peer runs already; it has to
-speak OpenAI's route, with a picture as a data URI and `"modality": "image"`, as Infinity does:
+speak OpenAI's route, with a picture as a data URI and `"modality": "image"`, as Infinity does (0.0.78 fails at pictures
+with transformers 5, and doesn't install aiohttp, which it needs; FOLDER is one of `clipref convert --to transformers`):
 
+    pip install torch 'infinity-emb[server,vision]' aiohttp 'transformers<5'
     infinity_emb v2 --model-id FOLDER --served-model-name NAME --engine torch --device cpu --dtype float32 --port 7997
 
 Requests are prepared before, sent by one thread with plain sockets, to both in turns. Each answer is compared with the
