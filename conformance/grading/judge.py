@@ -8,7 +8,6 @@ is nearest to. What an engine doesn't do, or doesn't claim, is skipped, and neve
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 import textwrap
@@ -23,8 +22,7 @@ from clipref.numerics import rms_error
 from ..asking import Misbehaved, words
 from ..engines.failures import Failure, Garbage, Hung, Killed
 from ..protocol import Array, Case, Exact, Outputs, Unsupported
-from ..restated import preprocessing
-from .pixels import are_rounded, in_levels
+from .pixels import are_rounded, in_levels, known_by_digest
 from .rounding import PRECISIONS
 from .taps import cut, take_sample, tap_shapes, wrong_taps
 from .verdicts import EMBEDDINGS, GRADES, MARGIN, Picture, Result, Tap, Verdict, nearest
@@ -56,7 +54,7 @@ def judge(
         return result("FAIL", f"{what}: {words(answer)}")
     by_digest = exact.digest != ""
     if by_digest:
-        exact = _known_by_digest(case, exact, answer)
+        exact = known_by_digest(exact, np.asarray(answer.get("pixels", ())), case.attributes["resolution"])
     trace = case.verb.startswith("trace")
     if trace:
         answer = {_LAST[case.verb] if name == "embeddings" else name: x for name, x in answer.items()}
@@ -134,20 +132,6 @@ def _grade(name: str, found: Array, exact: Array, units: Mapping[str, float] | N
     by = {p: off / unit if off else 0.0 for p, unit in units.items()}
     passed = any(by[p] <= MARGIN for p in PRECISIONS[: PRECISIONS.index(precision) + 1])
     return _Graded(name, off, by[precision], nearest([by]), passed, by)
-
-
-def _known_by_digest(case: Case, exact: Exact, answer: Outputs) -> Exact:
-    """The right pixels, with their bits, if their levels are those of the answer; else only their shape."""
-    side = case.attributes["resolution"]
-    found = np.asarray(answer.get("pixels", ()))
-    if found.shape == (3, side, side) and np.isfinite(found).all():
-        steps = preprocessing.Steps
-        x = (found.astype(np.float64).transpose(1, 2, 0) * steps.std + steps.mean) * steps.scale
-        levels = np.ascontiguousarray(np.clip(np.rint(x), 0, 255), np.uint8)
-        if hashlib.sha256(levels.tobytes()).hexdigest() == exact.digest:
-            right = {"pixels": preprocessing.normalise(levels, dtype=np.float64)}
-            return Exact(right, exact.units, {"pixels": preprocessing.normalise(levels)})
-    return Exact({"pixels": np.zeros((3, side, side))}, exact.units)
 
 
 def _wrong_names(exact: Exact, answer: Outputs) -> str | None:

@@ -6,11 +6,13 @@ and moves not all of them to another level; a wrong step spares some, or moves a
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 
 from clipref.numerics import rms
 
-from ..protocol import Array, Units
+from ..protocol import Array, Exact, Units
 from ..restated import preprocessing
 from .verdicts import MARGIN
 
@@ -34,3 +36,15 @@ def in_levels(difference: Array) -> Array:
     """How far pixels [3, R, R] are apart, in levels of 0 to 255, without mean and standard deviation."""
     levels: Array = np.abs(difference) * np.array(preprocessing.Steps.std)[:, None, None] * 255
     return levels
+
+
+def known_by_digest(exact: Exact, found: Array, side: int) -> Exact:
+    """The right pixels, with their bits, if their levels are those that were found; else only their shape."""
+    if found.shape == (3, side, side) and np.isfinite(found).all():
+        steps = preprocessing.Steps
+        x = (found.astype(np.float64).transpose(1, 2, 0) * steps.std + steps.mean) * steps.scale
+        levels = np.ascontiguousarray(np.clip(np.rint(x), 0, 255), np.uint8)
+        if hashlib.sha256(levels.tobytes()).hexdigest() == exact.digest:
+            right = {"pixels": preprocessing.normalise(levels, dtype=np.float64)}
+            return Exact(right, exact.units, {"pixels": preprocessing.normalise(levels)})
+    return Exact({"pixels": np.zeros((3, side, side))}, exact.units)
