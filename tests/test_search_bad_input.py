@@ -4,6 +4,7 @@ import errno
 import os
 import struct
 import zlib
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,7 @@ def test_each_bad_file_is_one_line_of_the_command(
         assert index.paths == ["0.png"] and len(index.errors()) == 3
 
 
+@pytest.mark.skipif(find_spec("pi_heif") is not None, reason="its reader is installed")
 def test_heic_without_its_reader_says_what_to_install(folder: Path, model: CLIP) -> None:
     (folder / "a.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
     with Index(folder, model) as index:
