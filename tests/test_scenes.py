@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 from collections.abc import Callable, Iterable
 
@@ -193,6 +194,7 @@ def test_files_are_small(name: str) -> None:
     path, _ = hub.locate(name)
     assert (path / "model.safetensors").stat().st_size < 3_000_000
     assert {p.name for p in path.iterdir()} == {"model.safetensors", "config.json", "merges.txt", "provenance.json"}
+    assert json.loads((path / "provenance.json").read_text())["digest"] == hub.EMBEDDED[name].digest
 
 
 @pytest.mark.parametrize(("name", "share"), [("clipref/shapes-rn", 0.85), *((name, 0.95) for name in MODELS)])

@@ -1,9 +1,11 @@
-"""How the models of this world are trained: `python -m clipref.weights_tools.scenes.train vit|resnet OUT`.
+"""How the models of this world are trained: `python -m clipref.weights_tools.scenes.train RECIPE OUT`, of RECIPES.
 
 The towers are clipref's own, called with operations that torch differentiates (`shapes.train.Trainee`). The loss has
 three parts: CLIP's, in which a caption counts as a match of every scene in the batch that it is true of; the same
 within a scene's variants and their captions, which differ only in what belongs to what; and linear heads that name
-attributes from either embedding, make training short, and are thrown away. Needs torch; under an hour on two cores.
+attributes from either embedding, make training short, and are thrown away. Each place of a ResNet's last map sees the
+whole picture, and left to itself says everything everywhere; so with `resnet-places` what each adds to the embedding is
+asked, too, what lies there, by the heads and by texts. Needs torch; under an hour on two cores.
 
 Two runs with the same torch, threads and machine give the same bytes; `--stop-after 200` shows it in a few minutes.
 """
@@ -15,6 +17,8 @@ import json
 import math
 import random
 import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -27,13 +31,17 @@ from clipref import AutoModel
 from clipref.config import ClipConfig, ResNetConfig, TextConfig, ViTConfig
 from clipref.preprocessing import preprocess
 from clipref.tokenizer import Tokenizer
+from clipref.towers import encoder
+from clipref.transformer import merge_heads, split_heads
 
 from ..folder import write_json
+from ..shapes.captions import class_prompt
 from ..shapes.train import EMBED_DIM, Trainee, contrast, decaying_adam, learning_rates, rendered
 from ..shapes.vocabulary import learn_merges
 from . import captions, evaluate, world
 
 Tensor: TypeAlias = torch.Tensor
+COLOURS, SHAPES = (tuple(map(str, world.KIND[name])) for name in ("colour", "shape"))
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,7 @@ class Recipe:
     batch_of_twos: int = 20  # each with its variants
     named_alone: float = 0.15  # how often a caption of one kind leaves out its colour, and how often its shape
     shift: int = 0  # by how many pixels a picture is moved at most, either way, each time it is shown
+    places: bool = False  # whether what each place of a ResNet's last map adds is asked what lies there
     muon_rate: float = 0.0  # of the products in transformer blocks under Muon; 0: all is learned under AdamW
 
 
@@ -64,6 +73,9 @@ RECIPES = {
         muon_rate=2e-3,
     ),
     "resnet": Recipe(ResNetConfig(96, (1, 1, 1, 1), 12, 6), steps=3500, learning_rate=2e-3),
+    # Its direct effect shows what a text names (1.00 of area under the curve, where `resnet` has 0.88), but it names
+    # 93 % of drawings by other code, where that has 97 %: not embedded until it has both.
+    "resnet-places": Recipe(ResNetConfig(128, (1, 1, 1, 1), 12, 6), steps=2800, learning_rate=2e-3, places=True),
 }
 
 
@@ -97,6 +109,27 @@ class Heads:
                 loss = loss + _mixed_cross_entropy(20 * embeddings @ head.T, there)
         return loss
 
+    def loss_of_places(self, places: Tensor, kinds: Tensor, grounds: Tensor) -> Tensor:
+        """The same of what L places add, [N, L, E], where `kinds` [N, L, 2] is the colour and the shape of what lies
+        there, and `grounds` [N, L] the background where nothing does.
+        """
+        loss, unit = torch.zeros(()), F.normalize(places, dim=-1)
+        for head, truths in zip(
+            (*self.anywhere[:2], self.anywhere[-1]), (kinds[..., 0], kinds[..., 1], grounds), strict=True
+        ):
+            loss = loss + _mixed_cross_entropy(20 * (unit @ head.T).flatten(0, 1), truths.reshape(-1, 1))
+        return loss
+
+
+def loss_of_signs(places: Tensor, kinds: Tensor, texts: Tensor, classes: Tensor) -> Tensor:
+    """For texts [C, E] of classes [C, 2], a colour and a shape each: what a place with such a kind adds is for its own
+    text, and against the others, whatever attention gives to the place. Logistic, both halves alike.
+    """
+    known = kinds[..., 0] >= 0
+    logits = 10 * F.normalize(places[known], dim=-1) @ texts.T  # [M, C]
+    match = (kinds[known][:, None] == classes).all(-1)
+    return F.softplus(-logits)[match].mean() + F.softplus(logits)[~match].mean()
+
 
 def _mixed_cross_entropy(logits: Tensor, truths: Tensor) -> Tensor:
     """Mean cross-entropy [] of logits [N, classes] with the even mixture of truths [N, K], over all of N; a negative
@@ -105,6 +138,43 @@ def _mixed_cross_entropy(logits: Tensor, truths: Tensor) -> Tensor:
     known = (truths >= 0).float()
     chosen = F.log_softmax(logits, 1).gather(1, truths.clamp(min=0))
     return -((chosen * known).sum(1) / known.sum(1).clamp(min=1)).mean()
+
+
+def encode_places(trainee: Trainee, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """A ResNet's unit embeddings [N, E], and what each place of its last map adds to them, [N, G * G, E]: the direct
+    effect of `clipref.look`, of which maps are made. The embedding is the sum, with the mean's part and a bias, as long
+    as it is.
+    """
+    ops, config, pool = trainee.ops, trainee.config.vision, trainee.visual["attnpool"]
+    seen: dict[str, Tensor] = {}
+    images = encoder(config)(ops, pixels, config, lambda name, x: seen.setdefault(name, x), **trainee.visual)
+    x = next(seen[name] for name in reversed(seen) if name.startswith("visual.layer4.")).flatten(2).swapaxes(1, 2)
+    x = ops.add_positions(ops.prepend_mean(x), pool["positional_embedding"])  # [N, L, C]
+    q, k, v = (split_heads(ops.linear(x, **pool[f"{n}_proj"]), config.heads) for n in "qkv")  # [N, H, L, D]
+    weights = (q[:, :, :1] * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).softmax(-1)  # [N, H, 1, L]
+    places = merge_heads(weights.transpose(-1, -2) * v) @ pool["c_proj"]["weight"].T  # [N, L, E]
+    return F.normalize(images.float(), dim=-1), places[:, 1:].float()
+
+
+def what_lies_where(scenes: Sequence[world.Scene], kinds: Any, grounds: Any, grid: int) -> tuple[Tensor, Tensor]:
+    """For each cell of a grid over each scene the colour and the shape of the kind that covers most of it, as numbers
+    [N, G * G, 2], and the background where there is none, [N, G * G]; UNSAID between the two.
+    """
+    with ProcessPoolExecutor() as pool:
+        covered = list(pool.map(coverage, scenes, [grid] * len(scenes), chunksize=100))
+    there = np.full((len(scenes), grid * grid, 2), captions.UNSAID)
+    ground = np.full((len(scenes), grid * grid), captions.UNSAID)
+    for i, shares in enumerate(covered):  # [kinds, G * G]
+        shown = shares.max(axis=0) > 0.1
+        there[i, shown] = kinds[i][shares.argmax(axis=0)[shown], :2]
+        ground[i, shares.max(axis=0) == 0] = grounds[i]
+    return torch.from_numpy(there), torch.from_numpy(ground)
+
+
+def coverage(scene: world.Scene, grid: int) -> Any:
+    """The share of each cell of a grid that each kind's objects cover: [kinds, G * G]."""
+    masks = scene.masks(16 * grid)
+    return masks.reshape(len(masks), grid, 16, grid, 16).mean(axis=(2, 4)).reshape(len(masks), -1)
 
 
 def train(recipe: Recipe, folder: Path, seed: int = 0, stop_after: int | None = None) -> None:
@@ -126,6 +196,8 @@ def train(recipe: Recipe, folder: Path, seed: int = 0, stop_after: int | None = 
     started = time.perf_counter()
     pixels = rendered(scenes, recipe.vision.resolution)
     kinds, grounds = captions.encode_scenes(scenes)
+    if recipe.places:
+        there, bare = what_lies_where(scenes, kinds, grounds, recipe.vision.grid)
     progress = Progress(trainee)
     print(f"{len(pixels)} scenes drawn in {time.perf_counter() - started:.0f} s", flush=True)
 
@@ -143,9 +215,15 @@ def train(recipe: Recipe, folder: Path, seed: int = 0, stop_after: int | None = 
         matches = torch.from_numpy(captions.truth((kinds[chosen], grounds[chosen]), mentions)).float()
         bound = [text for i in groups for text in captions.binding_captions(scenes[i])]
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            images = trainee.encode_image(shifted(pixels[chosen].float(), recipe.shift, rng))
+            shown = shifted(pixels[chosen].float(), recipe.shift, rng)
+            if recipe.places:
+                images, places = encode_places(trainee, shown)
+                classes = there[chosen][there[chosen][..., 0] >= 0].unique(dim=0)
+                bound += [class_prompt(COLOURS[colour], SHAPES[shape]) for colour, shape in classes.tolist()]
+            else:
+                images = trainee.encode_image(shown)
             texts = trainee.encode_text([caption.text for caption in said] + bound)
-        texts, bound_texts = texts[: len(chosen)], texts[len(chosen) :]
+        texts, bound_texts, prompts = texts.split([len(chosen), 4 * len(groups), len(bound) - 4 * len(groups)])
         scale = trainee.logit_scale.exp()
         loss = contrast(scale * images @ texts.T, matches)
         variants = images[recipe.batch_of_ones :].reshape(-1, 4, EMBED_DIM)
@@ -155,6 +233,9 @@ def train(recipe: Recipe, folder: Path, seed: int = 0, stop_after: int | None = 
         loss = loss + F.cross_entropy(among_variants.transpose(1, 2).reshape(-1, 4), own) / 2
         loss = loss + heads.loss(images, torch.from_numpy(kinds[chosen]), torch.from_numpy(grounds[chosen]))
         loss = loss + heads.loss(texts, *map(torch.from_numpy, mentions))
+        if recipe.places:
+            loss = loss + heads.loss_of_places(places, there[chosen], bare[chosen])
+            loss = loss + loss_of_signs(places, there[chosen], prompts, classes)
         for parameter in parameters:
             parameter.grad = None
         torch.autograd.backward(loss)
@@ -178,6 +259,7 @@ def train(recipe: Recipe, folder: Path, seed: int = 0, stop_after: int | None = 
         "minutes": round((time.perf_counter() - started) / 60, 1),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
+        "digest": AutoModel.from_pretrained(folder).digest,
         "scores": score(folder),
     }
     write_json(folder / "provenance.json", provenance)

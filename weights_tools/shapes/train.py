@@ -164,9 +164,11 @@ def render(scene: Drawable, resolution: int) -> np.ndarray[Any, Any]:
 
 def rendered(scenes: Sequence[Drawable], resolution: int) -> Tensor:
     """Pixels [N, 3, R, R] of many scenes, float16."""
+    pixels = np.empty((len(scenes), 3, resolution, resolution), np.float16)  # once: it is gigabytes
     with ProcessPoolExecutor() as pool:
-        images = list(pool.map(render, scenes, [resolution] * len(scenes), chunksize=100))
-    return torch.from_numpy(np.stack(images))
+        for i, image in enumerate(pool.map(render, scenes, [resolution] * len(scenes), chunksize=100)):
+            pixels[i] = image
+    return torch.from_numpy(pixels)
 
 
 def learning_rates(peak: float, steps: int) -> Iterator[float]:
