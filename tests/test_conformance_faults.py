@@ -118,6 +118,8 @@ def test_every_fault_is_caught_in_full_size(name: str, style: str, tmp_path: Pat
         if f" {style}/" not in question.id:
             continue
         case = question.make(tmp_path)
+        if not case.verb.startswith("encode_"):  # the faulty engine has towers alone
+            continue
         exact = question.exact(case)
         right = judge(case, exact, asking.ask(FaultyEngine(), case))
         assert right.verdict == "PASS" and right.grade == "float32", (question.id, right.units)
