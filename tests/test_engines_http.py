@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clipref import AutoModel
+from clipref import AutoModel, InputError
 from clipref.conformance.engines import open_engine
 from clipref.conformance.engines.failures import Crashed, Garbage, Hung
 from clipref.conformance.protocol import Unsupported
@@ -167,9 +167,11 @@ def test_a_server_that_drips_is_left(begun: bytes, tmp_path: Path) -> None:
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:
     case = questions("pipeline/vit-words-plain/texts")[0].make(tmp_path)
     with served(clip_server) as address:
-        pass
-    with pytest.raises(Crashed, match="can't be reached"):
-        open_engine(address).answer(case)
+        engine = open_engine(address)
+    with pytest.raises(Crashed, match="can't be reached"):  # it was, and has ended
+        engine.answer(case)
+    with pytest.raises(InputError, match=f"Nothing listens at {address}; start the server first"):
+        open_engine(address)
 
 
 def test_many_texts_go_in_several_requests(tmp_path: Path, words_model: Path) -> None:

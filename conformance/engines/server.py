@@ -16,6 +16,7 @@ import base64
 import http.client
 import json
 import queue
+import socket
 import threading
 import urllib.error
 import urllib.parse
@@ -41,7 +42,7 @@ class Server:
     """A server at an address such as http://127.0.0.1:9001."""
 
     def __init__(self, address: str, time_limit: float) -> None:
-        """Raises InputError if it is no address of a server."""
+        """Raises InputError if it is no address of a server, or nothing listens there."""
         try:
             parts = urllib.parse.urlsplit(address)
             valid = bool(parts.hostname) and parts.port != 0
@@ -52,6 +53,13 @@ class Server:
                 f"The engine is {address!r}; expected the address of a server, such as http://127.0.0.1:9001, with a "
                 "port from 1 to 65535."
             )
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        try:
+            socket.create_connection((parts.hostname, port), min(time_limit, 5.0)).close()
+        except ConnectionRefusedError as problem:
+            raise InputError(f"Nothing listens at {address}; start the server first.") from problem
+        except OSError:  # which a question will tell
+            pass
         self._address = address.rstrip("/")
         self._time_limit = time_limit
 
