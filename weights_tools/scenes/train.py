@@ -145,7 +145,8 @@ def encode_places(trainee: Trainee, pixels: Tensor) -> tuple[Tensor, Tensor]:
     effect of `clipref.look`, of which maps are made. The embedding is the sum, with the mean's part and a bias, as long
     as it is.
     """
-    ops, config, pool = trainee.ops, trainee.config.vision, trainee.visual["attnpool"]
+    ops, pool = trainee.ops, trainee.visual["attnpool"]
+    config: Any = trainee.config.vision
     seen: dict[str, Tensor] = {}
     images = encoder(config)(ops, pixels, config, lambda name, x: seen.setdefault(name, x), **trainee.visual)
     x = next(seen[name] for name in reversed(seen) if name.startswith("visual.layer4.")).flatten(2).swapaxes(1, 2)
