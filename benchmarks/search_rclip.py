@@ -50,7 +50,7 @@ class Engine:
 
 
 def index_with_rclip(model: Any, folder: Path, place: Path, batch_size: int) -> None:
-    """What rclip does before a search, and no more; its report on standard error is dropped."""
+    """rclip's update of its index, as before each search; its report on standard error is dropped."""
     from rclip import db
     from rclip.main import RClip
     from rclip.utils import preprocess
@@ -69,7 +69,7 @@ def index_with_rclip(model: Any, folder: Path, place: Path, batch_size: int) -> 
 
 
 def index_with_clipref(model: Any, folder: Path, place: Path) -> None:
-    """Without turning pictures upright, which rclip doesn't."""
+    """The same with clipref, which doesn't turn pictures upright here, as rclip doesn't."""
     with Index(folder, model, store=place, upright=False) as index:
         index.update()
 

@@ -38,7 +38,7 @@ def requests_of(route: str, model: str | None, modality: str, inputs: Sequence[s
 
 
 def lowest_cosine(answers: Sequence[bytes], expected: np.ndarray, name: str, agreement: float) -> float:
-    """Of each answer's vector with the one that it should be. Raises SystemExit if that is low."""
+    """The least cosine of an answer's vector with the one that it should be. Raises SystemExit if that is low."""
     found = np.array([json.loads(answer)["data"][0]["embedding"] for answer in answers], np.float32)
     cosines = (found * expected).sum(axis=1) / (np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1))
     if not cosines.min() >= agreement:

@@ -1,4 +1,4 @@
-"""What exported graphs cost under onnxruntime-web, beside ONNX Runtime itself: one thread each, in turn.
+"""The cost of exported graphs under onnxruntime-web, beside ONNX Runtime itself: one thread each, in turn.
 
     python benchmarks/web.py FOLDER [--models clipref/scenes-vit ...] [--rounds 9]
 

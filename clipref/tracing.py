@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 Array: TypeAlias = NDArray[Any]
 Edits: TypeAlias = Mapping[str, Any]  # by name: a function of the activation, or what stands in its place
 
+# Names that are shown and can't be edited: what towers are given, and what a last block makes of all positions.
+INPUTS = ("pixels", "ids")
+ALL_POSITIONS = ("visual.transformer", "transformer")
 # Hooks of a kernel set that a trace makes no use of: weights are laid out already, and items go one at a time.
 _HIDDEN = ("prepare", "compile", "batch_size", "in_parts")
 
@@ -240,14 +243,13 @@ def traced(
     for inputs, tower in ((pixels, "visual"), (ids, "text")):
         if inputs is not None:
             seen |= watched(inputs, tower)
-    editable = names.keys() - {"pixels", "ids", "visual.transformer", "transformer"}
     for name in edits:
-        if name in ("pixels", "ids"):
+        if name in INPUTS:
             raise InputError(f"{name!r} is what a tower is given; change it, and give it: trace({name}=...).")
-        if name.endswith("transformer") and name in names:
+        if name in names and name in ALL_POSITIONS:
             raise InputError(f"{name!r} is shown for all positions and used for one; edit the last block's parts.")
-        if name not in editable:
-            raise unknown(name, [n for n in names if n in editable])
+        if name not in names:
+            raise unknown(name, [n for n in names if n not in (*INPUTS, *ALL_POSITIONS)])
     for pattern in only or ():
         if not any(fnmatchcase(name, pattern) for name in names):
             raise unknown(pattern, names)

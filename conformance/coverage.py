@@ -76,7 +76,7 @@ def wings(question: Question, case: Case) -> Sequence[str]:
 
 
 def caught(asked: Sequence[Question], profile: str = "openai") -> Iterator[tuple[str, frozenset[Target]]]:
-    """What each question catches, and its claims, by its id."""
+    """Each question's id, with the faults that it catches and its claims."""
     with scratch_folder() as scratch:
         for question in asked:
             where = wings(question, question.make(scratch))
@@ -107,7 +107,7 @@ def table(asked: Collection[str] = MINUTE, profile: str = "openai", places: Sequ
     rows = [head, ("---",) * len(head)]
     with scratch_folder() as scratch:
         by_wing: dict[str, list[Question]] = {}
-        # What is asked comes first, because mostly that will do.
+        # The questions of the minute come first: mostly they catch all, and the others needn't be asked.
         for question in sorted(questions(LEVELS, profile=profile), key=lambda question: question.id not in asked):
             for wing in wings(question, question.make(scratch)):
                 by_wing.setdefault(wing, []).append(question)

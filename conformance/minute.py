@@ -35,7 +35,7 @@ MINUTE = frozenset((
 
 
 def among(asked: Sequence[Question], profile: str) -> int:
-    """Of how many questions, in a profile of preprocessing, these are the minute's; 0 if they aren't.
+    """The number of all questions, in a profile of preprocessing, of which these are the minute's; 0 if they aren't.
 
     Full sizes aren't counted. A few levels of the minute are the minute's, too.
     """

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from clipref.errors import InputError
 
 _MODULES = {"pillow": "PIL", "regex": "regex", "ftfy": "ftfy"}
-# What computes a wrong answer anew, or what it costs, by where in CLIP the fault is.
+# Packages that compute a wrong answer anew, or what it costs, by where in CLIP the fault is.
 TO_EXPLAIN = {"preprocess": ("pillow",), "tokenize": ("regex", "ftfy")}
 TO_MEASURE_COSTS = {**TO_EXPLAIN, "vit": ("pillow",), "resnet": ("pillow",), "text": ("regex", "ftfy")}
 

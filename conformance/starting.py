@@ -13,7 +13,7 @@ _STARTERS = Path(__file__).with_name("starters")
 
 
 def languages() -> list[str]:
-    """What starters are written in; "http" is a server, in Python."""
+    """Languages that there are starters in; "http" is a server, in Python."""
     return sorted(folder.name for folder in _STARTERS.iterdir() if (folder / _COMMANDS).is_file())
 
 

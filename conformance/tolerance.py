@@ -28,7 +28,7 @@ _SHARE = _TWICE * 0.01
 
 
 def tolerate(case: Case, exact: Exact, answer: Outputs, profile: str) -> tuple[Exact, Outputs, Picture | None]:
-    """What an answer is to be compared with, and what of it, if the tolerance is asked for.
+    """The values that an answer is to be compared with, and what of it, if the tolerance is asked for.
 
     Pixels that are tolerated are put right, and where there are any, they are the last that is returned. Embeddings and
     cosines stay as they are; of those that are off in float32, the units grow by what is tolerated.

@@ -207,7 +207,7 @@ def test_random_bytes(data: bytes) -> None:
     opens_or_refuses(data)
 
 
-@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(FILES), st.data())
 def test_damaged_files(file: bytes, draw: st.DataObject) -> None:
     data = bytearray(file[: draw.draw(st.integers(0, len(file)))])

@@ -354,7 +354,7 @@ def never_touches_the_network(name: str, arguments: dict[str, Any]) -> bool:
 
 
 FAST = settings(
-    max_examples=250, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=500, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
 
 

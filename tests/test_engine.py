@@ -105,7 +105,7 @@ def test_eight_threads_at_once_get_the_bits_of_one(tiny: Path, backend: str) -> 
     batch, ids = pixels(5, model.config.vision.resolution), cases.ids(model.config, 4)
     alone = in_turn(AutoModel.from_pretrained(tiny, backend=backend), batch, ids)
     with ThreadPoolExecutor(8) as pool:  # which are also the first to use the model
-        together = list(pool.map(lambda _: in_turn(model, batch, ids), range(12)))
+        together = list(pool.map(lambda _: in_turn(model, batch, ids), range(24)))
     assert all(bits == alone for bits in together)
 
 

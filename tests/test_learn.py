@@ -17,14 +17,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-SLOW = ("6", "7", "8")  # whose figures are means over many pictures
-
-
-@pytest.mark.parametrize(
-    "one",
-    [pytest.param(one, marks=pytest.mark.slow if one.key in SLOW else ()) for one in CHAPTERS],
-    ids=lambda one: one.key,
-)
+@pytest.mark.parametrize("one", CHAPTERS, ids=lambda one: one.key)
 def test_every_figure_is_what_its_cell_gives(one: Chapter) -> None:
     assert not differences(one)
 

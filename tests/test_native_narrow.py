@@ -134,7 +134,7 @@ def test_rows_of_a_weight(precision: str, processor: str) -> None:
 def near(name: str | Path) -> Iterator[tuple[str, float, float]]:
     """Each precision, and its least cosine of a few images and of a few texts with exact ones."""
     exact = AutoModel.from_pretrained(name, backend="reference")
-    batch = pixels(2, exact.config.vision.resolution)
+    batch = pixels(3, exact.config.vision.resolution)
     texts = ["a cat", "a photo of two small dogs on a red sofa", "a blue star"]
     images, words = exact.encode_image(batch), exact.embed_text(texts)
     del exact

@@ -212,9 +212,8 @@ def agreement(pair: tuple[CLIP, CLIP], scenes: int) -> tuple[float, float, float
 
 
 def test_embedded_models_lose_little(pair: tuple[CLIP, CLIP]) -> None:
-    """Of so few scenes two or three may be between two classes; of all, less than one in a hundred is, below."""
-    image, text, same = agreement(pair, scenes=100)
-    assert image >= 0.999 and text >= 0.999 and same >= 0.97
+    image, text, same = agreement(pair, scenes=300)
+    assert image >= 0.999 and text >= 0.999 and same >= 0.99
 
 
 @pytest.mark.slow

@@ -100,7 +100,7 @@ def test_a_fork_while_texts_are_embedded(tiny_vit: Path) -> None:
     for thread in threads:
         thread.start()
     try:
-        for _ in range(8):
+        for _ in range(20):
             child = os.fork()
             if not child:
                 model.embed_text("a cat")

@@ -300,7 +300,7 @@ def test_what_was_committed_outlives_a_disk_that_reorders(place: Path, disk_of: 
 
 
 def test_killed_writers_leave_the_truth(tmp_path: Path) -> None:
-    killing.rounds(tmp_path, 1, seed=1)
+    killing.rounds(tmp_path, 3, seed=1)
 
 
 @pytest.mark.slow

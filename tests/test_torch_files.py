@@ -129,7 +129,7 @@ def reads_or_refuses(content: bytes, folder: Path) -> None:
         opened(content, folder)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=300)
 @given(st.data())
 def test_damaged_files(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     content = bytearray((TORCH / data.draw(st.sampled_from(["vit.bin", "vit.pt"]))).read_bytes())
@@ -142,7 +142,7 @@ def test_damaged_files(tmp_path_factory: pytest.TempPathFactory, data: st.DataOb
 OPCODES = [operation.code.encode("latin-1") for operation in pickletools.opcodes]
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=1000)
 @given(
     st.lists(
         st.sampled_from(OPCODES) | st.binary(max_size=4) | st.builds(dump, st.integers(-5, 5) | st.text(max_size=3)),

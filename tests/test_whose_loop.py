@@ -46,7 +46,7 @@ def test_variants_of_full_sizes(name: str, tmp_path: Path) -> None:
     path = synthetic.write(tmp_path / "model", PUBLISHED[name], 3, "trained")
     other = synthetic.write(tmp_path / "other", PUBLISHED[name], 4, "trained")
     model = Kept(str(path), "image")
-    check(loop([model], model, ITEMS[:4], slice(0, None, 20)))
+    check(loop([model], model, ITEMS[:4], slice(0, None, 10)))
     others = [Kept(str(other), "image")]
     vectors = np.stack(
         [row for item in ITEMS if (row := model.embedding(model.variants[0], item, "float32")) is not None]

@@ -1,4 +1,4 @@
-"""What `clipref verify --report FILE` measures: what can be told only where a model's published weights are.
+"""The measurements of `clipref verify --report FILE`: what can be told only where a model's published weights are.
 
 How near each precision's embeddings come to the reference's, on drawn pictures and texts and on those that are given;
 from which cosine on two pictures are the same one, altered; how often the right label is found. REPORT.md beside this
@@ -157,7 +157,7 @@ def _model(checkpoint: Checkpoint, model: str | None, provenance: Mapping[str, A
 
 
 def _machine() -> dict[str, Any]:
-    """What numbers may depend on."""
+    """The machine and the versions, which numbers may depend on."""
     versions = {"clipref": __version__, "python": platform.python_version()}
     for library in _LIBRARIES:
         with suppress(PackageNotFoundError):

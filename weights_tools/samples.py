@@ -40,7 +40,7 @@ def drawn_pictures(count: int) -> list[Any]:
 
 
 def drawn_texts(count: int) -> list[str]:
-    """What is to be said of the same scenes."""
+    """Captions of the same scenes."""
     return [captions.caption(world.scene(_SEEDS + i)) for i in range(count)]
 
 

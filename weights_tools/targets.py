@@ -165,7 +165,7 @@ def _transformers_tower(tower: Any) -> dict[str, Any]:
 
 
 def _write_transformers_tokenizer(folder: Path, vocabulary: Vocabulary, context_length: int) -> None:
-    """What CLIPTokenizer reads. It pads with the end of text, and not with 0, which changes no embedding."""
+    """The files that CLIPTokenizer reads. It pads with the end of text, and not with 0, which changes no embedding."""
     write_vocabulary(folder, vocabulary)
     ids = {symbol: i for i, symbol in enumerate(symbols_of(vocabulary.merges))}
     (folder / "vocab.json").write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")

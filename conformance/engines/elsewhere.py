@@ -54,7 +54,7 @@ def texts(inputs):
     return json.loads(inputs["texts"].tobytes())
 
 
-# What each verb is given, and by what name its answer goes. Other verbs take their inputs and give arrays by name.
+# Each verb's answer by its name, and its method's arguments. Other verbs take their inputs and give arrays by name.
 VERBS = {
     "tokenize": ("ids", lambda x, given: (texts(x), given["context_length"], given["truncate"])),
     "preprocess": ("pixels", lambda x, given: (x["image"].tobytes(), given["resolution"])),
@@ -67,7 +67,7 @@ VERBS = {
 
 
 class Unsupported(Exception):
-    """What the engine doesn't do."""
+    """A verb that the engine doesn't have."""
 
 
 class Garbage(Exception):

@@ -28,7 +28,7 @@ class LaidOut:
         self._kept: tuple[Path, Path] | None = None  # the checkpoint, and what was made of it
 
     def answer(self, case: Case) -> Outputs:
-        """What the engine answers. Raises Unsupported for a model that the layout can't express."""
+        """The engine's answer, of the converted checkpoint. Raises Unsupported for what the layout can't express."""
         if case.checkpoint is None:
             return self._engine.answer(case)
         folder = self._convert(case.checkpoint)

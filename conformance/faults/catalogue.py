@@ -135,6 +135,7 @@ FAULTS: tuple[Fault, ...] = (
         "a softmax whose sum is 1.001",
         _ALL,
         changes.operations(**constants.softmax_of_sum(1.001)),
+        as_rounding=True,  # rounded weights have another sum in each row
     ),
     Fault("one-head", "BLK-4", "a single attention head", _TRANSFORMERS, changes.single_head),
     Fault(

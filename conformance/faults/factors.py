@@ -20,7 +20,7 @@ _SAME = 1e-5
 
 
 def find_factor(where: str, answers: Sequence[Answered], precision: str) -> Diagnosis | None:
-    """Of the answers of one place, those that are exact to float32 but for a factor.
+    """The answers of one place that are exact to float32 but for a factor, as a diagnosis; None if there are none.
 
     Rounding errs in each number differently. It is no fault where the rounding of the logit scale alone gives it.
     """

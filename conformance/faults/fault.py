@@ -25,3 +25,4 @@ class Fault:
     title: str  # "the crop offset floored", behind "the reference with"
     places: tuple[Place, ...]
     change: Change | Mapping[str, Any]
+    as_rounding: bool = False  # whether what rounds is off to the same side as this

@@ -37,9 +37,6 @@ _ALL_BUT = 0.02
 _ALIKE_WITHIN = 30.0
 # Two faults can be told apart if their effects differ by so many times what the answers err at random.
 _APART = 6.0
-# Rounded weights of a softmax have another sum in each row, so that what is right in bfloat16 leans that way: only
-# where next to nothing else is in the errors is it a fault.
-_AS_ROUNDING_DOES = frozenset({"softmax-sum-1.001"})
 _TOWERS = ("vit", "resnet", "text")
 
 
@@ -118,8 +115,9 @@ class _Measured:
 
     @property
     def is_certain(self) -> bool:
+        """A fault that rounding does as well is one only where next to nothing else is in the errors."""
         leans = _SHARES[0] <= self.share <= _SHARES[1] and self.certainty >= 1
-        return self.unlike <= _ALL_BUT or (leans and self.fault.id not in _AS_ROUNDING_DOES)
+        return self.unlike <= _ALL_BUT or (leans and not self.fault.as_rounding)
 
 
 def _measure(answers: Sequence[Answered], fault: Fault, profile: str) -> _Measured | None:

@@ -32,7 +32,7 @@ def results_file(name: str) -> Path:
 
 
 def read_results(name: str) -> dict[str, Any] | None:
-    """What was found of an outsider; None if it wasn't asked."""
+    """The kept result of an outsider; None if it wasn't asked."""
     path = results_file(name)
     found: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     return found
@@ -54,7 +54,7 @@ def where() -> dict[str, str]:
 
 
 def results(outsider: Outsider, environment: Installed) -> dict[str, Any]:
-    """What the suite finds of an outsider.
+    """The suite's findings of an outsider.
 
     Raises NotInstalled if it can't be imported, InputError where a line of its table isn't what it was.
     """
@@ -81,7 +81,7 @@ def _ask(outsider: Outsider, asked: Asked, environment: Installed) -> Report:
 
 
 def _kept(report: Report) -> dict[str, Any]:
-    """Of a report what the gallery shows, and which cases fail."""
+    """The part of a report that the gallery shows, and the cases that fail."""
     said = as_json(report)
     return {
         **{name: said[name] for name in ("profile", "precision", "passed", "diagnoses", "shared", "advice")},

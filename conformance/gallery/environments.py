@@ -100,7 +100,7 @@ def _pip(python: Path) -> tuple[str, ...]:
 
 
 def _run(*command: str) -> str:
-    """What a command prints. Raises NotInstalled with the last of what it says where it fails."""
+    """The output of a command. Raises NotInstalled with the last of what it says where it fails."""
     done = subprocess.run(command, capture_output=True, text=True, env=_environment())
     if done.returncode:
         lines: Sequence[str] = [line for line in done.stderr.splitlines() if line.strip()]

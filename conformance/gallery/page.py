@@ -77,7 +77,7 @@ def blocks(outsiders: Sequence[Outsider], absent: Sequence[Absent], found: Found
 
 
 def scores(found: Mapping[str, Any] | None) -> str:
-    """What was right, level by level: "tokenize 16/16 · preprocess (openai) 21/33"."""
+    """Right answers of those asked, level by level: "tokenize 16/16 · preprocess (openai) 21/33"."""
     if found is None:
         return "not asked yet"
     if "not_installed" in found:

@@ -1,4 +1,4 @@
-"""What a row of the gallery is made of: an outsider, what it is asked, and what people found in its code."""
+"""The rows of the gallery: an outsider, what it is asked, and what people found in its code."""
 
 from __future__ import annotations
 

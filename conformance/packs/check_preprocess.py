@@ -30,7 +30,7 @@ def refuse_changed():
 
 
 def wrong(side, right, path):
-    """What is wrong with the pixels in a file, in words; None if they are right."""
+    """The problem with the pixels in a file, in words; None if they are right."""
     levels = (PACK / right["levels"]).read_bytes()[-3 * side * side :]  # behind the header, rows of R, G, B
     if path.stat().st_size != 4 * len(levels):
         return f"{path.name} has {path.stat().st_size} bytes, expected {4 * len(levels)}: float32 [3, {side}, {side}]"

@@ -32,7 +32,7 @@ def refuse_changed():
 
 
 def wrong(question, right, found):
-    """What is wrong with an answer, in words; None if it is right."""
+    """The problem with an answer, in words; None if it is right."""
     if right.get("refused"):
         return None if found.get("refused") is True else "answered what is to be refused"
     ids = found.get("ids")

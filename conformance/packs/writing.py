@@ -84,7 +84,7 @@ def write_pack(
 
 
 def pack(level: str, out: str, profile: str, is_meant: Callable[[str], bool]) -> int:
-    """What the command does: write a pack of the cases that are meant, by their ids, and say so; the exit code."""
+    """The command: a pack is written of the cases that are meant, by their ids; returns the exit code."""
     every = list(levels([level], profile=profile))
     chosen = [question for question in every if is_meant(question.id)]
     digest = write_pack(level, chosen, out, profile, len(every))
@@ -117,7 +117,7 @@ def _pixels(root: Path, case: Case, exact: Exact, levels: Array) -> tuple[Any, A
 
 
 def _source(level: str) -> dict[str, Any]:
-    """What the answers were made with, and the golden files that they are from, with their sha256."""
+    """The answers' source: what they were made with, and the golden files that they are from, with their sha256."""
     first, *others = SOURCES[level]
     provenance: dict[str, Any] = json.loads(golden_file(first).read_text(encoding="utf-8"))["provenance"]
     files = {name: hashlib.sha256(golden_file(name).read_bytes()).hexdigest() for name in (first, *others)}

@@ -32,7 +32,7 @@ _LABEL = f"clipref {__version__}"
 
 @dataclass(frozen=True)
 class Part:
-    """What there is to say of a level: "preprocess (transformers-4) 31/31"."""
+    """The words of a level: "preprocess (transformers-4) 31/31"."""
 
     level: str
     says: str
