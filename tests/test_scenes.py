@@ -54,7 +54,11 @@ def test_measuring_seeds_are_not_training_seeds() -> None:
     assert trained <= min(evaluate.HELD_OUT_SEEDS.start, evaluate.SEARCH_SEEDS.start)
 
 
-@pytest.mark.parametrize("make", [world.one_kind, world.two_kinds])
+def _enlarged(seed: int) -> world.Scene:
+    return world.one_kind(seed).enlarge(1.4)
+
+
+@pytest.mark.parametrize("make", [world.one_kind, world.two_kinds, _enlarged])
 def test_masks_are_where_the_objects_are(make: Callable[[int], world.Scene]) -> None:
     """Inside a mask the picture has the kind's colour, outside all masks the background, edges left out."""
     for seed in range(25):
@@ -86,6 +90,20 @@ def test_places_are_where_words_say() -> None:
         axis = 1 if scene.kinds[0].place == "left" else 0
         assert {k.place for k in scene.kinds} in ({"left", "right"}, {"top", "bottom"})
         assert centres[0][axis] + 20 < centres[1][axis]
+
+
+def test_only_what_is_large_and_single_is_enlarged() -> None:
+    changed = 0
+    for scene in SCENES:
+        larger = scene.enlarge(1.4)
+        if {(k.size, k.count) for k in scene.kinds} == {("large", 1)} and len(scene.kinds) == 1:
+            size, grown = scene.masks(160).sum(), larger.masks(160).sum()
+            assert size <= grown < 1.4**2 * 1.02 * size
+            assert not larger.masks(160)[:, [0, -1]].any() and not larger.masks(160)[:, :, [0, -1]].any()
+            changed += grown > 1.2 * size
+        else:
+            assert larger == scene
+    assert changed > 10
 
 
 def test_captions_are_true_of_their_scenes() -> None:

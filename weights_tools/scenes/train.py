@@ -56,6 +56,7 @@ class Recipe:
     batch_of_ones: int = 48
     batch_of_twos: int = 20  # each with its variants
     named_alone: float = 0.15  # how often a caption of one kind leaves out its colour, and how often its shape
+    largest: float = 1.0  # how many times as large as it says a single large object is at most (`Scene.enlarge`)
     shift: int = 0  # by how many pixels a picture is moved at most, either way, each time it is shown
     places: bool = False  # whether what each place of a ResNet's last map adds is asked what lies there
     muon_rate: float = 0.0  # of the products in transformer blocks under Muon; 0: all is learned under AdamW
@@ -183,7 +184,7 @@ def train(recipe: Recipe, folder: Path, seed: int = 0, stop_after: int | None = 
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True)
     rng = random.Random(f"train {seed}")
-    ones = [world.one_kind(i, held_out=False) for i in evaluate.TRAINING_ONES[: recipe.ones]]
+    ones = [world.one_kind(i, held_out=False).enlarge(recipe.largest) for i in evaluate.TRAINING_ONES[: recipe.ones]]
     twos = [v for i in evaluate.TRAINING_TWOS[: recipe.twos] for v in world.two_kinds(i, held_out=False).variants]
     scenes = [*ones, *twos]
     corpus = [captions.sample(scene, rng).text for scene in scenes] + [captions.caption(scene) for scene in scenes]

@@ -98,11 +98,14 @@ class Kind:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture in words: one or two kinds, in the order of their places; `seed` decides what words leave open."""
+    """A picture in words: one or two kinds, in the order of their places; `seed` decides what words leave open. Its
+    objects are `scale` times as large as their kind's size says.
+    """
 
     kinds: tuple[Kind, ...]
     background: str
     seed: int
+    scale: float = 1.0
 
     @property
     def is_held_out(self) -> bool:
@@ -142,6 +145,14 @@ class Scene:
         )
         return replace(self, kinds=changed)
 
+    def enlarge(self, most: float) -> Scene:
+        """The scene with its object up to `most` times as large, where it is a single large one of a single kind: no
+        word says how large a large object is at most.
+        """
+        if len(self.kinds) > 1 or (self.kinds[0].count, self.kinds[0].size) != (1, "large"):
+            return self
+        return replace(self, scale=random.Random(f"scale {self.seed}").uniform(1, most))
+
     @property
     def variants(self) -> tuple[Scene, Scene, Scene, Scene]:
         """The four ways of binding two colours and two shapes to two places; the first is the scene itself."""
@@ -161,7 +172,7 @@ class Scene:
         kind = self.kinds[index]
         place = random.Random(f"place {self.seed} {index}")
         shrink = SHRINK[kind.count] * (BESIDE_ANOTHER if len(self.kinds) > 1 else 1)
-        radius = RADII[kind.size] * shrink * side * place.uniform(0.9, 1.08)
+        radius = RADII[kind.size] * shrink * side * place.uniform(0.9, 1.08) * self.scale
         gap = 1.12 * radius
         offsets = place.choice(_ARRANGEMENTS[kind.count])
         centre = []
