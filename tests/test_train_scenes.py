@@ -20,7 +20,7 @@ from .tolerances import assert_close
 pytestmark = pytest.mark.oracle
 
 
-@pytest.mark.parametrize("name", ["vit", "resnet", "resnet-places"])
+@pytest.mark.parametrize("name", ["vit", "resnet"])
 def test_five_steps_are_saved_and_opened_again(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
@@ -89,7 +89,7 @@ def test_places_are_told_what_lies_there(tmp_path: Path) -> None:
         assert (bare.new_tensor(covered)[empty >= 0] == 0).float().mean() > 0.8  # but for a rim of some pixels
     assert found >= 4
 
-    recipe = train.RECIPES["resnet-places"]
+    recipe = train.RECIPES["resnet"]
     assert recipe.places and recipe.vision.grid == 4
     tokenizer = Tokenizer(learn_merges(["a red circle"], limit=20))
     config = ClipConfig(
