@@ -41,7 +41,7 @@ EMBEDDED = {
     ),
     "clipref/scenes-rn": Embedded(
         "a small ModifiedResNet, trained on drawn scenes of one or two kinds of object; part of the package",
-        "06de2a436c5bdfb040006864af477d0b132d151008a7261f31ba972ff6329c9b",
+        "f9fcd23e1e5332c0395ac70a3397131c2df6febe1793b23ddbf18f52f5bc45c3",
     ),
     "clipref/shapes-vit": Embedded(
         "a small ViT, trained on drawn scenes of one kind of object; part of the package",
