@@ -1,4 +1,4 @@
-"""Every engine that can be measured here: the backends in each of their precisions, and the peers that are installed."""
+"""Every engine that can be measured here: the backends in each of their precisions, the peers that are installed."""
 
 from __future__ import annotations
 

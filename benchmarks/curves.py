@@ -1,10 +1,11 @@
 """Time and memory over batch size, threads, models, labels or files: each engine and point in a process of its own.
 
     python benchmarks/curves.py batches|threads|models|labels|files [--model clip/ViT-B-32] [--engines NAME ...]
-        [--points X ...] [--tower image] [--batch 8] [--rounds 1] [--calls 3] [--longest 120] [--json FILE] [--chart FILE]
+        [--points X ...] [--tower image] [--batch 8] [--rounds 1] [--calls 3] [--longest 120] [--json FILE]
+        [--chart FILE]
 
-- batches: items at a time, 1 to 256; threads: 1 to as many as the process may use, at `--batch` items; models: all nine,
-  at `--batch` items. A process makes one engine, embeds one batch that isn't counted, and takes the median of `--calls`.
+- batches: items at a time, 1 to 256; threads: 1 to as many as the process may use, `--batch` items; models: all nine,
+  `--batch` items. A process makes one engine, embeds one batch that isn't counted, and takes the median of `--calls`.
 - labels: 10 to 100,000 labels in seven templates (labels.py); files: 10 to 10,000 JPEGs to vectors (pipeline.py).
 
 Milliseconds are of an item, a label or a file; the figure is the median over `--rounds` rounds, in each of which all

@@ -125,8 +125,9 @@ def main() -> None:
         folder = synthetic.write(Path(name) / "model", PUBLISHED[args.model], 0, "plain", "float32")
         row = measure(folder, args.backend, args.precision, args.labels)
     print(
-        f"{row['labels']} labels x {len(TEMPLATES)} templates, {args.backend} {row['precision']}: {row['trees']} trees, "
-        f"{row['tokens']} tokens; {row['seconds']:.1f} s, {row['over']:.2f} x the engine's own {row['own_seconds']:.1f} s; "
+        f"{row['labels']} labels x {len(TEMPLATES)} templates, {args.backend} {row['precision']}: {row['trees']} "
+        f"trees, {row['tokens']} tokens; {row['seconds']:.1f} s, {row['over']:.2f} x the engine's own "
+        f"{row['own_seconds']:.1f} s; "
         f"peak memory {row['peak_bytes'] / 1e6:.0f} MB, {row['beside_bytes'] / 1e6:.0f} MB over the result; smallest "
         f"cosine with the reference {row['cosine']:.6f}"
     )

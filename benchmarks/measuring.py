@@ -65,10 +65,15 @@ def _of_a_shape(found: Any, truth: Any) -> Any:
 
 
 def inputs(checkpoint: Checkpoint, n: int) -> tuple[Any, Any]:
-    """Pixels of n images, and ids of n texts of 10 tokens, start and end included, padded to the context."""
+    """Pixels of n images, and ids of n texts of 10 tokens, start and end included, padded to the context.
+
+    Pixels are those of shades from 0 to 255, so that peers that take files can be given the same.
+    """
     generator = np.random.Generator(np.random.PCG64(n))
-    side, text = checkpoint.config.vision.resolution, checkpoint.config.text
-    pixels = generator.uniform(-1.8, 2.1, (n, 3, side, side)).astype(np.float32)
+    side, text, recipe = checkpoint.config.vision.resolution, checkpoint.config.text, checkpoint.config.preprocess
+    shades = generator.integers(0, 256, (n, 3, side, side), np.uint8).astype(np.float32)
+    mean, std = (np.array(x, np.float32)[:, None, None] for x in (recipe.mean, recipe.std))
+    pixels = (shades / 255 - mean) / std
     ids = np.zeros((n, text.context_length), np.int64)
     ids[:, :9] = generator.integers(300, text.vocab_size - 2, (n, 9))
     ids[:, 9] = text.vocab_size - 1

@@ -5,7 +5,9 @@
 - onnxruntime alone: the same code exported by torch, as most who serve CLIP with ONNX Runtime have it;
 - openvino exported: the same code converted by OpenVINO (`pip install openvino`), in float32, in bfloat16, and in int8
   by NNCF's defaults (`pip install nncf`);
-- transformers: its CLIPModel (ViTs only) in float32 and bfloat16, texts padded to the longest of the batch.
+- transformers: its CLIPModel (ViTs only) in float32 and bfloat16, texts padded to the longest of the batch; and
+  sentence-transformers, which calls it;
+- faster-clip: the images of ViT-B-32 in Rust, with weights in 8 bits (`pip install faster-clip`).
 """
 
 from __future__ import annotations
@@ -15,9 +17,9 @@ from typing import Any
 
 from peers_exported import OnnxRuntimeAlone, OpenVinoExported, OpenVinoExportedBfloat16, OpenVinoInt8
 from peers_torch import TorchCompiled, TorchCompiledBfloat16, TorchEager, TorchEagerBfloat16, TorchTuned
-from peers_transformers import Transformers, TransformersBfloat16
+from peers_transformers import FasterClip, SentenceTransformers, Transformers, TransformersBfloat16
 
-from clipref import backends
+from clipref.config import PUBLISHED
 from clipref.weights import Checkpoint
 
 PEERS: tuple[type[Any], ...] = (
@@ -31,14 +33,22 @@ PEERS: tuple[type[Any], ...] = (
     OpenVinoInt8,
     Transformers,
     TransformersBfloat16,
+    SentenceTransformers,
+    FasterClip,
 )
 TUNED: tuple[type[Any], ...] = (TorchTuned,)  # which take minutes until they run
 
 
 def installed(checkpoint: Checkpoint) -> list[Any]:
     """The peers that can run here and have this architecture."""
-    resnet = checkpoint.config.vision.kind == "resnet"
-    return [peer for peer in PEERS if all(map(_has, peer.needs)) and not (resnet and peer is Transformers)]
+    return [peer for peer in PEERS if all(map(_has, peer.needs)) and _fits(peer, checkpoint)]
+
+
+def _fits(peer: type[Any], checkpoint: Checkpoint) -> bool:
+    """transformers has no CLIP whose image tower is a ResNet; faster-clip has one model."""
+    if peer is FasterClip:
+        return checkpoint.config.vision == PUBLISHED["clip/ViT-B-32"].vision
+    return checkpoint.config.vision.kind == "vit" or not issubclass(peer, Transformers)
 
 
 def _has(package: str) -> bool:

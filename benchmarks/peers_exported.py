@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import sys
 import warnings
 from typing import Any
 
@@ -63,11 +64,25 @@ def as_module(torch: Any, model: Any, method: str) -> Any:
     return module
 
 
+def import_nncf() -> Any:
+    """The module `nncf`, without the telemetry of OpenVINO's makers, as clipref/kernels/runtime.py has theirs."""
+    modules: dict[str, Any] = sys.modules
+    before = modules.get("openvino_telemetry")
+    modules["openvino_telemetry"] = None  # importing it raises ImportError, as if it weren't installed
+    try:
+        import nncf
+    finally:
+        del modules["openvino_telemetry"]
+        if before is not None:
+            modules["openvino_telemetry"] = before
+    return nncf
+
+
 class OpenVinoExported(TorchEager):
     """OpenAI's code converted from torch by OpenVINO, with its own defaults, but for the threads."""
 
     name = "openvino exported"
-    needs = ("torch", "clip-anytorch", "openvino")
+    needs: tuple[str, ...] = ("torch", "clip-anytorch", "openvino")
     settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}  # noqa: RUF012
 
     def __init__(self, checkpoint: Checkpoint, threads: int) -> None:
@@ -124,8 +139,7 @@ class OpenVinoInt8(OpenVinoExported):
 
     def quantised(self, model: Any, examples: Any) -> Any:
         """The model in int8."""
-        import nncf
-
+        nncf = import_nncf()
         nncf.set_log_level(logging.ERROR)
         with contextlib.redirect_stdout(io.StringIO()):  # bars of progress
             return nncf.quantize(model, nncf.Dataset([example[None] for example in examples]))

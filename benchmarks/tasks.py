@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from typing import Any
 import numpy as np
 import peers
 from measuring import alternate, error_of, write_json
+from peers_transformers import write_tokenizer
 from PIL import Image
 
 from clipref import CLIP, AutoModel
@@ -161,7 +163,7 @@ def start(folder: Path, backend: str, rounds: int) -> dict[str, Any]:
     checkpoint = Checkpoint(folder)
     if peers.Transformers in peers.installed(checkpoint):
         peers.Transformers(checkpoint, available_threads()).model.save_pretrained(theirs)
-        _tokenizer_files(theirs)
+        write_tokenizer(theirs)
         commands["transformers"] = [TRANSFORMERS, str(theirs), ""]
     results = {}
     for what in ("image", "text"):
@@ -171,19 +173,6 @@ def start(folder: Path, backend: str, rounds: int) -> dict[str, Any]:
             raise SystemExit(f"The first numbers of the embeddings differ: {values}.")
         results[what] = report(f"first {what}", alternate(calls, rounds), "clipref", 1, {})
     return results
-
-
-def _tokenizer_files(folder: Path) -> None:
-    """vocab.json and merges.txt, as transformers' tokenizers want them."""
-    import gzip
-
-    from clipref.tokenizer import Tokenizer
-    from clipref.vocabulary import DEFAULT_MERGES
-
-    tokenizer = Tokenizer.default()
-    (folder / "vocab.json").write_text(json.dumps(tokenizer._ids))
-    merges = gzip.decompress(DEFAULT_MERGES.read_bytes()).decode("utf-8").split("\n")
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges[1:]]), encoding="utf-8")
 
 
 def _process(command: Sequence[str], *arguments: str) -> float:
