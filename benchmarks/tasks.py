@@ -11,7 +11,6 @@ reference's before its time is printed.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
