@@ -23,7 +23,7 @@ _OPENVINO = {
     "normalisation": "MVN RMSNorm NormalizeL2",
     "activation": "Swish Gelu Sigmoid Relu Tanh Erf",
     "element-wise": "Add Subtract Multiply Divide Power Sqrt Eltwise AvgPool Pooling ReduceMean Reduce Subgraph "
-    "Snippet ReduceSum",
+    "Snippet ReduceSum MulAdd PowerStatic",
     "conversion": "Convert FakeQuantize Quantize",
     "copies": "Reorder Transpose Reshape Concat ConcatInference Concatenation Gather GatherND StridedSlice Slice Split "
     "VariadicSplit Broadcast Unsqueeze Squeeze Tile ShapeOf Input Output Parameter Result Constant Const Crop "

@@ -156,29 +156,22 @@ class OnnxRuntimeProfiler(Profiler):
 
 
 class OpenVinoProfiler(Profiler):
-    """OpenVINO's own, of every model that is compiled meanwhile: a request tells what its last inference did."""
+    """OpenVINO's own, of every model that is compiled meanwhile.
+
+    What it tells of a node is the mean over all inferences of the compiled model so far; a call's time is what the sum
+    has grown by.
+    """
 
     def __enter__(self) -> Profiler:
         self.ov = openvino()
         self.plain = self.ov.Core
-        requests: list[Any] = []
-        self.requests = requests
+        self.compiled: list[_Compiled] = []
         self.found: list[list[Operator]] = []
 
-        class Request(_Delegate):
-            def infer(self, *arguments: Any, **named: Any) -> Any:
-                requests.append(self.inner)
-                return self.inner.infer(*arguments, **named)
+        def core() -> Any:
+            return _Core(self.plain(), self.compiled)
 
-        class Compiled(_Delegate):
-            def create_infer_request(self) -> Any:
-                return Request(self.inner.create_infer_request())
-
-        class Core(_Delegate):
-            def compile_model(self, model: Any, device: str, settings: dict[str, Any]) -> Any:
-                return Compiled(self.inner.compile_model(model, device, {**settings, "PERF_COUNT": True}))
-
-        self.ov.Core = lambda: Core(self.plain())
+        self.ov.Core = core
         return self
 
     def __exit__(self, *reason: object) -> None:
@@ -187,15 +180,10 @@ class OpenVinoProfiler(Profiler):
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Where a call's operators are recorded."""
-        self.requests.clear()
+        for compiled in self.compiled:  # with what was inferred before
+            compiled.grown()
         yield
-        operators = []
-        for request in self.requests:
-            for node in request.get_profiling_info():
-                seconds = node.real_time.total_seconds()
-                if seconds:
-                    operators.append(Operator(node.node_type, kinds.openvino_kind(node.node_type), seconds))
-        self.found.append(operators)
+        self.found.append([operator for compiled in self.compiled for operator in compiled.grown()])
 
     def profiles(self) -> list[Profile]:
         """What each call did."""
@@ -210,6 +198,56 @@ class _Delegate:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
+
+
+class _Core(_Delegate):
+    """OpenVINO's core, whose compiled models count."""
+
+    def __init__(self, inner: Any, compiled: list[_Compiled]) -> None:
+        super().__init__(inner)
+        self.compiled = compiled
+
+    def compile_model(self, model: Any, device: str, settings: dict[str, Any]) -> _Compiled:
+        made = _Compiled(self.inner.compile_model(model, device, {**settings, "PERF_COUNT": True}))
+        self.compiled.append(made)
+        return made
+
+
+class _Compiled(_Delegate):
+    """A compiled model, of one stream, that counts its inferences."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__(inner)
+        self.inferences, self.request = 0, None
+        self.sums: dict[str, float] = {}
+
+    def create_infer_request(self) -> _Request:
+        return _Request(self.inner.create_infer_request(), self)
+
+    def grown(self) -> list[Operator]:
+        """What its nodes took since this was last asked."""
+        operators = []
+        for node in [] if self.request is None else self.request.get_profiling_info():
+            sum_ = node.real_time.total_seconds() * self.inferences
+            grown = sum_ - self.sums.get(node.node_name, 0.0)
+            self.sums[node.node_name] = sum_
+            if grown > 0:
+                operators.append(Operator(node.node_type, kinds.openvino_kind(node.node_type), grown))
+        return operators
+
+
+class _Request(_Delegate):
+    """A request that its compiled model knows of."""
+
+    def __init__(self, inner: Any, compiled: _Compiled) -> None:
+        super().__init__(inner)
+        self.compiled = compiled
+
+    def infer(self, *arguments: Any, **named: Any) -> Any:
+        found = self.inner.infer(*arguments, **named)
+        self.compiled.inferences += 1
+        self.compiled.request = self.inner
+        return found
 
 
 class TorchProfiler(Profiler):
