@@ -1,7 +1,7 @@
 """Milliseconds an image and a text of every backend and every peer that is installed, interleaved in one run.
 
     python benchmarks/engines.py [--models clip/ViT-B-32 clip/RN50] [--batches 1 8 32] [--rounds 7] [--only NAME ...]
-        [--tuned] [--json FILE] [--chart FILE.svg]
+        [--without NAME ...] [--tuned] [--json FILE] [--chart FILE.svg]
 
 Weights are synthetic, which costs the same time. Each time stands beside the engine's error and cosine against the
 float64 reference in the same run, as a ratio to torch eager where that is installed (compiled torch: to torch.compile),
@@ -34,13 +34,17 @@ from clipref.weights import Checkpoint
 from clipref.weights_tools import synthetic
 
 
-def measure(name: str, batches: Sequence[int], rounds: int, only: Sequence[str]) -> list[dict[str, Any]]:
+def measure(
+    name: str, batches: Sequence[int], rounds: int, only: Sequence[str], without: Sequence[str] = ()
+) -> list[dict[str, Any]]:
     """One row for each engine, tower and batch size."""
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         synthetic.write(Path(folder) / "c", PUBLISHED[name], seed=0, style="plain")
         checkpoint = Checkpoint(Path(folder) / "c")
         known = chosen(checkpoint, only)
+        chosen(checkpoint, without)  # names that aren't known are mistakes
+        known = {key: candidate for key, candidate in known.items() if key not in without}
         engines = make_all(known)
         exact = ReferenceEngine(checkpoint, "float64")
         for tower in ("image", "text"):
@@ -161,6 +165,7 @@ def main() -> None:
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these engines alone")
+    parser.add_argument("--without", nargs="+", default=[], metavar="NAME", help="all but these engines")
     parser.add_argument("--tuned", action="store_true", help="with the peers that tune themselves for minutes")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--chart", type=Path)
@@ -170,7 +175,7 @@ def main() -> None:
 
         peers.PEERS += peers.TUNED
     print(machine())
-    rows = [row for name in args.models for row in measure(name, args.batches, args.rounds, args.only)]
+    rows = [row for name in args.models for row in measure(name, args.batches, args.rounds, args.only, args.without)]
     write_json(args.json, {"machine": machine(), "rows": rows})
     if args.chart:
         args.chart.write_text(chart(rows, machine()), encoding="utf-8")

@@ -6,6 +6,7 @@ An engine is made inside `with`, so that the profiler is there before its sessio
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import threading
 import time
@@ -254,6 +255,7 @@ class TorchProfiler(Profiler):
     """torch's own, of the thread that calls; its other threads work within an operator."""
 
     def __enter__(self) -> Profiler:
+        os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # it says on standard error when it starts and stops
         import torch
 
         self.torch = torch
