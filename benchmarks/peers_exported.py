@@ -93,13 +93,13 @@ class OpenVinoExported(TorchEager):
         super().__init__(checkpoint, threads)
         settings = {**self.settings, "INFERENCE_NUM_THREADS": threads}
 
-        def compiled(method: str, example: Any) -> Any:
+        def compiled(method: str, examples: Any) -> Any:
             with warnings.catch_warnings(), self.torch.no_grad():
                 warnings.simplefilter("ignore")
                 model = self.ov.convert_model(
-                    as_module(self.torch, self.model, method), example_input=self.torch.from_numpy(example)
+                    as_module(self.torch, self.model, method), example_input=self.torch.from_numpy(examples[:2])
                 )
-            return core.compile_model(self.quantised(model, example), "CPU", settings).create_infer_request()
+            return core.compile_model(self.quantised(model, examples), "CPU", settings).create_infer_request()
 
         pixels, ids = inputs(checkpoint, CALIBRATION)
         self.visual, self.textual = compiled("encode_image", pixels), compiled("encode_text", ids)

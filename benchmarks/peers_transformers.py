@@ -215,4 +215,4 @@ def transformers_state(checkpoint: Checkpoint) -> dict[str, Any]:
                 stacked = np.split(read(f"{block}.attn.in_proj_{part}", "float32"), 3)
                 for letter, rows in zip("qkv", stacked, strict=True):
                     state[f"{layer}.self_attn.{letter}_proj.{part}"] = rows
-    return {name: np.array(value) for name, value in state.items()}
+    return {name: np.array(value, order="C") for name, value in state.items()}

@@ -208,8 +208,8 @@ class _Core(_Delegate):
         super().__init__(inner)
         self.compiled = compiled
 
-    def compile_model(self, model: Any, device: str, settings: dict[str, Any]) -> _Compiled:
-        made = _Compiled(self.inner.compile_model(model, device, {**settings, "PERF_COUNT": True}))
+    def compile_model(self, model: Any, device_name: str, config: dict[str, Any]) -> _Compiled:
+        made = _Compiled(self.inner.compile_model(model, device_name, {**config, "PERF_COUNT": True}))
         self.compiled.append(made)
         return made
 
@@ -219,7 +219,8 @@ class _Compiled(_Delegate):
 
     def __init__(self, inner: Any) -> None:
         super().__init__(inner)
-        self.inferences, self.request = 0, None
+        self.inferences = 0
+        self.request: Any = None
         self.sums: dict[str, float] = {}
 
     def create_infer_request(self) -> _Request:
