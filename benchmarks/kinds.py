@@ -18,12 +18,13 @@ _ONNX = {
 }
 # OpenVINO's, whose products with weights are of type FullyConnected, and whose MatMul is attention's.
 _OPENVINO = {
-    "products": "FullyConnected FullyConnectedCompressed Convolution GroupConvolution",
+    "products": "FullyConnected FullyConnectedCompressed FullyConnectedQuantized FullyConnectedQuantizedLegacy Convolution "
+    "GroupConvolution",
     "attention": "MatMul Softmax SoftMax ScaledDotProductAttention ScaledDotProductAttentionWithKVCache Select MHA",
-    "normalisation": "MVN RMSNorm NormalizeL2",
+    "normalisation": "MVN MulAdd RMSNorm NormalizeL2",
     "activation": "Swish Gelu Sigmoid Relu Tanh Erf",
     "element-wise": "Add Subtract Multiply Divide Power Sqrt Eltwise AvgPool Pooling ReduceMean Reduce Subgraph "
-    "Snippet ReduceSum MulAdd PowerStatic",
+    "Snippet ReduceSum PowerStatic Maximum Minimum",
     "conversion": "Convert FakeQuantize Quantize",
     "copies": "Reorder Transpose Reshape Concat ConcatInference Concatenation Gather GatherND StridedSlice Slice Split "
     "VariadicSplit Broadcast Unsqueeze Squeeze Tile ShapeOf Input Output Parameter Result Constant Const Crop "
@@ -83,9 +84,10 @@ def onnx_kind(operator: str, shapes: list[list[int]]) -> str:
     return "attention" if of_heads else ONNX.get(operator, "unsorted")
 
 
-def openvino_kind(node: str) -> str:
-    """The kind of one of OpenVINO's nodes, by its type."""
-    return OPENVINO.get(node, "unsorted")
+def openvino_kind(node: str, layers: str = "") -> str:
+    """The kind of one of OpenVINO's nodes, by its type, and of several layers in one by what these were called."""
+    of_attention = node == "Subgraph" and any(word in layers.lower() for word in ("matmul", "softmax", "attention"))
+    return "attention" if of_attention else OPENVINO.get(node, "unsorted")
 
 
 def torch_kind(names: list[str]) -> str:

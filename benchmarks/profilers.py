@@ -222,6 +222,7 @@ class _Compiled(_Delegate):
         self.inferences = 0
         self.request: Any = None
         self.sums: dict[str, float] = {}
+        self.layers = {node.get_friendly_name(): _layers(node) for node in inner.get_runtime_model().get_ops()}
 
     def create_infer_request(self) -> _Request:
         return _Request(self.inner.create_infer_request(), self)
@@ -229,13 +230,22 @@ class _Compiled(_Delegate):
     def grown(self) -> list[Operator]:
         """What its nodes took since this was last asked."""
         operators = []
-        for node in [] if self.request is None else self.request.get_profiling_info():
+        told: list[Any] = [] if self.request is None else self.request.get_profiling_info()
+        for node in told:
             sum_ = node.real_time.total_seconds() * self.inferences
             grown = sum_ - self.sums.get(node.node_name, 0.0)
             self.sums[node.node_name] = sum_
             if grown > 0:
-                operators.append(Operator(node.node_type, kinds.openvino_kind(node.node_type), grown))
+                kind = kinds.openvino_kind(node.node_type, self.layers.get(node.node_name, ""))
+                operators.append(Operator(node.node_type, kind, grown))
         return operators
+
+
+def _layers(node: Any) -> str:
+    """The names of the layers that became a node of a compiled model."""
+    told = node.get_rt_info()
+    named = told["originalLayersNames"] if "originalLayersNames" in told else ""  # noqa: SIM401
+    return str(getattr(named, "value", named))
 
 
 class _Request(_Delegate):

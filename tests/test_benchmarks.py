@@ -133,6 +133,8 @@ def test_kinds_of_onnx_runtime_and_openvino() -> None:
     assert kinds.onnx_kind("FusedMatMul", [[8, 50, 768], [2304, 768]]) == "products"
     assert kinds.onnx_kind("FusedMatMul", [[8, 12, 50, 64], [8, 12, 64, 50]]) == "attention"
     assert kinds.onnx_kind("Nonesuch", []) == kinds.openvino_kind("Nonesuch") == "unsorted"
+    assert kinds.openvino_kind("Subgraph", "MatMul_23,Softmax_24") == "attention"
+    assert kinds.openvino_kind("Subgraph", "Add_1,Multiply_2") == "element-wise"
     for table in (kinds.ONNX, kinds.OPENVINO, kinds.TORCH, kinds.OPERATIONS):
         assert set(table.values()) <= set(kinds.KINDS)
     assert set(backends.operation_names()) <= set(kinds.OPERATIONS)
