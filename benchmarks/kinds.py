@@ -18,8 +18,8 @@ _ONNX = {
 }
 # OpenVINO's, whose products with weights are of type FullyConnected, and whose MatMul is attention's.
 _OPENVINO = {
-    "products": "FullyConnected FullyConnectedCompressed FullyConnectedQuantized FullyConnectedQuantizedLegacy Convolution "
-    "GroupConvolution",
+    "products": "FullyConnected FullyConnectedCompressed FullyConnectedQuantized FullyConnectedQuantizedLegacy "
+    "Convolution GroupConvolution",
     "attention": "MatMul Softmax SoftMax ScaledDotProductAttention ScaledDotProductAttentionWithKVCache Select MHA",
     "normalisation": "MVN MulAdd RMSNorm NormalizeL2",
     "activation": "Swish Gelu Sigmoid Relu Tanh Erf",
