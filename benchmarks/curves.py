@@ -123,7 +123,7 @@ class Curve:
         """How long a call may take at x, by the point before it."""
         if last is None or self.args.curve not in ("batches", "labels", "files"):
             return 0.0
-        return float(last["ms"]) / 1e3 * x
+        return float(last["ms"]) / 1e3 * int(x)
 
 
 def measure(curve: Curve, engines: Sequence[str]) -> list[dict[str, Any]]:

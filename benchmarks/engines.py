@@ -48,10 +48,11 @@ def measure(
         engines = make_all(known)
         exact = ReferenceEngine(checkpoint, "float64")
         for tower in ("image", "text"):
-            encode = {key: getattr(engine, f"encode_{tower}", None) for key, engine in engines.items()}
-            encode = {key: call for key, call in encode.items() if call}  # some peers have but images
+            method = f"encode_{tower}"
+            # Some peers have but images.
+            encode = {key: getattr(engine, method) for key, engine in engines.items() if hasattr(engine, method)}
             probe = inputs(checkpoint, 2)[tower == "text"]
-            truth = getattr(exact, f"encode_{tower}")(probe)
+            truth = getattr(exact, method)(probe)
             found = {key: call(probe) for key, call in encode.items()}
             parity = {key: {"error": error_of(x, truth), "cosine": cosine_of(x, truth)} for key, x in found.items()}
             for n in batches:

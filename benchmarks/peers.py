@@ -16,8 +16,10 @@ import importlib.metadata
 from typing import Any
 
 from peers_exported import OnnxRuntimeAlone, OpenVinoExported, OpenVinoExportedBfloat16, OpenVinoInt8
-from peers_torch import TorchCompiled, TorchCompiledBfloat16, TorchEager, TorchEagerBfloat16, TorchTuned
-from peers_transformers import FasterClip, SentenceTransformers, Transformers, TransformersBfloat16
+from peers_torch import TorchCompiled, TorchCompiledBfloat16, TorchEagerBfloat16, TorchTuned
+from peers_torch import TorchEager as TorchEager
+from peers_transformers import FasterClip, SentenceTransformers, TransformersBfloat16
+from peers_transformers import Transformers as Transformers
 
 from clipref.config import PUBLISHED
 from clipref.weights import Checkpoint

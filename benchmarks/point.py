@@ -9,6 +9,7 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,11 @@ def files_point(folder: Path, engine: str, count: int, photos: Path) -> dict[str
     }
 
 
-POINTS = {"engine": engine_point, "labels": labels_point, "files": files_point}
+POINTS: dict[str, Callable[..., dict[str, Any]]] = {
+    "engine": engine_point,
+    "labels": labels_point,
+    "files": files_point,
+}
 
 if __name__ == "__main__":
     specification = json.loads(sys.argv[1])
