@@ -2,12 +2,16 @@
 
 One multiply-add counts as 2. Only products are counted (linear, convolution, attention), as in the published tables;
 work that clipref leaves out, such as the last block's other positions, is not counted.
+
+A convolution is the product of what each pixel's kernel covers. Ways that need fewer operations, as Winograd's for 3x3,
+can therefore be faster than the limit that is measured of products.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections import Counter as Counts
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,20 +21,38 @@ from clipref.engine import NumpyEngine
 from clipref.weights import Checkpoint
 
 
+class Product(NamedTuple):
+    """The shape of a product [rows, inputs] x [inputs, outputs]."""
+
+    rows: int
+    inputs: int
+    outputs: int
+
+    @property
+    def flop(self) -> int:
+        return 2 * self.rows * self.inputs * self.outputs
+
+
 class Counter:
-    """The operations of clipref.ops, and `flop`, the sum of what they did."""
+    """The operations of clipref.ops, `flop`, the sum of what they did, and how often each product with weights came."""
 
     def __init__(self) -> None:
         self.flop = 0
+        self.products: Counts[Product] = Counts()
         self.ops = overlay(self)
 
+    def _count(self, rows: int, inputs: int, outputs: int) -> None:
+        product = Product(rows, inputs, outputs)
+        self.products[product] += 1
+        self.flop += product.flop
+
     def linear(self, x: Any, weight: Any, bias: Any = None) -> Any:
-        self.flop += 2 * x.size * len(weight)
+        self._count(x.size // x.shape[-1], x.shape[-1], len(weight))
         return ops.linear(x, weight, bias)
 
     def conv2d(self, x: Any, weight: Any, stride: int = 1, padding: int = 0) -> Any:
         y = ops.conv2d(x, weight, stride, padding)
-        self.flop += 2 * y.size * math.prod(weight.shape[1:])
+        self._count(y.size // y.shape[1], math.prod(weight.shape[1:]), len(weight))
         return y
 
     def attention(self, q: Any, k: Any, v: Any, visible: Any = None) -> Any:
@@ -38,12 +60,15 @@ class Counter:
         return ops.attention(q, k, v, visible)
 
 
-def per_item(checkpoint: Checkpoint, pixels: Any = None, ids: Any = None) -> float:
-    """GFLOP of one image, or of one text, the mean over the batch given."""
+def count(checkpoint: Checkpoint, pixels: Any = None, ids: Any = None) -> Counter:
+    """What the tower of these pixels, or of these ids, does with one item.
+
+    All items of a batch are alike: texts of one length.
+    """
     counter = Counter()
     engine = NumpyEngine(checkpoint, "float32", counter.ops)
     if pixels is not None:
-        engine.encode_image(np.asarray(pixels))
-        return counter.flop / len(pixels) / 1e9
-    engine.encode_text(np.asarray(ids))
-    return counter.flop / len(ids) / 1e9
+        engine.encode_image(np.asarray(pixels[:1]))
+    else:
+        engine.encode_text(np.asarray(ids[:1]))
+    return counter

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import gc
 import io
-import json
 import platform
 import statistics
 import tempfile
@@ -25,10 +24,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import engines
 import numpy as np
 import peers
 import torch
+from measuring import alternate, error_of, inputs, processor, write_json
 from PIL import Image
 
 from clipref import backends, lazy
@@ -69,14 +68,17 @@ def measure(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
         exact = ours(checkpoint, args.device, "float64")
         for tower, method in (("image", "encode_image"), ("text", "encode_text")):
             index = tower == "text"
-            probe = engines.inputs(checkpoint, 4)[index]
+            probe = inputs(checkpoint, 4)[index]
             truth = getattr(exact, method)(probe.astype("float64") if tower == "image" else probe)
-            errors = {key: engines._error(getattr(e, method)(probe), truth) for key, e in found.items()}
+            errors = {key: error_of(getattr(e, method)(probe), truth) for key, e in found.items()}
             for n in args.batches:
-                batch = engines.inputs(checkpoint, n)[index]
-                calls = [partial(getattr(engine, method), batch) for engine in found.values()]
-                taken = engines.times(calls, args.rounds, pause=0.0)
-                for (label, precision), row in zip(found, taken, strict=True):
+                batch = inputs(checkpoint, n)[index]
+                calls = {
+                    f"{label} {precision}": partial(getattr(engine, method), batch)
+                    for (label, precision), engine in found.items()
+                }
+                taken = alternate(calls, args.rounds, pause=0.0)
+                for (label, precision), row in zip(found, taken.values(), strict=True):
                     rows.append(
                         {
                             "model": name,
@@ -152,14 +154,13 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    device = torch.cuda.get_device_name() if args.device.startswith("cuda") else engines.processor()
-    machine = f"{device}, torch {torch.__version__}, {engines.processor()}, {lazy.available_threads()} threads"
+    device = torch.cuda.get_device_name() if args.device.startswith("cuda") else processor()
+    machine = f"{device}, torch {torch.__version__}, {processor()}, {lazy.available_threads()} threads"
     print(f"{machine}, Python {platform.python_version()}")
     rate = decoding_rate()
     print(f"{rate:,.0f} JPEGs of 500 x 400 a second decoded and preprocessed", flush=True)
     rows = [row for name in args.models for row in measure(name, args)]
-    if args.json:
-        args.json.write_text(json.dumps({"machine": machine, "decoding": rate, "rows": rows}, indent=1) + "\n")
+    write_json(args.json, {"machine": machine, "decoding": rate, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ what it had before, and that less the result. 32 labels are compared with the re
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measuring import cosine_of, memory_mb, write_json
 from tasks import TEMPLATES, WORDS
 
 from clipref import CLIP, AutoModel
@@ -77,6 +77,42 @@ def seconds_a_tree(model: CLIP, trees: Sequence[Tree]) -> float:
     return (time.perf_counter() - start) / len(trees)
 
 
+def measure(folder: Path, backend: str, precision: str | None, count: int) -> dict[str, Any]:
+    """So many labels in the templates, by a backend in a precision, None: its own; see the file's first lines.
+
+    `process_peak_mb` is the process's peak up to the end of the call, whatever was before it included.
+    """
+    options: dict[str, Any] = {} if precision is None else {"precision": precision}
+    labels = drawn(count)
+    model = AutoModel.from_pretrained(folder, backend=backend, **options)
+    if not hasattr(model.engine, "encode_tree"):
+        sys.exit(f"The backend {backend!r} shares nothing; there is no rate to compare with.")
+    trees = list(plant(rows_of(prompts_of(labels, TEMPLATES), model.tokenizer, model.config.text.context_length)))
+    tree_count, tokens = len(trees), sum(tree.ids.size for tree in trees)
+    sample = trees[:: max(1, tree_count // SAMPLE)]
+    del trees
+    seconds_a_tree(model, sample[:3])
+    first = seconds_a_tree(model, sample)
+    start = time.perf_counter()
+    found, peak = peak_of(lambda: model.label_embeddings(labels, TEMPLATES))
+    taken, process_peak = time.perf_counter() - start, memory_mb()["peak_mb"]
+    own = (first + seconds_a_tree(model, sample)) / 2 * tree_count
+    truth = AutoModel.from_pretrained(folder, backend="reference").label_embeddings(labels[:32], TEMPLATES)
+    return {
+        "labels": count,
+        "precision": model.precision,
+        "trees": tree_count,
+        "tokens": tokens,
+        "seconds": taken,
+        "own_seconds": own,
+        "over": taken / own,
+        "peak_bytes": peak,
+        "beside_bytes": peak - found.nbytes,
+        "process_peak_mb": process_peak,
+        "cosine": cosine_of(found[:32], truth),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--labels", type=int, default=10_000)
@@ -85,35 +121,17 @@ def main() -> None:
     parser.add_argument("--precision")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    options: dict[str, Any] = {} if args.precision is None else {"precision": args.precision}
-    labels = drawn(args.labels)
     with tempfile.TemporaryDirectory() as name:
         folder = synthetic.write(Path(name) / "model", PUBLISHED[args.model], 0, "plain", "float32")
-        model = AutoModel.from_pretrained(folder, backend=args.backend, **options)
-        if not hasattr(model.engine, "encode_tree"):
-            sys.exit(f"The backend {args.backend!r} shares nothing; there is no rate to compare with.")
-        texts = prompts_of(labels, TEMPLATES)
-        trees = list(plant(rows_of(texts, model.tokenizer, model.config.text.context_length)))
-        count, tokens = len(trees), sum(tree.ids.size for tree in trees)
-        sample = trees[:: max(1, count // SAMPLE)]
-        del trees, texts
-        seconds_a_tree(model, sample[:3])
-        first = seconds_a_tree(model, sample)
-        start = time.perf_counter()
-        found, peak = peak_of(lambda: model.label_embeddings(labels, TEMPLATES))
-        taken = time.perf_counter() - start
-        own = (first + seconds_a_tree(model, sample)) / 2 * count
-        truth = AutoModel.from_pretrained(folder, backend="reference").label_embeddings(labels[:32], TEMPLATES)
-        cosine = float(np.vecdot(found[:32], truth).min())
-    beside = peak - found.nbytes
+        row = measure(folder, args.backend, args.precision, args.labels)
     print(
-        f"{len(labels)} labels x {len(TEMPLATES)} templates, {args.backend} {model.precision}: {count} trees, {tokens} "
-        f"tokens; {taken:.1f} s, {taken / own:.2f} x the engine's own {own:.1f} s; peak memory {peak / 1e6:.0f} MB, "
-        f"{beside / 1e6:.0f} MB over the result; smallest cosine with the reference {cosine:.6f}"
+        f"{row['labels']} labels x {len(TEMPLATES)} templates, {args.backend} {row['precision']}: {row['trees']} "
+        f"trees, {row['tokens']} tokens; {row['seconds']:.1f} s, {row['over']:.2f} x the engine's own "
+        f"{row['own_seconds']:.1f} s; "
+        f"peak memory {row['peak_bytes'] / 1e6:.0f} MB, {row['beside_bytes'] / 1e6:.0f} MB over the result; smallest "
+        f"cosine with the reference {row['cosine']:.6f}"
     )
-    if args.json:
-        row = {"labels": len(labels), "seconds": taken, "own_seconds": own, "over": taken / own, "peak_bytes": peak}
-        args.json.write_text(json.dumps(row | {"beside_bytes": beside, "cosine": cosine}, indent=1) + "\n")
+    write_json(args.json, row)
 
 
 if __name__ == "__main__":

@@ -12,15 +12,14 @@ Weights are synthetic. Wall time: the figures mean something on an idle machine 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measuring import alternate, error_of, write_json
 from PIL import Image
-from tasks import alternate, relative
 
 from clipref import CLIP, AutoModel
 from clipref.config import PUBLISHED
@@ -90,15 +89,14 @@ def main() -> None:
         folder = synthetic.write(Path(name) / "model", PUBLISHED[args.model], 0, "plain", "float32")
         model = AutoModel.from_pretrained(folder, backend=args.backend, **options)
         paths = draw_photos(Path(name) / "photos", args.photos)
-        error = relative(model.embed_images(paths[:64]), np.concatenate([model.embed_image(p) for p in paths[:64]]))
+        error = error_of(model.embed_images(paths[:64]), np.concatenate([model.embed_image(p) for p in paths[:64]]))
         found = measure(model, paths, args.rounds)
     each = ", ".join(f"{key} {found[key] / len(paths) * 1e3:.2f}" for key in found if key != "share")
     print(
         f"{len(paths)} photographs, {args.model}, {args.backend} {model.precision}, {available_threads()} threads: "
         f"ms each: {each}; share {found['share']:.0%}; error against one at a time {error:.1e}"
     )
-    if args.json:
-        args.json.write_text(json.dumps(found | {"photos": len(paths), "error": error}, indent=1) + "\n")
+    write_json(args.json, found | {"photos": len(paths), "error": error})
 
 
 if __name__ == "__main__":

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measuring import alternate, write_json
 from PIL import Image
 
 from clipref import preprocess
@@ -87,18 +87,6 @@ def pictures() -> dict[str, bytes]:
     }
 
 
-def medians(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Milliseconds of CPU time of each call, the calls in turn, after a round that isn't counted."""
-    taken: dict[str, list[float]] = {name: [] for name in calls}
-    for round_ in range(rounds + 1):
-        for name, call in calls.items():
-            start = time.process_time()
-            call()
-            if round_:
-                taken[name].append(time.process_time() - start)
-    return {name: statistics.median(seconds) * 1e3 for name, seconds in taken.items()}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--resolution", type=int, default=224)
@@ -120,15 +108,16 @@ def main() -> None:
             "now": partial(preprocess, data, args.resolution),
             "a new size": partial(of_a_new_size, data, args.resolution),
         }
-        ms = medians(calls, max(3, args.rounds // 10) if "4000" in name else args.rounds)
+        rounds = max(3, args.rounds // 10) if "4000" in name else args.rounds
+        taken = alternate(calls, rounds, pause=0.0, clock=time.process_time)
+        ms = {form: statistics.median(seconds) * 1e3 for form, seconds in taken.items()}
         beyond, new = ((ms[form] - ms["decode"]) / (ms["plain"] - ms["decode"]) for form in ("now", "a new size"))
         rows.append({"picture": name, **ms, "beyond_decoding": beyond, "beyond_decoding_of_a_new_size": new})
         print(
             f"{name:20} decoding {ms['decode']:6.2f} ms, plain {ms['plain']:6.2f}, now {ms['now']:6.2f}: "
             f"{ms['decode'] / ms['now']:4.0%} decoding, the rest {beyond:.2f} x plain ({new:.2f}, new size), same bits"
         )
-    if args.json:
-        args.json.write_text(json.dumps({"resolution": args.resolution, "rows": rows}, indent=1) + "\n")
+    write_json(args.json, {"resolution": args.resolution, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -11,19 +11,20 @@ reference's before its time is printed.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import peers
+from measuring import alternate, error_of, write_json
+from peers_transformers import write_tokenizer
 from PIL import Image
 
 from clipref import CLIP, AutoModel
@@ -56,19 +57,6 @@ LABELS = [f"{a} {b}" if a != b else a for a in WORDS for b in WORDS] + [f"old {a
 LABELS = (LABELS + [f"small {a} {b}" for a in WORDS for b in WORDS])[:1000]
 
 
-def alternate(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each call in each round, in turn, after one round that isn't counted."""
-    taken: dict[str, list[float]] = {name: [] for name in calls}
-    for round_ in range(rounds + 1):
-        for name, call in calls.items():
-            time.sleep(0.2)  # until the threads of the one before have stopped spinning
-            start = time.perf_counter()
-            call()
-            if round_:
-                taken[name].append(time.perf_counter() - start)
-    return taken
-
-
 def report(task: str, taken: dict[str, list[float]], base: str, per: int, errors: dict[str, float]) -> dict[str, Any]:
     """Print each alternative's time, and how many times as long as `base` it takes; the same as data."""
     rows = {}
@@ -80,13 +68,6 @@ def report(task: str, taken: dict[str, list[float]], base: str, per: int, errors
         rows[name] = {"seconds": median, "each_ms": median / per * 1e3, "times_base": ratio, "error": errors.get(name)}
     sys.stdout.flush()
     return {"task": task, "base": base, "rows": rows}
-
-
-def relative(found: Any, truth: Any) -> float:
-    """The largest difference, relative to the root mean square."""
-    if found.shape != truth.shape:
-        raise SystemExit(f"A result has shape {found.shape}, expected {truth.shape}.")
-    return float(np.abs(found - truth).max() / np.sqrt(np.square(truth).mean()))
 
 
 def embed_anew(model: CLIP, texts: list[str]) -> Any:
@@ -105,7 +86,7 @@ def prompts(folder: Path, backend: str, rounds: int) -> dict[str, Any]:
     for peer in peers.installed(checkpoint):
         if peer.name in ("torch eager", "transformers"):
             calls[peer.name] = partial(peer(checkpoint, available_threads()).encode_text, ids)
-    errors = {name: relative(call(), truth) for name, call in calls.items()}
+    errors = {name: error_of(call(), truth) for name, call in calls.items()}
     return report("prompts", alternate(calls, rounds), backend, len(PROMPTS), errors)
 
 
@@ -123,7 +104,7 @@ def labels(folder: Path, backend: str, rounds: int) -> dict[str, Any]:
         f"{backend}, batches of 64 as they come": one_batch_at_a_time,
     }
     truth = AutoModel.from_pretrained(folder, backend="reference").encode_text(ids[:: len(ids) // 50])
-    errors = {name: relative(call()[:: len(ids) // 50], truth) for name, call in calls.items()}
+    errors = {name: error_of(call()[:: len(ids) // 50], truth) for name, call in calls.items()}
     return report("labels", alternate(calls, min(rounds, 3)), backend, len(texts), errors)
 
 
@@ -139,7 +120,7 @@ def classify(folder: Path, backend: str, rounds: int) -> dict[str, Any]:
     cosines = model.label_embeddings(LABELS, templates) @ model.embed_image(picture, normalize=True)[0]
     logits = np.exp(model.logit_scale * (cosines - cosines.max()))
     found = dict(model.classify(picture, LABELS, templates, top_k=len(LABELS)))
-    errors = {"classify": relative(np.array([found[label] for label in LABELS]), logits / logits.sum())}
+    errors = {"classify": error_of(np.array([found[label] for label in LABELS]), logits / logits.sum())}
     calls: dict[str, Callable[[], Any]] = {
         "embed_image": lambda: model.embed_image(picture),
         "classify": lambda: model.classify(picture, LABELS, templates),
@@ -181,7 +162,7 @@ def start(folder: Path, backend: str, rounds: int) -> dict[str, Any]:
     checkpoint = Checkpoint(folder)
     if peers.Transformers in peers.installed(checkpoint):
         peers.Transformers(checkpoint, available_threads()).model.save_pretrained(theirs)
-        _tokenizer_files(theirs)
+        write_tokenizer(theirs)
         commands["transformers"] = [TRANSFORMERS, str(theirs), ""]
     results = {}
     for what in ("image", "text"):
@@ -191,19 +172,6 @@ def start(folder: Path, backend: str, rounds: int) -> dict[str, Any]:
             raise SystemExit(f"The first numbers of the embeddings differ: {values}.")
         results[what] = report(f"first {what}", alternate(calls, rounds), "clipref", 1, {})
     return results
-
-
-def _tokenizer_files(folder: Path) -> None:
-    """vocab.json and merges.txt, as transformers' tokenizers want them."""
-    import gzip
-
-    from clipref.tokenizer import Tokenizer
-    from clipref.vocabulary import DEFAULT_MERGES
-
-    tokenizer = Tokenizer.default()
-    (folder / "vocab.json").write_text(json.dumps(tokenizer._ids))
-    merges = gzip.decompress(DEFAULT_MERGES.read_bytes()).decode("utf-8").split("\n")
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges[1:]]), encoding="utf-8")
 
 
 def _process(command: Sequence[str], *arguments: str) -> float:
@@ -244,8 +212,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = synthetic.write(Path(name) / "model", PUBLISHED[MODEL], 0, "plain", "float32")
         found = {task: TASKS[task](folder, args.backend, args.rounds) for task in args.tasks}
-    if args.json:
-        args.json.write_text(json.dumps(found, indent=1) + "\n")
+    write_json(args.json, found)
 
 
 if __name__ == "__main__":
