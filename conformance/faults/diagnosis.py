@@ -17,9 +17,9 @@ from .. import faults, packages
 from ..grading.verdicts import Diagnosis
 from ..restated.preprocessing import PROFILES
 from . import Fault
-from .fault import WHOLE
 from .costs import cost
 from .evidence import Answered, Cause, Evidence
+from .fault import WHOLE
 
 # Failing cases of the towers that a cause is searched with; what it explains beside them is counted when it is found.
 _CASES = 3
