@@ -24,7 +24,8 @@ _COMMANDS = "README.md"
 def write_starter(language: str, folder: Path) -> str:
     """Write the files of a starter into a folder, made if it isn't there; returns what to do with them.
 
-    Links of its README.md to clipref's own pages lead to where clipref is installed. Raises InputError if one of the files exists already, or none can be written there.
+    Links of its README.md to clipref's own pages lead to where clipref is installed. Raises InputError if one of the
+    files exists already, or none can be written there.
     """
     files = sorted(path for path in (_STARTERS / language).iterdir() if path.is_file())
     for file in files:

@@ -1,4 +1,4 @@
-"""Where an engine's file may be that isn't in the current folder: one below it, as a starter's is that was just made."""
+"""Where an engine's file may be that isn't in the current folder: one below, as a starter's is that was just made."""
 
 from __future__ import annotations
 
