@@ -41,9 +41,7 @@ class Part:
     level: str
     says: str
     state: State
-    nothing: str = (
-        ""  # what became of all of its questions, if none was answered: "not asked", "not claimed", "declined"
-    )
+    nothing: str = ""  # "not asked", "not claimed" or "declined", if that is what became of all of its questions
 
 
 def parts(report: Report) -> list[Part]:
