@@ -47,8 +47,11 @@ def of(where: Where | None) -> tuple[Fault, ...]:
     """The faults that can be there."""
     if where == "operation":
         return TOWERS
-    places = WHOLE.get(where, (where,)) if where is not None else ()
-    return tuple(fault for fault in FAULTS if set(places) & set(fault.places))
+    return tuple(fault for fault in FAULTS if where is not None and _concerns(fault, where))
+
+
+def _concerns(fault: Fault, where: Where) -> bool:
+    return bool({*WHOLE.get(where, (where,))} & {*fault.places})
 
 
 def answer(
@@ -154,5 +157,4 @@ class FaultyEngine:
         where = place(case)
         if where is None or where == "operation":
             raise Unsupported(f"{case.verb} has no known faults")
-        there = of(where)
-        return answer(case, [fault for fault in self.faults if fault in there], "float32")
+        return answer(case, [fault for fault in self.faults if _concerns(fault, where)], "float32")
