@@ -142,7 +142,8 @@ def _embed(case: Case, faults: Sequence[Fault], dtype: Literal["float32", "float
     if case.verb != "compare":
         return {"embeddings": embeddings[0]}
     changed = _merge_steps([fault for fault in faults if "similarity" in fault.places])
-    found = similarity.compare(*embeddings, np.zeros((), dtype), similarity.Steps(**changed))
+    image, text = embeddings
+    found = similarity.compare(image, text, np.zeros((), dtype), similarity.Steps(**changed))
     return {"similarity": found["cosines"].reshape(-1)}
 
 
