@@ -311,9 +311,17 @@ def _print_cases(report: Report, verbose: bool) -> None:
         rows = ((result.verdict, result.case, result.grade or "-", line(result)) for result in shown)
         print_table([("", "case", "grade", ""), *rows])
     if more := len(failed) - sum(result.verdict in ("FAIL", "XFAIL") for result in shown):
-        print(f"{more} more {'case fails' if more == 1 else 'cases fail'}; --verbose shows every case.")
+        print(_not_shown(more, bool(shown)))
     if shown or more:
         print()
+
+
+def _not_shown(count: int, others: bool) -> str:
+    """Of cases that fail and aren't listed: there are `others` that are, or what is said above explains all."""
+    fail = "case fails" if count == 1 else "cases fail"
+    if others:
+        return f"{count} more {fail}; --verbose shows every case."
+    return f"{count} {fail}, which {'is' if count == 1 else 'are'} explained above; --verbose shows every case."
 
 
 def _by_level(report: Report) -> list[tuple[str, ...]]:

@@ -70,7 +70,7 @@ def fails(engine: EngineUnderTest, question: Question, folder: Path) -> bool:
 def wings(question: Question, case: Case) -> Sequence[str]:
     """Where the faults are that a question shows; of pixels at 224, the only size of many engines, that as well."""
     where = faults.place(case)
-    if where is None or where == "operation" or question.level == "properties":
+    if where not in WINGS or question.level == "properties":
         return ()
     return (where, f"{where}{_AT_224}") if where == "preprocess" and question.id.endswith(_AT_224) else (where,)
 

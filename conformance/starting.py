@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -23,7 +24,8 @@ _COMMANDS = "README.md"
 def write_starter(language: str, folder: Path) -> str:
     """Write the files of a starter into a folder, made if it isn't there; returns what to do with them.
 
-    Raises InputError if one of the files exists already, or none can be written there.
+    Links of its README.md to clipref's own pages lead to where clipref is installed. Raises InputError if one of the
+    files exists already, or none can be written there.
     """
     files = sorted(path for path in (_STARTERS / language).iterdir() if path.is_file())
     for file in files:
@@ -33,7 +35,16 @@ def write_starter(language: str, folder: Path) -> str:
         folder.mkdir(parents=True, exist_ok=True)
         for file in files:
             with written_whole(folder / file.name) as scratch:
-                shutil.copyfile(file, scratch)
+                if file.name == _COMMANDS:
+                    scratch.write_text(_with_paths(file), encoding="utf-8")
+                else:
+                    shutil.copyfile(file, scratch)
     except OSError as problem:
         raise InputError(f"{folder} can't be written to: {problem.strerror}. Choose another folder.") from problem
     return (folder / _COMMANDS).read_text(encoding="utf-8").rstrip()
+
+
+def _with_paths(page: Path) -> str:
+    """A page as it reads elsewhere: "the guide, /.../GUIDE.md" for a link to ../../GUIDE.md."""
+    text = page.read_text(encoding="utf-8")
+    return re.sub(r"\[([^]]+)\]\((?!https?:)([^)]+)\)", lambda m: f"{m[1]}, {(page.parent / m[2]).resolve()}", text)

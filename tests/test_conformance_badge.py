@@ -60,8 +60,7 @@ def test_what_failed_as_expected_was_declined_or_not_asked_is_said() -> None:
 def test_what_fails_is_said() -> None:
     assert badge.message(WRONG).split(" · ") == [
         "tokenize 15/16, 1 fails",
-        "preprocess not asked",
-        "towers not asked",
+        "preprocess, towers not asked",
         "similarity (float32) 0/5, 5 fail",
     ]
 
@@ -98,7 +97,9 @@ def test_svg_is_sound_and_says_the_same(found: Report) -> None:
     texts, fields = list(root.iter(f"{SVG}text")), list(root.iter(f"{SVG}rect"))
     shown = [text.text for text in texts]
     assert shown == [f"clipref {__version__}", *badge.message(found).split(" · ")]
-    assert all(said in (title.text or "") for said in shown if said) and "operations not asked" in (title.text or "")
+    told = {part.level: part.says for part in badge.parts(found)}
+    assert all(said in (title.text or "") for said in told.values()) and "operations not asked" in (title.text or "")
+    assert all(said in told.values() or all(name in told for name in levels_of(said)) for said in shown[1:] if said)
     left = 0
     for text, field in zip(texts, fields, strict=True):  # side by side, each text inside of its own
         assert int(field.get("x", "")) == left
@@ -108,13 +109,28 @@ def test_svg_is_sound_and_says_the_same(found: Report) -> None:
     assert root.get("width") == str(left - 1) and root.get("viewBox") == f"0 0 {left - 1} {root.get('height')}"
 
 
+def levels_of(said: str) -> list[str]:
+    """Of "preprocess, towers and 2 more declined", the levels that are named."""
+    return re.sub(r"( and \d+ more)? (not asked|not claimed|declined)$", "", said or "").split(", ")
+
+
+def test_levels_without_an_answer_share_their_words() -> None:
+    declined = ("describe", "tokenize", "preprocess", "towers", "taps")
+    found = report(*(results(level, {}, rest="SKIP") for level in declined), results("similarity", {}))
+    assert badge.message(found) == "tokenize, preprocess, towers and 2 more declined · similarity (float32) 5/5"
+    assert "taps (float32) 0/32, 32 declined" in badge.as_svg(found)  # its title has all of it
+    assert json.loads(badge.as_shields(found))["color"] == "yellow"
+    full = report([Result(f"full/{name} plain/text", "full", (), "PASS") for name in ("RN50", "RN101", "RN50x4")])
+    assert badge.message(full).endswith("full (3 models, float32) 3/3")
+
+
 def test_fields_have_the_colour_of_their_state_and_white_can_be_read_on_each() -> None:
     def colours(found: Report) -> list[str]:
         return [field.get("fill", "") for field in ElementTree.fromstring(badge.as_svg(found)).iter(f"{SVG}rect")]
 
     label, whole, also, unasked = colours(WHOLE)
     _, partial, declined, some, also_whole = colours(PARTIAL)
-    _, wrong, _, _, all_wrong = colours(WRONG)
+    _, wrong, _, all_wrong = colours(WRONG)
     assert whole == also == also_whole and partial == declined == some and wrong == all_wrong
     assert len({label, whole, unasked, partial, wrong}) == 5
     for colour in (label, whole, unasked, partial, wrong):
@@ -133,7 +149,7 @@ def test_badges_are_written_from_a_run(tmp_path: Path, capsys: pytest.CaptureFix
     asked = ["conformance", "run", "backend:reference", "--levels", "similarity"]
     assert main([*asked, "--badge", str(svg), "--badge", str(shields)]) == 0
     message = json.loads(shields.read_text(encoding="utf-8"))["message"]
-    assert message == "tokenize not claimed · preprocess not claimed · towers not claimed · similarity (float32) 5/5"
+    assert message == "tokenize, preprocess, towers not claimed · similarity (float32) 5/5"
     assert "similarity (float32) 5/5" in svg.read_text(encoding="utf-8")
     capsys.readouterr()
     assert main([*asked, "--badge", str(tmp_path / "badge.png")]) == 1

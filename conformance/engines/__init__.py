@@ -8,6 +8,7 @@ from pathlib import Path
 from clipref.errors import InputError
 
 from ..protocol import EngineUnderTest
+from .below import find_below
 
 KINDS = """\
   module:name              a Python function from a checkpoint's folder, or None, to an object with the verbs as methods
@@ -71,7 +72,7 @@ def _elsewhere(spec: str, time_limit: float) -> EngineUnderTest:
     if found is None or not Path(adapter).is_file() or not name:
         raise InputError(
             f"The engine is {spec!r}; expected python:PYTHON:FILE:NAME, an interpreter that can be run, a file in "
-            "Python, and the name in it of a function of a checkpoint's folder."
+            f"Python, and the name in it of a function of a checkpoint's folder.{find_below([adapter])}"
         )
     script = Path(__file__).with_name("elsewhere.py")
     return Isolated(spec, time_limit, [str(Path(found).absolute()), str(script), str(Path(adapter).absolute()), name])

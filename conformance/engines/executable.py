@@ -18,6 +18,7 @@ from clipref.errors import InputError
 from clipref.files import scratch_folder
 
 from ..protocol import Case, Outputs, Unsupported
+from .below import find_below
 from .failures import Crashed, Garbage, Hung, Killed
 from .files import read_answer, write_case
 from .processes import Program, ending
@@ -59,10 +60,16 @@ class Executable:
             if code < 0:
                 raise Killed(f"{ending(code)}{words}")
             if code > 0:
-                raise Crashed(f"{ending(code)}{words}")
+                raise Crashed(f"{ending(code)}{words}{self._hint}")
             if not os.path.lexists(out):
                 raise Garbage(f"exit code 0, but nothing was written to OUT.safetensors{words}")
             return read_answer(out, case.verb)
+
+    @property
+    def _hint(self) -> str:
+        """Where a file is that the command names, and that isn't here."""
+        hint = find_below(self._command[1:])
+        return f".{hint}" if hint else ""
 
     def _run(self, command: list[str]) -> tuple[int, str]:
         """The exit code, negative for a signal, as subprocess has it; and what was printed last."""
@@ -102,9 +109,9 @@ class _Tail:
 def _why_not(program: str) -> str:
     path = Path(program)
     if path.is_dir():
-        return f"{program} is a folder; expected a program in it."
+        return f"{program} is a folder; expected a program in it.{find_below([path.name])}"
     if not path.exists():
-        return f"{program or 'nothing'} does not exist in {os.getcwd()} or on the PATH."
+        return f"{program or 'nothing'} does not exist in {os.getcwd()} or on the PATH.{find_below([program])}"
     if not os.access(path, os.X_OK):
         return f"{program} may not be executed; make it so: chmod +x {program}"
     return f"{program} is not on the PATH; did you mean exec:./{program}?"

@@ -28,6 +28,7 @@ from clipref.numerics import cosines
 from clipref.weights import Checkpoint
 
 from ..protocol import Case, EngineUnderTest, Outputs, Unsupported
+from .below import find_below
 
 # Of a checkpoint's folder; None for the verbs that need no model.
 Factory = Callable[[Path | None], Any]
@@ -103,7 +104,7 @@ def import_engine(module: str, name: str) -> EngineUnderTest:
     except (Exception, SystemExit) as problem:  # whatever somebody's module raises
         raise InputError(
             f"The engine {module}:{name} can't be imported: {type(problem).__name__}: {problem}. "
-            f"Expected that python -c 'import {module}; {module}.{name}' runs."
+            f"Expected that python -c 'import {module}; {module}.{name}' runs.{find_below([f'{module}.py'])}"
         ) from problem
     if not callable(found):
         raise InputError(f"{module}:{name} is a {type(found).__name__}; expected a function of a checkpoint's folder.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -18,8 +18,8 @@ from clipref.weights import read_config
 from ..protocol import Array, Case, Outputs, Unsupported
 from ..restated import preprocessing, similarity, tokenizer
 from . import catalogue, changes, images, steps
+from .fault import WHOLE, Place
 from .fault import Fault as Fault
-from .fault import Place
 from .tower import read_tower
 
 TOWERS: tuple[Fault, ...] = (*catalogue.FAULTS, *images.FAULTS, *catalogue.OUTPUTS)
@@ -27,23 +27,31 @@ FAULTS: tuple[Fault, ...] = (*TOWERS, *steps.PREPROCESS, *steps.TOKENIZE, *steps
 BY_ID = {fault.id: fault for fault in FAULTS}
 
 
-def place(case: Case) -> Place | Literal["operation"] | None:
+Where: TypeAlias = Place | Literal["operation", "embed_image", "embed_text", "compare"]
+
+
+def place(case: Case) -> Where | None:
     """Where the faults are that a case can show; None if there are none."""
     if case.verb in ("encode_image", "trace_image"):
         assert case.checkpoint is not None
         return read_config(case.checkpoint / "config.json").vision.family
-    places: dict[str, Place | Literal["operation"]] = {
+    places: dict[str, Where] = {
         "encode_text": "text", "trace_text": "text", "preprocess": "preprocess", "tokenize": "tokenize",
-        "similarity": "similarity", "operation": "operation",
+        "similarity": "similarity", "operation": "operation", "embed_image": "embed_image",
+        "embed_text": "embed_text", "compare": "compare",
     }  # fmt: skip
     return places.get(case.verb)
 
 
-def of(where: Place | Literal["operation"] | None) -> tuple[Fault, ...]:
+def of(where: Where | None) -> tuple[Fault, ...]:
     """The faults that can be there."""
     if where == "operation":
         return TOWERS
-    return tuple(fault for fault in FAULTS if where in fault.places)
+    return tuple(fault for fault in FAULTS if where is not None and _concerns(fault, where))
+
+
+def _concerns(fault: Fault, where: Where) -> bool:
+    return bool({*WHOLE.get(where, (where,))} & {*fault.places})
 
 
 def answer(
@@ -63,6 +71,8 @@ def answer(
             arguments = {name: _cast(x, dtype) for name, x in case.inputs.items()}
             settings = {name: value for name, value in case.attributes.items() if name != "name"}
             return {"y": changes.operation(case.attributes["name"], faults)(**arguments, **settings)}
+        if case.verb in WHOLE:
+            return _embed(case, faults, dtype, profile)
         changed = _merge_steps(faults)
         if case.verb == "preprocess":
             made = dataclasses.replace(preprocessing.PROFILES[profile], **changed)
@@ -111,6 +121,32 @@ def _encode(case: Case, faults: Sequence[Fault], dtype: Literal["float32", "floa
     return taps if case.verb.startswith("trace") else {"embeddings": embeddings}
 
 
+def _embed(case: Case, faults: Sequence[Fault], dtype: Literal["float32", "float64"], profile: str) -> Outputs:
+    """From an image's file, texts or both on, each step with the faults that concern it."""
+    assert case.checkpoint is not None
+    config, embeddings = read_config(case.checkpoint / "config.json"), []
+
+    def step(verb: str, where: Place, inputs: dict[str, Array], attributes: dict[str, Any]) -> Array:
+        asked = Case(case.id, case.level, verb, case.claims, inputs, attributes, case.checkpoint)
+        (made,) = answer(asked, [fault for fault in faults if where in fault.places], dtype, profile).values()
+        return made
+
+    if "image" in case.inputs:
+        pixels = step("preprocess", "preprocess", {"image": case.inputs["image"]},
+                      {"resolution": config.vision.resolution})  # fmt: skip
+        embeddings.append(step("encode_image", config.vision.family, {"pixels": pixels.astype(np.float32)[None]}, {}))
+    if "texts" in case.inputs:
+        settings = {"context_length": config.text.context_length, "truncate": False}
+        ids = step("tokenize", "tokenize", {"texts": case.inputs["texts"]}, settings)
+        embeddings.append(step("encode_text", "text", {"ids": ids.astype(np.int64)}, {}))
+    if case.verb != "compare":
+        return {"embeddings": embeddings[0]}
+    changed = _merge_steps([fault for fault in faults if "similarity" in fault.places])
+    image, text = embeddings
+    found = similarity.compare(image, text, np.zeros((), dtype), similarity.Steps(**changed))
+    return {"similarity": found["cosines"].reshape(-1)}
+
+
 class FaultyEngine:
     """The reference in float32 with some faults, as an engine under test: the suite must find them."""
 
@@ -122,4 +158,4 @@ class FaultyEngine:
         where = place(case)
         if where is None or where == "operation":
             raise Unsupported(f"{case.verb} has no known faults")
-        return answer(case, [fault for fault in self.faults if where in fault.places], "float32")
+        return answer(case, [fault for fault in self.faults if _concerns(fault, where)], "float32")

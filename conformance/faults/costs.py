@@ -23,6 +23,7 @@ from ..protocol import Array, Case
 from ..restated import preprocessing
 from .changes import Operations
 from .evidence import Cause
+from .fault import WHOLE
 
 _MODELS = {"vit": "clipref/shapes-vit", "resnet": "clipref/shapes-rn", "text": "clipref/shapes-vit",
            "preprocess": "clipref/shapes-vit"}  # fmt: skip
@@ -39,6 +40,7 @@ def cost(cause: Cause, where: str, claimed: str) -> str:
 
     `claimed`: the profile of preprocessing that is right.
     """
+    where = _step(cause, where) if where in WHOLE else where
     if packages.missing(*packages.TO_MEASURE_COSTS.get(where, ())):
         return ""
     try:
@@ -57,6 +59,13 @@ def cost(cause: Cause, where: str, claimed: str) -> str:
         return "rare" if rms_error(wrong, right) < _SAME else "everyday, cosines of 1"
     low, high = (_cosine(x) for x in (far.max(), far.min()))
     return f"everyday, cosines of {low}{f' to {high}' if low != high else ''}"
+
+
+def _step(cause: Cause, where: str) -> str:
+    """The one place of a cause that was found from an image's file or a text on; "" if it is in several steps."""
+    steps = [next(place for place in fault.places if place in WHOLE[where]) for fault in cause.faults]
+    known = {*steps, *(["preprocess"] if not steps else [])}
+    return known.pop() if len(known) == 1 and where != "compare" else ""
 
 
 def _is_elsewhere(cause: Cause) -> bool:

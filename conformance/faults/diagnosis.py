@@ -1,7 +1,9 @@
 """What is wrong with an engine: which known faults give its wrong answers, group by group.
 
 Every fault is tried, in pixels in every profile; where none explains all failures of a place, every pair that can be
-together. What explains only some of them is told as that, and the search goes on with the rest.
+together. From an image's file or a text on, pairs and other profiles are tried with embeddings of length 1 alone: that
+is what engines that take files return on purpose, and the other levels show the rest. What explains only some failures
+is told as that, and the search goes on with the rest.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from ..restated.preprocessing import PROFILES
 from . import Fault
 from .costs import cost
 from .evidence import Answered, Cause, Evidence
+from .fault import WHOLE
 
 # Failing cases of the towers that a cause is searched with; what it explains beside them is counted when it is found.
 _CASES = 3
@@ -30,6 +33,8 @@ _TOWERS = ("vit", "resnet", "text")
 SUBJECT = {
     "vit": "image embeddings of a ViT", "resnet": "image embeddings of a ResNet", "text": "text embeddings",
     "preprocess": "pixels", "tokenize": "ids", "similarity": "similarities",
+    "embed_image": "embeddings of image files", "embed_text": "embeddings of texts",
+    "compare": "cosines of images and texts",
 }  # fmt: skip
 Causes: TypeAlias = Callable[[], Iterable[Cause]]
 
@@ -198,21 +203,28 @@ class _Search:
 
     @property
     def _faults(self) -> Sequence[Fault]:
-        if self.where in SUBJECT:
-            return [fault for fault in faults.FAULTS if self.where in fault.places]
-        return faults.of("operation")
+        return faults.of(self.where if self.where in SUBJECT else "operation")  # type: ignore[arg-type]
+
+    @property
+    def _combined(self) -> Sequence[Fault]:
+        """The faults that are tried together with others, and in other profiles."""
+        return [faults.BY_ID["normalised"]] if self.where in WHOLE else self._faults
 
     def _singles(self) -> Iterator[Cause]:
         return (Cause((fault,), self.evidence.profile) for fault in self._faults)
 
     def _profiles(self) -> Iterator[Cause]:
-        if self.where == "preprocess":
+        if self.where in ("preprocess", "embed_image", "compare"):
             yield from (Cause((), profile) for profile in PROFILES if profile != self.evidence.profile)
 
     def _in_profiles(self) -> Iterator[Cause]:
-        return (Cause((fault,), cause.profile) for cause in self._profiles() for fault in self._faults)
+        return (Cause((fault,), cause.profile) for cause in self._profiles() for fault in self._combined)
 
     def _pairs(self, chosen: Sequence[Answered]) -> Iterator[Cause]:
+        if self.where in WHOLE:
+            others = (fault for fault in self._faults if fault not in self._combined)
+            yield from (Cause((other, *self._combined), self.evidence.profile) for other in others)
+            return
         singles = list(self._singles())
         if self.promising is not None:
             singles.sort(key=lambda cause: self.evidence.left(chosen, cause))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from clipref.numerics import rms, rms_error
+from clipref.numerics import rms, rms_error, unit_rows
 
 from .. import faults
 from ..grading.pixels import are_rounded, in_levels
@@ -18,6 +18,7 @@ from ..grading.units import key, table
 from ..grading.verdicts import MARGIN
 from ..protocol import Array, Case, Exact, Outputs
 from . import Fault
+from .changes import normalise
 
 # How near a result has to be, relative to its root mean square, for a fault's own rounding to be looked at.
 _NEAR = 0.05
@@ -30,6 +31,8 @@ _LEFT_OF_PIXELS = 0.5
 _A_LEVEL = 1.01
 _FEW = 0.02
 _FEW_OF_WRONG = 0.25
+# Verbs whose answers are embeddings, and nothing else.
+_EMBEDDING = ("encode_image", "encode_text", "embed_image", "embed_text")
 
 
 @dataclass(frozen=True)
@@ -79,10 +82,18 @@ class Evidence:
         known = case.id, cause.id
         if known not in self._faulty:
             try:
-                self._faulty[known] = faults.answer(case, cause.faults, profile=cause.profile)
+                self._faulty[known] = self._answer(case, cause)
             except (ValueError, KeyError, IndexError):  # the faults can't be together, or not in this case
                 self._faulty[known] = None
         return self._faulty[known]
+
+    def _answer(self, case: Case, cause: Cause) -> Outputs | None:
+        """What `faults.answer` gives; lengths of 1 come last, so what they are made of is computed once."""
+        others = tuple(fault for fault in cause.faults if fault.change is not normalise)
+        if len(others) == len(cause.faults) or case.verb not in _EMBEDDING:
+            return faults.answer(case, cause.faults, profile=cause.profile)
+        without = self.faulty(case, Cause(others, cause.profile))
+        return None if without is None else {"embeddings": unit_rows(without["embeddings"])}
 
     def fit(self, answer: Answered, cause: Cause) -> Fit | None:
         """How well a cause gives an answer; None if it doesn't. Passed answers have to be given, too."""

@@ -11,6 +11,12 @@ from .tower import Tower
 # Makes another tower of one, and leaves the one as it is.
 Change: TypeAlias = Callable[[Tower], Tower]
 Place: TypeAlias = Literal["vit", "resnet", "text", "preprocess", "tokenize", "similarity"]
+# Where the faults can be that answers from an image's file or a text on show, by the verb.
+WHOLE: Mapping[str, tuple[Place, ...]] = {
+    "embed_image": ("vit", "resnet", "preprocess"),
+    "embed_text": ("text", "tokenize"),
+    "compare": ("vit", "resnet", "preprocess", "text", "tokenize", "similarity"),
+}
 
 
 @dataclass(frozen=True)

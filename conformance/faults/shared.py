@@ -18,9 +18,10 @@ from clipref.weights import read_config
 
 from .. import faults
 from ..grading.verdicts import MARGIN, Result
-from ..protocol import Array
+from ..protocol import Array, Case
 from .diagnosis import SUBJECT, by_place
 from .evidence import Answered
+from .fault import WHOLE
 
 # So many failures can share something by chance.
 _BY_CHANCE = 1
@@ -68,6 +69,8 @@ def _traits(answer: Answered) -> dict[str, str]:
     if case.checkpoint is None:
         return {}
     config = read_config(case.checkpoint / "config.json")
+    if case.verb in WHOLE:
+        return _traits_from_a_file(config, case)
     style = case.checkpoint.name.rpartition("-")[2]
     (x,) = case.inputs.values()
     return {
@@ -88,6 +91,16 @@ def _traits_of_tower(config: ClipConfig, kind: str) -> dict[str, str]:
         "activation": f"models with {activation}",
         "mlp": f"models whose MLP is {ratio}",
         "depth": f"models of {'one block' if tower.layers == 1 else 'several blocks'}",
+    }
+
+
+def _traits_from_a_file(config: ClipConfig, case: Case) -> dict[str, str]:
+    if case.verb != "embed_image":
+        return {}
+    mode = case.id.rpartition("/image ")[2].partition(" ")[0]
+    return {
+        "tower": f"models with a {'ResNet' if config.vision.family == 'resnet' else 'ViT'}",
+        **({"mode": f"mode {mode}"} if case.level == "pipeline" else {}),
     }
 
 

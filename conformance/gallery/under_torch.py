@@ -15,7 +15,9 @@ UNDER_TORCH: tuple[Outsider, ...] = (
     ),
     Outsider(
         "openai-pillow-13", "OpenAI's code with Pillow 13", "clip-anytorch", places.PILLOW_13, "openai_clip.py:Engine",
-        "The same with the newest Pillow, which may take the vertical pass first: in no picture that is asked.",
+        "The same with the newest Pillow. It takes the vertical pass first where a picture that shrinks is more than "
+        "twice as high as wide, and gives other levels then (drawn ones: 1080x2400 to 224 one level in 13 % of "
+        "values, 55x129 to 48 up to 20 in 31 %). No picture that is asked is so high.",
         (Asked(("preprocess",)),),
     ),
     Outsider(

@@ -43,7 +43,8 @@ _TEXTS = ("a red circle", "a photo of two blue squares on white", "Yellow triang
 
 # Its picture is large, as those are that a model of this size is asked about.
 _FULL, _FULL_STYLE, _FULL_PICTURE = "clip/ViT-B-32", "trained", ("RGB", 308, 230)
-_IMAGE_CLAIMS, _TEXT_CLAIMS = ("IMG-1", "IMG-5", "OUT-1", "OUT-2"), ("TOK-4", "TXT-3", "OUT-1", "OUT-2")
+_IMAGE_CLAIMS = ("IMG-1", "IMG-5", "OUT-1", "OUT-2", "OUT-3")
+_TEXT_CLAIMS = ("TOK-4", "TXT-3", "OUT-1", "OUT-2", "OUT-3")
 
 
 def questions(profile: str = "openai") -> Iterator[Question]:

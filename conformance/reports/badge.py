@@ -1,12 +1,14 @@
 """A run's badge: what was asked of the engine, level by level, and how much of it is right.
 
 It never says "conformant" alone: a level is named with the profile or the precision that was claimed, with how many of
-all its questions are right, and with what failed, failed as expected, was declined or not asked. As SVG, which needs
-nothing else, or as JSON for https://shields.io/badges/endpoint-badge.
+all its questions are right, and with what failed, failed as expected, was declined or not asked. Levels without any
+answer share their words: "operations, taps declined". As SVG, which needs nothing else, or as JSON for
+https://shields.io/badges/endpoint-badge.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +29,8 @@ State: TypeAlias = Literal["whole", "partial", "wrong", "not asked"]
 _CORE = ("tokenize", "preprocess", "towers")
 # Levels that have no rounding, and so no precision.
 _WITHOUT_PRECISION = ("describe", "tokenize", "released")
+# Of more models than these, their number is said.
+_NAMED = 2
 _LABEL = f"clipref {__version__}"
 
 
@@ -37,6 +41,7 @@ class Part:
     level: str
     says: str
     state: State
+    nothing: str = ""  # "not asked", "not claimed" or "declined", if that is what became of all of its questions
 
 
 def parts(report: Report) -> list[Part]:
@@ -50,7 +55,8 @@ def parts(report: Report) -> list[Part]:
 def _part(report: Report, level: str, results: Sequence[Result]) -> Part:
     asked = [r for r in results if r.problem != NOT_CLAIMED]
     if not asked:
-        return Part(level, f"{level} not {'claimed' if results else 'asked'}", "not asked")
+        nothing = f"not {'claimed' if results else 'asked'}"
+        return Part(level, f"{level} {nothing}", "not asked", nothing)
     count = {verdict: sum(r.verdict == verdict for r in asked) for verdict in ("PASS", "FAIL", "XFAIL", "SKIP")}
     there = sum(1 for _ in questions([level], profile=report.profile)) if level not in ("full", "released") else 0
     of = max(there, len(asked))
@@ -60,7 +66,7 @@ def _part(report: Report, level: str, results: Sequence[Result]) -> Part:
     }  # fmt: skip
     says = ", ".join([f"{level}{_claim(report, level, asked)} {count['PASS']}/{of}", *_told(rest)])
     state: State = "wrong" if count["FAIL"] else "whole" if count["PASS"] == of else "partial"
-    return Part(level, says, state)
+    return Part(level, says, state, "declined" if count["SKIP"] == of else "")
 
 
 def _told(counts: dict[str, int]) -> list[str]:
@@ -73,7 +79,8 @@ def _claim(report: Report, level: str, asked: Sequence[Result]) -> str:
     """In brackets, of which models, in which profile and in which precision the answers are right."""
     known: list[str] = []
     if level in ("full", "released"):
-        known += dict.fromkeys(r.case.split("/")[1].split(" ")[0] for r in asked)
+        models = dict.fromkeys(r.case.split("/")[1].split(" ")[0] for r in asked)
+        known += models if len(models) <= _NAMED else [f"{len(models)} models"]
     if level in ("preprocess", "pipeline"):
         known += [report.profile, *[f"pixels {report.pixels.replace('-', ' ')}"] * (report.pixels != "exact")]
     if level not in _WITHOUT_PRECISION and (level != "preprocess" or report.precision != "float32"):
@@ -87,7 +94,22 @@ def message(report: Report) -> str:
 
 
 def _shown(report: Report) -> list[Part]:
-    return [part for part in parts(report) if part.state != "not asked" or part.level in _CORE]
+    """Levels with answers, each by itself; those without any by what became of them, together."""
+    meant = [part for part in parts(report) if part.state != "not asked" or part.level in _CORE]
+    alike = {nothing: [p for p in meant if p.nothing == nothing] for nothing in dict.fromkeys(p.nothing for p in meant)}
+    shown = []
+    for part in meant:
+        together = alike[part.nothing] if part.nothing else [part]
+        if part is together[0]:
+            shown.append(dataclasses.replace(part, says=_together(together)) if part.nothing else part)
+    return shown
+
+
+def _together(alike: Sequence[Part]) -> str:
+    """Of levels that the same became of: "preprocess, towers and 2 more declined", those of the core by name."""
+    levels = sorted((part.level for part in alike), key=lambda level: level not in _CORE)
+    more = f" and {len(levels) - len(_CORE)} more" if len(levels) > len(_CORE) else ""
+    return f"{', '.join(levels[: len(_CORE)])}{more} {alike[0].nothing}"
 
 
 def _title(report: Report) -> str:
