@@ -22,6 +22,7 @@ INLINE void NAME(tile)(const int rows, const word *a, count stride, const word *
         for (count begin = 0; begin < depth; begin += RUN) {
             const word *row[ROWS], *step = panel + begin * PANEL + column;
             SUM sum[ROWS][2];
+#pragma GCC unroll 16
             for (int r = 0; r < rows; r++) {
                 row[r] = a + r * stride + begin;
                 sum[r][0] = sum[r][1] = (SUM){0};
@@ -35,6 +36,7 @@ INLINE void NAME(tile)(const int rows, const word *a, count stride, const word *
                     sum[r][1] = MULTIPLY_ADD(sum[r][1], x, right);
                 }
             }
+#pragma GCC unroll 16
             for (int r = 0; r < rows; r++) {
                 word *place = out + r * PANEL + column;
                 store_bits(place, (bits)(begin ? (SUM)load_bits(place) + sum[r][0] : sum[r][0]));
