@@ -16,7 +16,8 @@
 #ifdef DOT
 #include "tile_amx.h"
 #else
-/* Sums [rows, PANEL] of `rows` rows of words and one panel. */
+/* Sums [rows, PANEL] of `rows` rows of words and one panel. All loops over rows are unrolled, so that compilers keep
+   the sums in registers: Clang leaves those of more than 10 rows in memory otherwise. */
 INLINE void NAME(tile)(const int rows, const word *a, count stride, const word *panel, count depth, word *out) {
     for (int column = 0; column < PANEL; column += 2 * LANES)
         for (count begin = 0; begin < depth; begin += RUN) {
