@@ -74,7 +74,7 @@ INLINE void NAME(multiply)(const word *a, count stride, const struct scale *scal
             for (count r = 0; r < some; r++)
                 for (count i = 0; i < n; i += LANES) {
                     count column = first + i, left = n - i;
-                    vec y = NAME(floats)(sums + r * PANEL + i, panels + i, scales + row + r);
+                    vec y = NAME(floats)(sums + r * PANEL + i, panels + i, scales ? scales + row + r : NULL);
                     if (bias) y += load_some(bias + column, left);
                     if (residual) y += load_some(residual + (row + r) * residual_stride + column, left);
                     store_some(out + (row + r) * out_stride + column, activate(y, activation), left);
