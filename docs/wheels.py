@@ -2,8 +2,8 @@
 
 Writes the sdist of this checkout and, made of that, a wheel with the C libraries for Linux on x86-64, and one for Linux
 on ARM. The compiler is that of the package `ziglang`, which compiles for either processor, against the glibc of
-manylinux's tag; auditwheel checks that the libraries ask for no newer one, and puts the tag into the name. The same
-checkout has the same bytes each time, with the same versions of these packages.
+manylinux's tag; auditwheel checks that the libraries ask for no newer one, and puts the tag into the name. The wheels of
+an sdist have the same bytes each time, with the same versions of these packages.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def write_wheel(sdist: Path, processor: str, folder: Path) -> Path:
         run(
             "pip", "--no-cache-dir", "wheel", "--no-deps", "--wheel-dir", work, str(sdist),
             CC=compiler,
-            LDSHARED=f"{compiler} -shared -s",
+            LDSHARED=f"{compiler} -shared -s -O3",  # or zig adds what it has for debugging
             _PYTHON_HOST_PLATFORM=f"linux-{processor}",  # what sysconfig takes the platform to be
         )  # fmt: skip
         (made,) = Path(work).glob("*.whl")
