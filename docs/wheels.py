@@ -2,8 +2,8 @@
 
 Writes the sdist of this checkout and, made of that, a wheel with the C libraries for Linux on x86-64, and one for Linux
 on ARM. The compiler is that of the package `ziglang`, which compiles for either processor, against the glibc of
-manylinux's tag; auditwheel checks that the libraries ask for no newer one, and puts the tag into the name. The wheels of
-an sdist have the same bytes each time, with the same versions of these packages.
+manylinux's tag; auditwheel checks that the libraries ask for no newer one, and puts the tag into the name. The wheels
+of an sdist have the same bytes each time, with the same versions of these packages.
 """
 
 from __future__ import annotations
