@@ -2,9 +2,10 @@
 
 The C files say what they do, common.h how a weight lies in memory. Products take bias, residual and activation into the
 same pass (`pending.py`), weights are packed once (`packing.py`), a batch's items are shared out to Python's threads
-(`sharing.py`). The library is compiled when clipref is installed, if there is a C compiler, and holds kernels for
-AVX-512, for AVX2 with FMA, and for any processor in vectors of 128 bits, and products of less than float32 besides for
-AVX-512's instructions of bfloat16 and int8 and for AMX; which of them run here is found out at run time.
+(`sharing.py`). The library lies in wheels, or is compiled when clipref is installed, if there is a C compiler. It holds
+kernels for AVX-512, for AVX2 with FMA, for ARM's NEON, and for any processor in vectors of 128 bits, and products of
+less than float32 besides for the instructions of AVX-512 and of ARM for bfloat16 and int8, and for AMX; which of them
+run here is found out at run time.
 
 Below float32 it is products that are computed otherwise, of linear layers and convolutions: what an operation takes and
 gives, sums, biases, residuals, activations, LayerNorm, attention and the last projection stay in float32. In bfloat16

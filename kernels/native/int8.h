@@ -6,7 +6,8 @@
        sum of (x - zero) * w = sum of x * w - zero * sum of w
 
    steps of the row times steps of the output. A file that includes this names a processor, and QUADRUPLES where that
-   has an instruction: sum, word of a row, words of a weight -> sum with the four products of each word. */
+   has an instruction: sum, word of a row, words of a weight -> sum with the four products of each word; and OFFSET,
+   128, where that takes a row's bytes for numbers from -128 to 127: they and `zero` are less by that then. */
 #include "vectors.h"
 
 #undef PRECISION
@@ -21,6 +22,9 @@
 #define RUN WHOLE
 #undef MULTIPLY_ADD
 
+#ifndef OFFSET
+#define OFFSET 0
+#endif
 #ifdef QUADRUPLES
 #define MULTIPLY_ADD QUADRUPLES
 #else
@@ -54,11 +58,12 @@ INLINE struct scale NAME(narrow)(const float *x, count depth, word *out, count w
     for (; i < depth; i += LANES) {
         vec whole = load_some(x + i, depth - i) * inverse + zero;
         whole = choose(whole < shift + 255.0f, whole, splat(shift + 255.0f));
-        bytes some = __builtin_convertvector((bits)choose(whole > shift, whole, splat(shift)) & 255u, bytes);
+        bits from_0 = (bits)choose(whole > shift, whole, splat(shift));
+        bytes some = __builtin_convertvector((from_0 - OFFSET) & 255u, bytes);
         memcpy(byte + i, &some, sizeof some); /* there is room: words go on to a multiple of 16 */
     }
     if (i < 4 * words) memset(byte + i, 0, 4 * words - i);
-    return (struct scale){step + broken, (int32_t)(zero - shift)};
+    return (struct scale){step + broken, (int32_t)(zero - shift) - OFFSET};
 }
 
 INLINE vec NAME(floats)(const word *sums, const word *head, const struct scale *scale) {

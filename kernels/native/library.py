@@ -22,12 +22,12 @@ PATH = Path(__file__).with_name("kernels.so")
 
 # Kernels by precision and processor, fastest first; both end the names of the functions made for them.
 PROCESSORS: dict[str, tuple[str, ...]] = {
-    "float32": ("avx512", "avx2", "plain"),
-    "bfloat16": ("amx", "avx512bf16", "avx512", "avx2", "plain"),
-    "int8": ("amx", "avx512vnni", "avx512", "avx2", "plain"),
+    "float32": ("avx512", "avx2", "neon", "plain"),
+    "bfloat16": ("amx", "avx512bf16", "avx512", "avx2", "neonbf16", "neon", "plain"),
+    "int8": ("amx", "avx512vnni", "avx512", "avx2", "neondotprod", "neon", "plain"),
 }
 # Of processors that have products alone: whose kernels in float32 do the rest.
-REST = {"amx": "avx512", "avx512bf16": "avx512", "avx512vnni": "avx512"}
+REST = {"amx": "avx512", "avx512bf16": "avx512", "avx512vnni": "avx512", "neonbf16": "neon", "neondotprod": "neon"}
 # Outputs of a packed weight that lie side by side, and what the words of two or four below them are a multiple of;
 # common.h draws it.
 PANEL, STEP = 32, 16

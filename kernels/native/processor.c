@@ -15,8 +15,13 @@ static int amx(void) {
     return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && edx & BF16 && edx & TILE && edx & INT8 &&
            !syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA);
 }
-#else
+#elif defined(__x86_64__)
 static int amx(void) { return 0; }
+#endif
+
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#include "arm.h"
 #endif
 
 EXPORT int runs(const char *processor) {
@@ -31,6 +36,14 @@ EXPORT int runs(const char *processor) {
     if (!strcmp(processor, "amx")) return avx512 && amx();
 #if __has_include(<avx512bf16intrin.h>)
     if (!strcmp(processor, "avx512bf16")) return avx512 && __builtin_cpu_supports("avx512bf16");
+#endif
+#elif defined(__aarch64__)
+    if (!strcmp(processor, "neon")) return 1;
+#if defined(__linux__) && defined(FUNCTIONS_HAVE_TARGETS)
+    /* https://docs.kernel.org/arch/arm64/elf_hwcaps.html */
+    enum { ASIMDDP = 1 << 20, BF16 = 1 << 14 };
+    if (!strcmp(processor, "neondotprod")) return (getauxval(AT_HWCAP) & ASIMDDP) != 0;
+    if (!strcmp(processor, "neonbf16")) return (getauxval(AT_HWCAP2) & BF16) != 0;
 #endif
 #endif
     return !strcmp(processor, "plain");

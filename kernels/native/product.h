@@ -16,12 +16,14 @@
 #ifdef DOT
 #include "tile_amx.h"
 #else
-/* Sums [rows, PANEL] of `rows` rows of words and one panel. */
+/* Sums [rows, PANEL] of `rows` rows of words and one panel. All loops over rows are unrolled, so that compilers keep
+   the sums in registers: Clang leaves those of more than 10 rows in memory otherwise. */
 INLINE void NAME(tile)(const int rows, const word *a, count stride, const word *panel, count depth, word *out) {
     for (int column = 0; column < PANEL; column += 2 * LANES)
         for (count begin = 0; begin < depth; begin += RUN) {
             const word *row[ROWS], *step = panel + begin * PANEL + column;
             SUM sum[ROWS][2];
+#pragma GCC unroll 16
             for (int r = 0; r < rows; r++) {
                 row[r] = a + r * stride + begin;
                 sum[r][0] = sum[r][1] = (SUM){0};
@@ -35,6 +37,7 @@ INLINE void NAME(tile)(const int rows, const word *a, count stride, const word *
                     sum[r][1] = MULTIPLY_ADD(sum[r][1], x, right);
                 }
             }
+#pragma GCC unroll 16
             for (int r = 0; r < rows; r++) {
                 word *place = out + r * PANEL + column;
                 store_bits(place, (bits)(begin ? (SUM)load_bits(place) + sum[r][0] : sum[r][0]));
@@ -71,7 +74,7 @@ INLINE void NAME(multiply)(const word *a, count stride, const struct scale *scal
             for (count r = 0; r < some; r++)
                 for (count i = 0; i < n; i += LANES) {
                     count column = first + i, left = n - i;
-                    vec y = NAME(floats)(sums + r * PANEL + i, panels + i, scales + row + r);
+                    vec y = NAME(floats)(sums + r * PANEL + i, panels + i, scales ? scales + row + r : NULL);
                     if (bias) y += load_some(bias + column, left);
                     if (residual) y += load_some(residual + (row + r) * residual_stride + column, left);
                     store_some(out + (row + r) * out_stride + column, activate(y, activation), left);
