@@ -7,6 +7,7 @@ import pytest
 
 from clipref.conformance import faults
 from clipref.conformance.protocol import Case, Outputs
+from clipref.weights import DType
 
 # Bytes of an answer that is kept. Embeddings, ids and similarities are smaller, most pixels are not.
 SMALL = 2**16
@@ -20,12 +21,12 @@ def kept_answers() -> Iterator[None]:
     compute = faults.answer
 
     def answer(
-        case: Case, faulty: Sequence[faults.Fault] = (), dtype: str = "float64", profile: str = "openai"
+        case: Case, faulty: Sequence[faults.Fault] = (), dtype: DType = "float64", profile: str = "openai"
     ) -> Outputs:
         key = case.id, tuple(fault.id for fault in faulty), dtype, profile
         if key not in known:
             try:
-                found = compute(case, faulty, dtype, profile)  # type: ignore[arg-type]
+                found = compute(case, faulty, dtype, profile)
             except (ValueError, KeyError, IndexError) as problem:  # the faults can't be together, or not in this case
                 known[key] = type(problem)(*problem.args)
                 raise
