@@ -1,7 +1,7 @@
 """The suite misses no known fault, and names it. Figures measured are beside the tests that hold them."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -13,11 +13,19 @@ from clipref.conformance.grading.judge import judge
 from clipref.conformance.grading.verdicts import Report
 
 from .conformance_engines import LEVEL
+from .fault_answers import kept_answers
 
 TOWER_FAULTS = [fault for fault in FAULTS if fault.places[0] in LEVEL]
 OTHER_FAULTS = [fault for fault in FAULTS if fault.places[0] not in LEVEL]
 # One of each kind of change; the rest of them is slow.
 SOME_TOWER_FAULTS = ("gelu-tanh", "qkv-kqv", "ln-pre-missing", "conv2-strided")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kept() -> Iterator[None]:
+    """Answers of faults that searches have in common are computed once."""
+    with kept_answers():
+        yield
 
 
 # --- no miss ----------------------------------------------------------------------------------------------------------

@@ -40,7 +40,8 @@ STYLES = ("plain", "trained")
 # Sum of four 16-bit integers: mean 2 * (2**16 - 1), variance 4 * (2**32 - 1) / 12.
 _MEAN = 2 * 65535
 _UNIT = 1.0 / math.sqrt((2.0**32 - 1.0) / 3.0)
-_BLOCK = 2**18  # words at a time, which stay in the cache
+_BLOCK = 2**16  # words at a time, which stay in the cache
+_HALVES = np.uint64(0x0000FFFF0000FFFF)  # the lower 16 bits of each 32
 
 # What OpenAI's convert_weights (clip/model.py) leaves in float32: LayerNorm, BatchNorm, embeddings, the logit scale.
 _FLOAT32 = re.compile(r".*(embedding(\.weight)?|ln_\w+\.\w+|bn\d\.\w+|downsample\.1\.\w+)|logit_scale")
@@ -91,10 +92,9 @@ def normal(key: str, n: int) -> NDArray[np.float64]:
     stream, values = generator(key), np.empty(n)
     for start in range(0, n, _BLOCK):
         words = stream.random_raw(min(_BLOCK, n - start))
-        total = np.zeros(len(words), np.int64)
-        for shift in (0, 16, 32, 48):
-            total += ((words >> np.uint64(shift)) & np.uint64(0xFFFF)).astype(np.int64)
-        np.multiply(total - _MEAN, _UNIT, out=values[start : start + _BLOCK])
+        pairs = (words & _HALVES) + (words >> np.uint64(16) & _HALVES)  # two sums of two, of 17 bits each
+        total = (pairs & np.uint64(0xFFFFFFFF)) + (pairs >> np.uint64(32))
+        np.multiply(total.view(np.int64) - _MEAN, _UNIT, out=values[start : start + _BLOCK])
     return values
 
 
@@ -126,7 +126,9 @@ def _value(config: ClipConfig, name: str, shape: Shape, style: Style, salt: str)
         if name == "visual.class_embedding" or "attnpool" in name:
             value *= 2.0
         return value * _outliers(name, shape[-1]) if style == "trained" and "attnpool" not in name else value
-    value = normal(key, n).reshape(shape) * _gain(config, name, style) / math.sqrt(_fan_in(name, shape))
+    value = normal(key, n).reshape(shape)
+    value *= _gain(config, name, style)
+    value /= math.sqrt(_fan_in(name, shape))
     if style == "trained" and config.vision.family == "vit" and len(shape) == 4:
         value *= _outliers(name, shape[0])[:, None, None, None]
     if config.vision.family == "resnet" and len(shape) == 4:
