@@ -10,6 +10,7 @@ from clipref.conformance import faults, suite
 from clipref.conformance import questions as levels
 from clipref.conformance.faults import FaultyEngine, changes
 from clipref.conformance.faults.fault import Fault
+from clipref.conformance.faults.leans import _Measured
 from clipref.conformance.faults.tower import Tower
 from clipref.conformance.grading.verdicts import Report
 from clipref.conformance.protocol import Case, Outputs
@@ -78,5 +79,20 @@ def test_a_wrong_formula_is_no_coarser_precision() -> None:
     assert "as it is" not in summary(report) and "lean, within their precision, to in_proj without its bias" in said(
         report
     )
-    right = suite.run(Emulated("float16"), texts[:4], precision="float32")
+    right = suite.run(Emulated("float16"), texts[:8], precision="float32")
     assert "as it is, float16-conformant" in summary(right)
+
+
+@pytest.mark.parametrize(
+    ("share", "deviation", "certainty", "leans"),
+    [
+        (1.02, 0.01, 20.0, True),
+        (0.7, 0.12, 1.2, True),  # may be the whole
+        (0.6, 0.085, 1.45, False),  # as agreed as that and not the whole: rounded weights
+        (0.68, 0.031, 5.5, True),  # far surer than rounding gets: a fault that has part of this one's effect
+        (0.4, 0.01, 8.0, False),
+    ],
+)
+def test_a_fault_is_in_errors_by_the_whole_of_it(share: float, deviation: float, certainty: float, leans: bool) -> None:
+    measured = _Measured(faults.BY_ID["gelu-quick"], share, deviation, certainty, 0.0, 0.8, (), ())
+    assert measured.is_certain is leans

@@ -29,6 +29,13 @@ from .fault import Fault
 # certainty needed; one GELU for another and qkv without biases in bfloat16, 1.7 for 1.702 in float16 1.0 and more.
 _ITEMS_TO_LEAN = 8
 _SHARES = (0.5, 1.5)
+# A fault is in errors by the whole of it: within a quarter, or within three times the share's own deviation. Rounded
+# weights err alike in every item, so that the shares of what is right may agree, too, but not with 1: transformers in
+# bfloat16 has 0.6 of another LayerNorm eps in its texts, with 1.5 of the certainty needed. Of another share, more of it
+# is needed: biases of values left out, which have 0.7 of what those of q, k and v do in float16, have 5.5.
+_WHOLE = 0.25
+_DEVIATIONS = 3.0
+_CERTAINTY_OF_A_PART = 3.0
 # What has next to nothing in its errors but a fault's effect, so much of it as there is, has another constant or the
 # like wrong. What is right leaves all of its errors.
 _ALL_BUT = 0.02
@@ -107,6 +114,7 @@ class _Measured:
 
     fault: Fault
     share: float
+    deviation: float  # of the share
     certainty: float
     left: float  # the mean square of errors without the fault's effect, relative to what is exact; summed over cases
     unlike: float  # the share of the errors, by root mean square, that is no multiple of the fault's effect
@@ -116,7 +124,9 @@ class _Measured:
     @property
     def is_certain(self) -> bool:
         """A fault that rounding does as well is one only where next to nothing else is in the errors."""
-        leans = _SHARES[0] <= self.share <= _SHARES[1] and self.certainty >= 1
+        whole = abs(self.share - 1) <= max(_WHOLE, _DEVIATIONS * self.deviation)
+        needed = 1.0 if whole else _CERTAINTY_OF_A_PART
+        leans = _SHARES[0] <= self.share <= _SHARES[1] and self.certainty >= needed
         return self.unlike <= _ALL_BUT or (leans and not self.fault.as_rounding)
 
 
@@ -156,7 +166,7 @@ def _measure(answers: Sequence[Answered], fault: Fault, profile: str) -> _Measur
     certainty = abs(share) / deviation / (3.7 + 20 / (len(x) - 1)) if deviation else math.inf
     errors, along = (np.concatenate([x.ravel() for x in parts]) for parts in (errors_of, effects))
     unlike = rms(errors - along * (errors @ along) / (along @ along)) / (rms(errors) or 1.0)
-    return _Measured(fault, share, certainty, left, unlike, tuple(cases), tuple(effects))
+    return _Measured(fault, share, deviation, certainty, left, unlike, tuple(cases), tuple(effects))
 
 
 def _alike(one: _Measured, best: _Measured) -> bool:
