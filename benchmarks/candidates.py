@@ -67,6 +67,10 @@ def make_all(found: dict[str, Candidate]) -> dict[str, Any]:
             engines[name] = candidate.make()
         except BackendError as error:
             print(f"left out: {name}: {error}", flush=True)
+        except Exception as error:  # of a peer, whatever its library raises
+            if candidate.ours:
+                raise
+            print(f"left out: {name}: {type(error).__name__}: {error}", flush=True)
     return engines
 
 

@@ -68,7 +68,7 @@ def limited_to(threads: int | None) -> Iterator[None]:
 
 
 def point(specification: dict[str, Any], threads: int | None = None) -> dict[str, Any]:
-    """What a process of its own says of a point; `error` and no more where it failed."""
+    """What a process of its own says of a point; `failed` and no more where it did."""
     with limited_to(threads):
         run = [sys.executable, str(POINT), json.dumps(specification, default=str)]
         done = subprocess.run(run, capture_output=True, text=True)
@@ -162,6 +162,7 @@ def combined(several: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def line(row: dict[str, Any]) -> str:
+    """A point as it is printed."""
     head = f"{row['curve']:8} {row['x']!s:>18} {row['engine']:28}"
     if "failed" in row:
         return f"{head} {row['failed']}"

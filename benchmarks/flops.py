@@ -30,6 +30,7 @@ class Product(NamedTuple):
 
     @property
     def flop(self) -> int:
+        """Its floating-point operations: two for each factor of a sum."""
         return 2 * self.rows * self.inputs * self.outputs
 
 
@@ -47,15 +48,18 @@ class Counter:
         self.flop += product.flop
 
     def linear(self, x: Any, weight: Any, bias: Any = None) -> Any:
+        """As `clipref.ops.linear`, counted."""
         self._count(x.size // x.shape[-1], x.shape[-1], len(weight))
         return ops.linear(x, weight, bias)
 
     def conv2d(self, x: Any, weight: Any, stride: int = 1, padding: int = 0) -> Any:
+        """As `clipref.ops.conv2d`, counted as the product that it is."""
         y = ops.conv2d(x, weight, stride, padding)
         self._count(y.size // y.shape[1], math.prod(weight.shape[1:]), len(weight))
         return y
 
     def attention(self, q: Any, k: Any, v: Any, visible: Any = None) -> Any:
+        """As `clipref.ops.attention`, both its products counted."""
         self.flop += 4 * q.size * k.shape[2]
         return ops.attention(q, k, v, visible)
 

@@ -84,7 +84,7 @@ def memory_mb() -> dict[str, float]:
     """What this process has in memory now, and had at its peak, in MB."""
     status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     return {
-        key: int(status.split(f"{field}:")[1].split()[0]) / 1e3
+        key: int(status.split(f"{field}:")[1].split()[0]) * 1024 / 1e6
         for key, field in (("resident_mb", "VmRSS"), ("peak_mb", "VmHWM"))
     }
 

@@ -44,7 +44,9 @@ def labels_point(folder: Path, engine: str, count: int) -> dict[str, Any]:
     """So many labels in the templates, by `labels.measure`; milliseconds are a label's."""
     from labels import measure
 
-    backend, precision, _ = parts_of(engine)
+    backend, precision, options = parts_of(engine)
+    if options:
+        raise SystemExit(f"{engine}: labels are measured of backends as they are, without options.")
     found = measure(folder, backend, precision, count)
     return found | {"ms": found["seconds"] / count * 1e3, "peak_mb": found["process_peak_mb"]}
 

@@ -39,6 +39,7 @@ class Span(NamedTuple):
 
     @property
     def seconds(self) -> float:
+        """How long it took."""
         return (self.end - self.begin) / 1e9
 
 
@@ -209,6 +210,7 @@ class _Core(_Delegate):
         self.compiled = compiled
 
     def compile_model(self, model: Any, device_name: str, config: dict[str, Any]) -> _Compiled:
+        """As OpenVINO's own, with counters."""
         made = _Compiled(self.inner.compile_model(model, device_name, {**config, "PERF_COUNT": True}))
         self.compiled.append(made)
         return made
@@ -225,6 +227,7 @@ class _Compiled(_Delegate):
         self.layers = {node.get_friendly_name(): _layers(node) for node in inner.get_runtime_model().get_ops()}
 
     def create_infer_request(self) -> _Request:
+        """As OpenVINO's own, watched."""
         return _Request(self.inner.create_infer_request(), self)
 
     def grown(self) -> list[Operator]:
@@ -256,6 +259,7 @@ class _Request(_Delegate):
         self.compiled = compiled
 
     def infer(self, *arguments: Any, **named: Any) -> Any:
+        """As OpenVINO's own, counted."""
         found = self.inner.infer(*arguments, **named)
         self.compiled.inferences += 1
         self.compiled.request = self.inner

@@ -184,7 +184,7 @@ import sys
 from clipref import AutoModel
 model = AutoModel.from_pretrained(sys.argv[1], backend=sys.argv[2])
 model.embed_image(sys.argv[3]), model.embed_text("a photo of a cat")
-print(int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1e3)
+print(int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) * 1024 / 1e6)
 """
 
 

@@ -1,4 +1,4 @@
-/* Products by one function of the native library, where there is no Python: test_native_arm.py runs it in an emulator.
+/* Products by one function of the native library, where there is no Python: test_native_clang.py runs it in an emulator.
 
    `native_products NAME` reads cases from its standard input, each [rows, depth, outputs, words of a weight's panels]
    and then rows [rows, depth], panels, a bias and a residual [rows, outputs], and writes each case's result. It is built
@@ -22,7 +22,6 @@ static const struct {
     product *function;
 } PRODUCT[] = {PRODUCTS};
 
-/* Memory that ends with what was read, so that sanitizers see what reads on. */
 static void *read_words(int64_t n) {
     void *words = malloc(n * 4);
     if (!words || fread(words, 4, n, stdin) != (size_t)n) exit(2);

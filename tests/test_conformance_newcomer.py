@@ -76,6 +76,13 @@ def test_an_engine_one_folder_below_is_told(above: Path, monkeypatch: pytest.Mon
         open_engine("exec:./my_clip")
 
 
+def test_a_command_may_have_words_longer_than_any_name(above: Path) -> None:
+    (question,) = questions("describe/rn-a")
+    (above / "shut").mkdir(mode=0)
+    with pytest.raises(Crashed, match=r"^exit code 4$"):
+        open_engine(f"exec:{sys.executable} -c 'raise SystemExit(4){' ' * 5000}'").answer(question.make(above))
+
+
 def test_of_what_lies_nowhere_nothing_is_told(above: Path) -> None:
     with pytest.raises(InputError, match=r"or on the PATH\.$"):
         open_engine("exec:./no_such_engine")

@@ -88,7 +88,7 @@ def _verdict(report: Report) -> str:
     return f"Not {report.precision}-conformant: {failed} of {answers} answers fail{expected}{_as_it_is(report)}"
 
 
-# So many answers that all err as a precision does are not a wrong constant that happens to; the same as leans.py takes.
+# So many answers that all err as a precision does are not a wrong constant that happens to.
 _ANSWERS_TO_GRADE = 8
 
 

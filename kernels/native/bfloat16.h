@@ -1,7 +1,7 @@
 /* Products and convolutions in bfloat16: float32 in and out, rounded to nearest even on the way to the registers,
    products and sums in float32. A file that includes this names a processor, and PAIRS where that has an instruction:
-   sum, word of a row, words of a weight -> sum with the two products of each word. The instructions of x86-64 take
-   numbers below 1.2e-38 for 0. */
+   sum, word of a row, words of a weight -> sum with the two products of each word. The instructions of x86-64 and
+   of ARM take numbers below 1.2e-38 for 0. */
 #include "vectors.h"
 
 #undef PRECISION
