@@ -24,14 +24,17 @@ class Candidate(NamedTuple):
     make: Callable[[], Any]
 
 
-def candidates(checkpoint: Checkpoint) -> list[Candidate]:
-    """Every peer and backend that can run here, a backend under its name and, but for its own choice, the precision."""
-    return [*_peers(checkpoint), *_backends(checkpoint)]
+def candidates(checkpoint: Checkpoint, tuned: bool = False) -> list[Candidate]:
+    """Every peer and backend that can run here, a backend under its name and, but for its own choice, the precision.
+
+    `tuned`: with the peers that tune themselves for minutes.
+    """
+    return [*_peers(checkpoint, tuned), *_backends(checkpoint)]
 
 
-def chosen(checkpoint: Checkpoint, names: Collection[str]) -> dict[str, Candidate]:
+def chosen(checkpoint: Checkpoint, names: Collection[str], tuned: bool = False) -> dict[str, Candidate]:
     """Candidates by name, those that are named, or all. Exits where a name is none of theirs."""
-    found = {candidate.name: candidate for candidate in candidates(checkpoint)}
+    found = {candidate.name: candidate for candidate in candidates(checkpoint, tuned)}
     unknown = [name for name in names if name not in found]
     if unknown:
         raise SystemExit(f"No engine {unknown[0]!r} here; there are: {', '.join(found)}.")
@@ -47,11 +50,11 @@ def engine_named(checkpoint: Checkpoint, name: str) -> Any:
         if peer.name == name:
             return peer(checkpoint, lazy.available_threads())
     backend, precision, options = parts_of(name)
-    return backends.make_engine(backend, checkpoint, "float32", precision=precision, **options).engine
+    return backend_engine(backend, checkpoint, precision, **options)
 
 
 def parts_of(name: str) -> tuple[str, str | None, dict[str, Any]]:
-    """What the name of one of our candidates says: backend, precision (None: the backend's own choice), options."""
+    """Backend, precision (None: the backend's own choice) and options that the name of one of our candidates says."""
     backend, *words = name.split()
     precision = words.pop() if words and words[-1] in PRECISIONS else None
     if words not in ([], ["compiled"]):
@@ -74,9 +77,9 @@ def make_all(found: dict[str, Candidate]) -> dict[str, Any]:
     return engines
 
 
-def _peers(checkpoint: Checkpoint) -> Iterator[Candidate]:
+def _peers(checkpoint: Checkpoint, tuned: bool) -> Iterator[Candidate]:
     threads = lazy.available_threads()
-    for peer in peers.installed(checkpoint):
+    for peer in peers.installed(checkpoint, tuned):
         yield Candidate(peer.name, peer.precision, False, partial(peer, checkpoint, threads))
 
 
@@ -94,6 +97,6 @@ def _backends(checkpoint: Checkpoint) -> Iterator[Candidate]:
                 yield Candidate(name.replace("torch", "torch compiled"), precision, True, compiled)
 
 
-def backend_engine(backend: str, checkpoint: Checkpoint, precision: str, **options: Any) -> Any:
+def backend_engine(backend: str, checkpoint: Checkpoint, precision: str | None, **options: Any) -> Any:
     """The engine of a backend in a precision. Raises BackendError where it can't run here."""
     return backends.make_engine(backend, checkpoint, "float32", precision=precision, **options).engine

@@ -68,7 +68,7 @@ def limited_to(threads: int | None) -> Iterator[None]:
 
 
 def point(specification: dict[str, Any], threads: int | None = None) -> dict[str, Any]:
-    """What a process of its own says of a point; `failed` and no more where it did."""
+    """A point, measured in a process of its own; `failed`, with why, and no more where it couldn't be."""
     with limited_to(threads):
         run = [sys.executable, str(POINT), json.dumps(specification, default=str)]
         done = subprocess.run(run, capture_output=True, text=True)
@@ -108,7 +108,7 @@ class Curve:
         return folder
 
     def specification(self, x: Any, engine: str) -> dict[str, Any]:
-        """What point.py is told."""
+        """A point as point.py is asked for it."""
         args = self.args
         folder = self.model(x if args.curve == "models" else args.model)
         told: dict[str, Any] = {"folder": folder, "engine": engine}
@@ -150,7 +150,7 @@ def measure(curve: Curve, engines: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def combined(several: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Of the rounds of a point: median time, the most memory, the smallest cosine."""
+    """The rounds of a point in one: median time, the most memory, the smallest cosine."""
     failed = next((found for found in several if "failed" in found), None)
     if failed:
         return {"failed": failed["failed"]}
@@ -215,7 +215,7 @@ def main() -> None:
 
 
 def default_engines(args: argparse.Namespace, curve: Curve) -> list[str]:
-    """Those of the list that are installed here."""
+    """The engines of the curve's list that are installed here."""
     checkpoint = Checkpoint(curve.model(curve.xs[0] if args.curve == "models" else args.model))
     here = {candidate.name for candidate in candidates(checkpoint)}
     return [name for name in (FEW if args.curve in ("labels", "files") else ENGINES) if name in here]

@@ -35,15 +35,15 @@ from clipref.weights_tools import synthetic
 
 
 def measure(
-    name: str, batches: Sequence[int], rounds: int, only: Sequence[str], without: Sequence[str] = ()
+    name: str, batches: Sequence[int], rounds: int, only: Sequence[str], without: Sequence[str], tuned: bool
 ) -> list[dict[str, Any]]:
     """One row for each engine, tower and batch size."""
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         synthetic.write(Path(folder) / "c", PUBLISHED[name], seed=0, style="plain")
         checkpoint = Checkpoint(Path(folder) / "c")
-        known = chosen(checkpoint, only)
-        chosen(checkpoint, without)  # names that aren't known are mistakes
+        known = chosen(checkpoint, only, tuned)
+        chosen(checkpoint, without, tuned)  # names that aren't known are mistakes
         known = {key: candidate for key, candidate in known.items() if key not in without}
         engines = make_all(known)
         exact = ReferenceEngine(checkpoint, "float64")
@@ -77,7 +77,7 @@ def measure(
 def row_of(
     candidate: Candidate, taken: dict[str, list[float]], n: int, gflop: float, best: dict[str, limits.Limit]
 ) -> dict[str, Any]:
-    """What the rounds say of an engine: its time, over the peer that it stands beside, and of its limit."""
+    """An engine's row: its time, how many times as fast as the peer beside it that is, and its share of the limit."""
     seconds = taken[candidate.name]
     peer = "torch.compile" if candidate.name.startswith("torch compiled") else "torch eager"
     ratio = ratio_of(taken.get(peer), seconds)
@@ -171,12 +171,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--chart", type=Path)
     args = parser.parse_args()
-    if args.tuned:
-        import peers
-
-        peers.PEERS += peers.TUNED
     print(machine())
-    rows = [row for name in args.models for row in measure(name, args.batches, args.rounds, args.only, args.without)]
+    asked = args.batches, args.rounds, args.only, args.without, args.tuned
+    rows = [row for name in args.models for row in measure(name, *asked)]
     write_json(args.json, {"machine": machine(), "rows": rows})
     if args.chart:
         args.chart.write_text(chart(rows, machine()), encoding="utf-8")

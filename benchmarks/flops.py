@@ -65,7 +65,7 @@ class Counter:
 
 
 def count(checkpoint: Checkpoint, pixels: Any = None, ids: Any = None) -> Counter:
-    """What the tower of these pixels, or of these ids, does with one item.
+    """The operations that the tower of these pixels, or of these ids, does with one item.
 
     All items of a batch are alike: texts of one length.
     """

@@ -41,9 +41,8 @@ _TORCH = {
     "element-wise": "add add_ mul mul_ div sub avg_pool2d mean sum",
     "conversion": "to _to_copy",
     "copies": "copy_ cat clone contiguous index index_select embedding gather take_along_dim expand slice select view "
-    "as_strided_ "
-    "reshape transpose permute unsqueeze squeeze as_strided t empty empty_strided empty_like resize_ stack unbind "
-    "_reshape_alias _unsafe_view chunk split narrow arange argmax unflatten fill_ zero_ zeros zeros_like detach "
+    "reshape transpose permute unsqueeze squeeze as_strided as_strided_ t empty empty_strided empty_like resize_ stack "
+    "unbind _reshape_alias _unsafe_view chunk split narrow arange argmax unflatten fill_ zero_ zeros zeros_like detach "
     "lift_fresh alias numpy_T detach_ movedim flatten swapaxes result_type resolve_conj resolve_neg",
 }
 # clipref.ops', and what `native` computes when a product is asked for its values.
@@ -55,7 +54,7 @@ _OPERATIONS = {
     "element-wise": "add_positions avg_pool",
     "copies": "prepend_mean prepend_token embed take",
 }
-# What of a compiled kernel's name says its kind: the first that is in it.
+# The kinds of compiled kernels, by a part of their names: the first that is in one counts.
 _FUSED = {
     "softmax": "attention",
     "layer_norm": "normalisation",

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from candidates import PRECISIONS
 from flops import Product
 
 from clipref import backends
@@ -26,7 +27,6 @@ from clipref.kernels.runtime import openvino
 from clipref.lazy import available_threads
 from clipref.transformer import Tap
 
-PRECISIONS = ("float32", "bfloat16", "int8")
 COVERED = 0.95  # of the operations: the shapes that are measured; the others count at the mean rate of these
 SECONDS = 0.06  # that a product is repeated for, at least three times, in each of TURNS turns
 TURNS = 2
@@ -108,7 +108,7 @@ Maker = Callable[[Product], Callable[[], Any]]
 
 
 def makers() -> dict[Key, Maker]:
-    """What multiplies here, and how a call of it is made for a shape."""
+    """The libraries that multiply here, by precision, and how a call of each is made for a shape."""
     return dict(_makers())
 
 

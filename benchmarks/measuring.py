@@ -1,4 +1,4 @@
-"""What the benchmarks share: calls that take turns, the interval of a median, errors, memory, the machine's name."""
+"""Parts of all benchmarks: calls that take turns, the interval of a median, errors, memory, the machine's name."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def inputs(checkpoint: Checkpoint, n: int) -> tuple[Any, Any]:
 
 
 def memory_mb() -> dict[str, float]:
-    """What this process has in memory now, and had at its peak, in MB."""
+    """The memory that this process has now, and had at its peak, in MB."""
     status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     return {
         key: int(status.split(f"{field}:")[1].split()[0]) * 1024 / 1e6
@@ -99,7 +99,7 @@ def processor() -> str:
 
 
 def machine() -> str:
-    """What a figure counts with: processor, threads, Python and numpy."""
+    """The machine that a figure counts with: processor, threads, Python and numpy."""
     return f"{processor()}, {available_threads()} threads, Python {platform.python_version()}, numpy {np.__version__}"
 
 

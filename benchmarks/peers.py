@@ -41,9 +41,10 @@ PEERS: tuple[type[Any], ...] = (
 TUNED: tuple[type[Any], ...] = (TorchTuned,)  # which take minutes until they run
 
 
-def installed(checkpoint: Checkpoint) -> list[Any]:
-    """The peers that can run here and have this architecture."""
-    return [peer for peer in PEERS if all(map(_has, peer.needs)) and _fits(peer, checkpoint)]
+def installed(checkpoint: Checkpoint, tuned: bool = False) -> list[Any]:
+    """The peers that can run here and have this architecture; with those that tune themselves, if asked."""
+    known = (*PEERS, *(TUNED if tuned else ()))
+    return [peer for peer in known if all(map(_has, peer.needs)) and _fits(peer, checkpoint)]
 
 
 def _fits(peer: type[Any], checkpoint: Checkpoint) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import sys
 import warnings
 from typing import Any
 
@@ -14,7 +13,7 @@ from measuring import inputs
 from peers_torch import TorchEager
 
 from clipref.errors import BackendError
-from clipref.kernels.runtime import onnxruntime, openvino
+from clipref.kernels.runtime import import_without_telemetry, onnxruntime, openvino
 from clipref.weights import Checkpoint
 
 CALIBRATION = 32  # images, and texts, that NNCF sees
@@ -62,20 +61,6 @@ def as_module(torch: Any, model: Any, method: str) -> Any:
     module.inner = model
     module.forward = getattr(model, method)
     return module
-
-
-def import_nncf() -> Any:
-    """The module `nncf`, without the telemetry of OpenVINO's makers, as clipref/kernels/runtime.py has theirs."""
-    modules: dict[str, Any] = sys.modules
-    before = modules.get("openvino_telemetry")
-    modules["openvino_telemetry"] = None  # importing it raises ImportError, as if it weren't installed
-    try:
-        import nncf
-    finally:
-        del modules["openvino_telemetry"]
-        if before is not None:
-            modules["openvino_telemetry"] = before
-    return nncf
 
 
 class OpenVinoExported(TorchEager):
@@ -139,7 +124,7 @@ class OpenVinoInt8(OpenVinoExported):
 
     def quantised(self, model: Any, examples: Any) -> Any:
         """The model in int8."""
-        nncf = import_nncf()
+        nncf = import_without_telemetry("nncf")
         nncf.set_log_level(logging.ERROR)
         with contextlib.redirect_stdout(io.StringIO()):  # bars of progress
             return nncf.quantize(model, nncf.Dataset([example[None] for example in examples]))

