@@ -30,7 +30,8 @@ _PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
 def _speed(precision: str, kind: str, features: frozenset[str]) -> float:
     if precision == "float32":
-        return 2.5 if kind == "resnet" else 2.1
+        # As `onnx` in batches, or a little faster; one image or a few texts take 15 to 35 % less time.
+        return 2.7 if kind == "resnet" else 2.3
     return 8.0 if "amx_bf16" in features else 4.0 if "avx512_bf16" in features else 0.0
 
 
