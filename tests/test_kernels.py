@@ -16,7 +16,7 @@ from clipref import backends as engines
 from clipref.cli import main
 from clipref.kernels.check import BUDGET, cases, check, check_operations, errors
 
-from .conftest import pictures
+from .conftest import FASTEST, pictures
 from .tolerances import assert_close
 
 PAGE = (Path(__file__).parent.parent / "kernels" / "README.md").read_text(encoding="utf-8")
@@ -53,7 +53,7 @@ def test_the_example_is_a_backend(
     assert main(["kernels"]) == 0
     lines = {line.split("  ")[0]: line for line in capsys.readouterr().out.splitlines()}
     assert lines["mine"].split() == ["mine", "yes", "float32,", "float64", "no", "mine", "layer_norm,", "quick_gelu"]
-    assert ("onnx (auto)" in lines or "openvino (auto)" in lines) and lines["reference"].endswith("nothing")
+    assert f"{FASTEST} (auto)" in lines and lines["reference"].endswith("nothing")
 
 
 MUTANTS: dict[str, Callable[..., object]] = {
