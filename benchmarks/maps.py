@@ -37,7 +37,7 @@ Array: TypeAlias = NDArray[Any]
 Method: TypeAlias = Callable[[CLIP, Scene, Array], Array]
 METHODS: dict[str, Method] = {
     **evaluate.MAPS,
-    "RISE": lambda model, scene, pixels: look.rise(model, list(evaluate.named(scene)), pixels=pixels).maps,
+    "RISE": lambda model, scene, pixels: look.rise(model, list(evaluate.kind_prompts(scene)), pixels=pixels).maps,
     "rollout": lambda model, scene, pixels: np.stack([look.rollout(model, pixels=pixels).map] * 2),
     "colour contrast": lambda model, scene, pixels: np.stack([contrast(scene)] * 2),
 }

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
-from .arguments import shown
+from .arguments import brief
 from .errors import ConfigError
 
 Shape: TypeAlias = tuple[int, ...]
@@ -93,7 +93,7 @@ def check_counts(where: str, counts: Mapping[str, Any]) -> None:
     """Raise ConfigError unless each of the values is a length."""
     for name, value in counts.items():
         if not is_count(value):
-            raise ConfigError(f"{where}.{name} is {shown(value)}; expected a whole number, {COUNTS}.")
+            raise ConfigError(f"{where}.{name} is {brief(value)}; expected a whole number, {COUNTS}.")
 
 
 def check_numbers(where: str, tower: Any, names: tuple[str, ...], layers: Any, channels: int = 1) -> None:
@@ -103,11 +103,11 @@ def check_numbers(where: str, tower: Any, names: tuple[str, ...], layers: Any, c
     """
     activation = getattr(tower, "activation", "gelu")
     if activation not in get_args(Activation):
-        raise ConfigError(f"{where}.activation is {shown(activation)}; expected 'quick_gelu' or 'gelu'.")
+        raise ConfigError(f"{where}.activation is {brief(activation)}; expected 'quick_gelu' or 'gelu'.")
     if not isinstance(layers, tuple) or not all(map(is_count, layers)):
-        raise ConfigError(f"{where}.layers is {shown(tower.layers)}; expected whole numbers of at least 1.")
+        raise ConfigError(f"{where}.layers is {brief(tower.layers)}; expected whole numbers of at least 1.")
     if any(count > MAX_LAYERS for count in layers):
-        raise ConfigError(f"{where}.layers is {shown(tower.layers)}; expected at most {MAX_LAYERS}.")
+        raise ConfigError(f"{where}.layers is {brief(tower.layers)}; expected at most {MAX_LAYERS}.")
     check_counts(where, {name: getattr(tower, name) for name in names})
     if (width := channels * tower.width) % tower.heads:
         raise ConfigError(f"{where}: a width of {width} can't be divided among {tower.heads} heads.")

@@ -22,7 +22,7 @@ BINARY = bytes | bytearray | memoryview
 MAX_SHOWN = 200
 
 
-def shown(value: Any) -> str:
+def brief(value: Any) -> str:
     """A value as errors show it: shortened; by its type if it can't be shown, as an integer of 5,000 digits can't."""
     try:
         text = " ".join(repr(value).split())  # in one line
@@ -39,13 +39,13 @@ def is_count(value: Any) -> bool:
 def check_count(name: str, value: Any) -> None:
     """Raise InputError unless the value is a whole number, at least 1."""
     if not is_count(value):
-        raise InputError(f"{name} is {shown(value)}; expected a whole number, at least 1.")
+        raise InputError(f"{name} is {brief(value)}; expected a whole number, at least 1.")
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """Raise InputError unless the value is one of the names."""
     if not isinstance(value, str) or value not in choices:
-        raise InputError(f"{name} is {shown(value)}; expected {' or '.join(map(repr, choices))}.")
+        raise InputError(f"{name} is {brief(value)}; expected {' or '.join(map(repr, choices))}.")
 
 
 def is_true(name: str, value: Any) -> bool:
@@ -139,7 +139,7 @@ def elements(items: Iterable[Any], name: str, expected: str) -> Iterator[Any]:
             raise InputError(f"The {name} come from a {kind}, which failed after {i} of them: {error!r}.") from error
         if i == 0 and isinstance(item, str) and _iterates_over_keys(items, item):
             raise InputError(
-                f"The {name} are a {kind}, which iterates over something else ({shown(item)}) than what it holds; "
+                f"The {name} are a {kind}, which iterates over something else ({brief(item)}) than what it holds; "
                 f"{expected}. Take what you mean out of it, for instance list(x.values())."
             )
         yield item
@@ -176,13 +176,13 @@ def listed_labels(name: str, labels: Any) -> list[str]:
     """The texts of an argument that takes a list only. Raises InputError, which calls it `name`."""
     expected = "expected a list of at least one text"
     if isinstance(labels, str | BINARY):
-        raise InputError(f"{name} are {shown(labels)}; {expected}.")
+        raise InputError(f"{name} are {brief(labels)}; {expected}.")
     try:
         return listed_texts(labels)
     except TextError as error:
         raise InputError(f"{name} are not all texts ({str(error).rstrip('.')}); {expected}.") from error
     except InputError as error:
-        raise InputError(f"{name} are {shown(labels)}; {expected}. {error}") from error
+        raise InputError(f"{name} are {brief(labels)}; {expected}. {error}") from error
 
 
 def _iterates_over_keys(items: Any, first: str) -> bool:

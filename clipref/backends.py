@@ -25,7 +25,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from . import ops as reference_ops
 from .architecture import Family
-from .arguments import shown
+from .arguments import brief
 from .config import ClipConfig
 from .engine import Engine, NumpyEngine, ReferenceEngine
 from .errors import BackendError
@@ -109,7 +109,7 @@ def load(name: str) -> Any:
     known = backends()
     there = f"there are: auto, {', '.join(sorted(known))}"
     if not isinstance(name, str):
-        raise BackendError(f"backend is {shown(name)}; expected a name, or a list of names; {there}.")
+        raise BackendError(f"backend is {brief(name)}; expected a name, or a list of names; {there}.")
     if name not in known:
         raise BackendError(f"No backend {name!r}; {there}.{backend_advice(name)}")
     entry = known[name]
@@ -160,7 +160,7 @@ def make_engine(
     `precision` is what it computes in: `dtype`, unless given or the backend has but another. Raises BackendError.
     """
     if precision is not None and (not isinstance(precision, str) or precision not in PRECISIONS):
-        raise BackendError(f"precision is {shown(precision)}; expected one of {', '.join(PRECISIONS)}.")
+        raise BackendError(f"precision is {brief(precision)}; expected one of {', '.join(PRECISIONS)}.")
     if precision is not None and (precision == "float64") != (dtype == "float64"):
         raise BackendError(
             f"precision is {precision!r}, dtype {dtype!r}; 'float64' is asked for by dtype, and excludes others."
@@ -222,7 +222,7 @@ def _check_operations(name: str, kernels: Any) -> None:
     own, names = own_operations(kernels), operation_names()
     there = [n for n in dir(kernels) if not n.startswith("_") and n not in own and callable(getattr(kernels, n))]
     lacking = [n for n in names if n not in own]
-    # In a set that has operations, other functions are helpers, unless they are all but an operation's name.
+    # Functions beside a set's operations are helpers, unless their names are all but an operation's.
     cutoff = 0.85 if own else 0.6
     near = [
         f"{n!r} (is it {m[0]!r}?)" for n in there if (m := difflib.get_close_matches(n.lower(), lacking, 1, cutoff))

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from .arguments import check_count, is_one_image, listed_labels, shown
+from .arguments import brief, check_count, is_one_image, listed_labels
 from .errors import InputError, TextError, WeightsError
-from .files import open_regular, parse_json, written_whole
+from .files import open_regular, parse_json, write_whole
 from .ops import softmax
 from .similarity import cosines, have_direction, unit_vectors
 from .texts import PackedRows, embed_rows, rows_of
@@ -84,7 +84,7 @@ class Classifier:
         texts = {"labels": json.dumps(self.labels), "templates": json.dumps(self.templates)}
         metadata = {"format": FORMAT, **_origin(self.model), **texts}
         try:
-            with written_whole(path) as scratch:
+            with write_whole(path) as scratch:
                 save_file({"embeddings": np.array(self.embeddings)}, scratch, metadata)
         except (OSError, ValueError, SafetensorError) as error:
             raise InputError(f"{path} can't be written: {error}. Make room, or choose another place.") from error
@@ -104,7 +104,7 @@ class Classifier:
         for what, ours in _origin(model).items():
             if metadata.get(what) != ours:
                 raise InputError(
-                    f"{path} was saved with {what} {shown(metadata.get(what))}; the model's is {ours!r}. Make the "
+                    f"{path} was saved with {what} {brief(metadata.get(what))}; the model's is {ours!r}. Make the "
                     f"classifier of this model anew: model.classifier(labels, templates)."
                 )
         try:
@@ -175,7 +175,7 @@ def labels_and_templates(labels: Any, templates: Any) -> tuple[Texts, Texts]:
     listed = listed_labels("templates", templates)
     without = [template for template in listed if "{}" not in template]
     if without:
-        raise InputError(f"templates are {shown(listed)}; expected at least one, each with a {{}} for the label.")
+        raise InputError(f"templates are {brief(listed)}; expected at least one, each with a {{}} for the label.")
     return tuple(listed_labels("labels", labels)), tuple(listed)
 
 
@@ -216,7 +216,7 @@ def _label_named(start: int, labels: Texts, templates: Texts) -> Iterator[None]:
             raise
         place, template = divmod(error.index, len(templates))
         label = start + place
-        message = f"label {label} ({shown(labels[label])}) in template {shown(templates[template])}: {error}"
+        message = f"label {label} ({brief(labels[label])}) in template {brief(templates[template])}: {error}"
         raise TextError(message, index=label, source=labels[label]) from error
 
 
@@ -226,7 +226,7 @@ def label_directions(labels: Sequence[str], templates: Texts, embeddings: Array)
     without = np.flatnonzero(~have_direction(means))
     if without.size:
         raise WeightsError(
-            f"label {shown(labels[without[0]])}: its embeddings in the templates cancel each other out, "
+            f"label {brief(labels[without[0]])}: its embeddings in the templates cancel each other out, "
             f"so it has no direction; use other templates."
         )
     return unit_vectors(means)

@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from .arguments import check_choice, check_count, check_ordered, is_one, is_one_image, is_true, listed_texts, shown
+from .arguments import brief, check_choice, check_count, check_ordered, is_one, is_one_image, is_true, listed_texts
 from .backends import make_engine
 from .classifier import TEMPLATES, Classifier, label_embeddings, labels_and_templates
 from .config import NoTower
@@ -30,7 +30,7 @@ from .errors import ImageError, InputError
 from .lazy import available_threads, once
 from .loading import AN_IMAGE_OR_SEVERAL, import_libraries, preprocessed_batches, preprocessor, with_gaps
 from .memory import Memory
-from .similarity import cosines, finished, nearest
+from .similarity import cosines, finite_embeddings, nearest
 from .texts import check_tokenizer, checked_ids, embed_rows, rows_of
 from .tokenizer import Tokenizer
 from .tracing import Trace, trace
@@ -71,7 +71,7 @@ class CLIP:
         **options: Any,
     ) -> None:
         if not isinstance(checkpoint, Checkpoint):
-            raise InputError(f"checkpoint is {shown(checkpoint)}; AutoModel.from_pretrained opens models by name.")
+            raise InputError(f"checkpoint is {brief(checkpoint)}; AutoModel.from_pretrained opens models by name.")
         if max_pixels is not None:
             check_count("max_pixels", max_pixels)
         checkpoint.check_small_tensors()
@@ -117,7 +117,7 @@ class CLIP:
         (1, 96)
         """
         pixels = checked_pixels(pixels, self.config.vision.resolution, self.dtype)
-        return finished(self._image_embeddings(pixels), "item", range(len(pixels)))
+        return finite_embeddings(self._image_embeddings(pixels), "item", range(len(pixels)))
 
     def encode_text(self, ids: Array) -> Array:
         """Token ids [N, T] int, T at most the context length -> embeddings [N, E]. Raises InputError, WeightsError.
@@ -128,11 +128,11 @@ class CLIP:
         ids = checked_ids(ids, self.config.text)
         with self.weights_in_use():
             embeddings = self.engine.encode_text(ids)
-        return finished(embeddings, "item", range(len(ids)))
+        return finite_embeddings(embeddings, "item", range(len(ids)))
 
     @contextmanager
     def weights_in_use(self) -> Iterator[None]:
-        """For whatever computes with the weights. What overflows is silent here, and refused by `finished`.
+        """For whatever computes with the weights. What overflows is silent here, and refused by `finite_embeddings`.
 
         >>> with model.weights_in_use():
         ...     features = model.engine.encode_text(model.tokenize("a circle"))
@@ -217,7 +217,7 @@ class CLIP:
                 check_count(name, value)
         check_choice("on_error", on_error, get_args(OnError))
         if errors is not None and not isinstance(errors, list):
-            raise InputError(f"errors is {shown(errors)}; expected a list, which the errors are appended to.")
+            raise InputError(f"errors is {brief(errors)}; expected a list, which the errors are appended to.")
         normalize, progress = is_true("normalize", normalize), is_true("progress", progress)
         pixels_of = preprocessor(self.config, input_color_format, max_pixels or self.max_pixels)
         if is_one_image(images):
@@ -230,7 +230,7 @@ class CLIP:
         with closing(read):
             for indices, pixels in read:
                 pixels = checked_pixels(pixels, self.config.vision.resolution, self.dtype)
-                batches.append(finished(self._image_embeddings(pixels), "image", indices, normalize))
+                batches.append(finite_embeddings(self._image_embeddings(pixels), "image", indices, normalize))
         if not batches and not failed:
             raise InputError("No images were given; expected at least one.")
         if errors is not None:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, get_args, get_origin, get_
 from .architecture import COUNTS, ImageConfig, is_count
 from .architecture import Activation as Activation  # this and the next ones: for who makes configurations
 from .architecture import Shape as Shape
-from .arguments import shown
+from .arguments import brief
 from .errors import ConfigError, InputError
 from .published import MODELS
 from .resnet import ResNetConfig as ResNetConfig
@@ -56,7 +56,7 @@ class NoTower:
         )
 
 
-# Of no type, because whoever has a tower's configuration may take it for one: asking finds out.
+# The type is Any, because whoever has a tower's configuration may take it for one: asking finds out.
 NO_IMAGE_TOWER: Any = NoTower("image")
 NO_TEXT_TOWER: Any = NoTower("text")
 
@@ -89,11 +89,11 @@ class PreprocessConfig:
             values = getattr(self, name)
             three = isinstance(values, tuple | list) and len(values) == 3
             if not three or not all(isinstance(v, float | int) and 0 < v < 1e6 for v in values):
-                raise ConfigError(f"preprocess.{name} is {shown(values)}; expected three positive numbers.")
+                raise ConfigError(f"preprocess.{name} is {brief(values)}; expected three positive numbers.")
         for name, known in (("interpolation", get_args(Interpolation)), ("resize_mode", get_args(ResizeMode))):
             value = getattr(self, name)
             if value not in known:
-                raise ConfigError(f"preprocess.{name} is {shown(value)}; expected one of {known}.")
+                raise ConfigError(f"preprocess.{name} is {brief(value)}; expected one of {known}.")
         if not isinstance(self.upright, bool):
             raise ConfigError(f"preprocess.upright is {self.upright!r}; expected True or False.")
 
@@ -114,7 +114,7 @@ class ClipConfig:
         self.vision.check("vision")
         self.text.check("text")
         if not is_count(self.embed_dim):
-            raise ConfigError(f"embed_dim is {shown(self.embed_dim)}; expected a whole number, {COUNTS}.")
+            raise ConfigError(f"embed_dim is {brief(self.embed_dim)}; expected a whole number, {COUNTS}.")
         self.preprocess.check()
 
     def to_dict(self) -> dict[str, Any]:
@@ -135,7 +135,7 @@ class ClipConfig:
         data = _mapping(data, "config.json")
         unknown = sorted(set(data) - {"embed_dim", "vision", "text", "preprocess"})
         if unknown:
-            raise ConfigError(f"config.json: unknown key {shown(unknown[0])}; remove it, or check its spelling.")
+            raise ConfigError(f"config.json: unknown key {brief(unknown[0])}; remove it, or check its spelling.")
         missing = sorted({"vision", "text"} - set(data))
         if missing:
             raise ConfigError(f"config.json: {missing[0]} is missing; expected a tower's settings, or null for none.")
@@ -151,7 +151,7 @@ def _tower(data: Mapping[str, Any], where: str, kinds: Mapping[str, type[Any]], 
     settings = _mapping(data[where], where)
     kind = settings.pop("kind", unsaid)
     if not isinstance(kind, str) or kind not in kinds:
-        raise ConfigError(f"config.json: {where}.kind is {shown(kind)}; expected one of {sorted(kinds)}.")
+        raise ConfigError(f"config.json: {where}.kind is {brief(kind)}; expected one of {sorted(kinds)}.")
     return _build(kinds[kind], settings, where)
 
 
@@ -166,7 +166,7 @@ def _mapping(value: Any, where: str) -> dict[str, Any]:
 def _value(data: Mapping[str, Any], key: str, kind: type, where: str) -> Any:
     value = data.get(key)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise ConfigError(f"{where}: {key} is {shown(value)}; expected a value of type {kind.__name__}.")
+        raise ConfigError(f"{where}: {key} is {brief(value)}; expected a value of type {kind.__name__}.")
     return value
 
 

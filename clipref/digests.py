@@ -26,9 +26,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from .arguments import shown
+from .arguments import brief
 from .errors import InputError, WeightsError
-from .files import home, parse_json, read_bytes, written_whole
+from .files import home, parse_json, read_bytes, write_whole
 
 PROVENANCE_NAME = "provenance.json"
 # ViT-bigG-14's has 200 KB.
@@ -75,7 +75,7 @@ def checked_digest(digest: Any) -> str:
     """A digest as someone gives it, in lower case. Raises InputError if it is none."""
     if not isinstance(digest, str) or not HEX.fullmatch(digest.lower()):
         raise InputError(
-            f"digest is {shown(digest)}; expected the 64 hexadecimal digits that clipref inspect and verify print."
+            f"digest is {brief(digest)}; expected the 64 hexadecimal digits that clipref inspect and verify print."
         )
     return digest.lower()
 
@@ -147,7 +147,7 @@ def remember_digest(status: os.stat_result, digest: str) -> None:
     path = _memory(status)
     with suppress(OSError):  # only costs time
         path.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(path) as scratch:
+        with write_whole(path) as scratch:
             scratch.write_text(digest, encoding="ascii")
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import ops as reference_ops
-from .arguments import as_array, shown
+from .arguments import as_array, brief
 from .arguments import is_count as is_count
 from .errors import BackendError, InputError
 from .lazy import MAX_THREADS, no_fork, once
@@ -65,7 +65,7 @@ def check_threads(threads: Any) -> None:
     """Raise BackendError unless this is a number of threads, or None."""
     if threads is not None and not (is_count(threads) and threads <= MAX_THREADS):
         raise BackendError(
-            f"threads is {shown(threads)}; expected a whole number, at least 1 and at most {MAX_THREADS}."
+            f"threads is {brief(threads)}; expected a whole number, at least 1 and at most {MAX_THREADS}."
         )
 
 
@@ -90,8 +90,8 @@ class TowerEngine:
         self.config = config
         self.ops = ops
         self.dtype: DType = dtype
-        self.visual: Callable[[], Any] = once(lambda: self._placed(params["visual"](), config.vision))
-        self.text: Callable[[], Any] = once(lambda: self._placed(params["text"](), config.text))
+        self.visual: Callable[[], Any] = once(lambda: self._place(params["visual"](), config.vision))
+        self.text: Callable[[], Any] = once(lambda: self._place(params["text"](), config.text))
         self._compiled = {tower: once(partial(self._compile, tower)) for tower in ("visual", "text")}
 
     def encode_image(self, pixels: Array, tap: Tap = no_tap) -> Array:
@@ -141,7 +141,7 @@ class TowerEngine:
         function = self._function(tower)
         return self.ops.compile(function) if hasattr(self.ops, "compile") else function
 
-    def _placed(self, params: Params, config: Any) -> Any:
+    def _place(self, params: Params, config: Any) -> Any:
         if hasattr(self.ops, "calibrate"):
             params = self.ops.calibrate(params, config)
         prepared = self.ops.prepare(params) if hasattr(self.ops, "prepare") else params

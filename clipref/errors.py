@@ -40,7 +40,7 @@ class ItemError(ClipError):
 AnItemError = TypeVar("AnItemError", bound=ItemError)
 
 
-def numbered(error: AnItemError, kind: str, index: int, source: Any) -> AnItemError:
+def with_index(error: AnItemError, kind: str, index: int, source: Any) -> AnItemError:
     """The error of an item looked at by itself, as one of the item `index` of several: "image 3: ..."."""
     return type(error)(f"{kind} {index}: {error}", index=index, source=source)
 

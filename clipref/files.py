@@ -152,7 +152,7 @@ def _number(text: str) -> float:
 
 
 @contextmanager
-def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+def write_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A path to write a file at, which becomes `path` at the end, or vanishes if anything goes wrong.
 
     A file that was at `path` is replaced, and the new one has its permissions; a link is replaced, not followed. What
@@ -178,7 +178,7 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def folder_written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+def write_folder_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A folder to fill, which becomes `path` at the end, or vanishes if anything goes wrong.
 
     Raises OSError if a folder with something in it is at `path`, or a file, before or after it is filled.

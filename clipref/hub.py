@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from .arguments import shown
+from .arguments import brief
 from .config import PUBLISHED, Activation, ClipConfig
 from .digests import checked_digest, read_provenance, recorded_digest, refuse_other
 from .errors import InputError, ModelNotFound, WeightsError
@@ -96,7 +96,7 @@ def _with_revision(name: str, revision: str | None) -> str:
     base, _, written = name.partition("@")
     if not isinstance(revision, str) or not revision or not is_of_hub(base):
         raise InputError(
-            f"revision is {shown(revision)}; expected a commit, tag or branch, of a published id or hf:owner/name. The "
+            f"revision is {brief(revision)}; expected a commit, tag or branch, of a published id or hf:owner/name. The "
             f"model is {name!r}."
         )
     if written not in ("", revision):
@@ -127,13 +127,13 @@ def check_weights(path: Path, digest: str | None) -> None:
 def _text(name: str | os.PathLike[str]) -> str:
     text = os.fspath(name) if isinstance(name, str | os.PathLike) else None
     if not isinstance(text, str) or not text:
-        raise ModelNotFound(f"The model is {shown(name)}; expected a model id, hf:owner/name, or a path.")
+        raise ModelNotFound(f"The model is {brief(name)}; expected a model id, hf:owner/name, or a path.")
     return text
 
 
 def unknown(name: str) -> ModelNotFound:
     """The error for what is no model id and no path, with what may have been meant."""
-    given = shown(name)
+    given = brief(name)
     address = re.fullmatch(r"(https?://(?P<host>[^/]*)/|[a-z0-9]+://)(?P<rest>.*)", name)
     if address:
         at_hub = re.match(r"[\w.-]+/[\w.-]+", address["rest"]) if address["host"] == "huggingface.co" else None

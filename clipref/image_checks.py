@@ -132,7 +132,7 @@ def _check_jpeg(file: IO[bytes]) -> None:
             raise ImageError("a JPEG with more metadata than an image has; save it anew without.")
 
 
-# Within a scan, a byte of 255 is followed by 0 or by a restart marker, if it is no marker.
+# A byte of 255 within a scan is followed by 0 or by a restart marker, if it is no marker.
 _MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
 _ALONE = (0x01, 0xD8)  # markers that no segment follows
 

@@ -19,7 +19,8 @@ from typing import Any
 
 from .lazy import no_fork
 
-# Held for moments, while a number below is changed, and only within `no_fork`. Never while a file is read or decoded.
+# A lock held for moments, while a number below is changed, and only within `no_fork`; never while a file is read or
+# decoded.
 _guard = threading.RLock()
 
 # Locks of the objects that are worked with, by id, and how many threads hold each or wait for it.

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
 from . import image_locks
-from .arguments import shown
+from .arguments import brief
 from .errors import ImageError
 from .files import open_regular
 from .image_checks import MAX_READ, Meter, check_before_decoding, check_tiff
@@ -33,7 +33,7 @@ MAX_PIXELS = 2**26
 # How many usual pixels one is worth that a decoder written in Python makes: those take a microsecond or more.
 PYTHON_WEIGHT = 16
 
-# Decoded, and once more while it is decoded or turned.
+# Bytes of a pixel: decoded, and once more while it is decoded or turned.
 BYTES_PER_PIXEL = 8
 
 
@@ -54,7 +54,8 @@ _PYTHON = Format(True, "pixels, some kinds of which Pillow decodes in Python: th
 _UNKNOWN = Format(False, "nobody has said in clipref's table of formats what it does")
 _STUB = Format(False, "Pillow hands it to a handler that other software registers, and can't decode it itself")
 
-# By Pillow's name, in the order in which Pillow tries them. A test fails when Pillow registers one that isn't here.
+# Formats by Pillow's names, in the order in which Pillow tries them. A test fails when Pillow registers one that isn't
+# here.
 FORMATS: Mapping[str, Format] = {
     "BMP": _PYTHON,
     "DIB": _PYTHON,
@@ -131,8 +132,8 @@ def decoded_path(path: str | os.PathLike[str], max_pixels: int, upright: bool) -
     try:
         file = open_regular(name)
     except (OSError, ValueError) as error:
-        raise ImageError(f"{shown(name)}: {_reason_not_opened(name, error)}") from error
-    with file, decoded_file(file, shown(name), max_pixels, upright) as image:
+        raise ImageError(f"{brief(name)}: {_reason_not_opened(name, error)}") from error
+    with file, decoded_file(file, brief(name), max_pixels, upright) as image:
         yield image
 
 
@@ -141,7 +142,7 @@ def size_of(file: IO[bytes], name: str = "the bytes given", max_pixels: int = MA
 
     Nothing is decoded. Raises ImageError where `decoded_file` would before it decodes.
     """
-    image, _ = _identified(file, name, max_pixels)
+    image, _ = _identify(file, name, max_pixels)
     check_size(image.size, name, max_pixels // _weight(image, name))
     return image.size
 
@@ -149,7 +150,7 @@ def size_of(file: IO[bytes], name: str = "the bytes given", max_pixels: int = MA
 @contextmanager
 def decoded_file(file: IO[bytes], name: str, max_pixels: int, upright: bool) -> Iterator[Image]:
     """The first picture of a binary file that nobody else reads, decoded, and room for it in memory meanwhile."""
-    image, meter = _identified(file, name, max_pixels)
+    image, meter = _identify(file, name, max_pixels)
     # A decoder in Python reads a pixel, or a part of one, at a time; a PNG comes in pieces of some kilobytes.
     pixels = image.width * image.height
     meter.allow_decoding(4 * pixels if _in_python(image) else pixels // 64)
@@ -157,7 +158,7 @@ def decoded_file(file: IO[bytes], name: str, max_pixels: int, upright: bool) -> 
         yield picture
 
 
-def _identified(file: IO[bytes], name: str, max_pixels: int) -> tuple[Image, Meter]:
+def _identify(file: IO[bytes], name: str, max_pixels: int) -> tuple[Image, Meter]:
     """The first picture of a binary file, not decoded yet, and what counts what is read of the file."""
     image_module = image_locks.pillow()
     try:
@@ -197,7 +198,7 @@ def decoded_image(image: Image, name: str, max_pixels: int, upright: bool) -> It
                     check_before_decoding(file)
                 image.load()
                 if upright:
-                    image = _turned_upright(image)
+                    image = _upright(image)
             except ImageError as error:
                 raise ImageError(f"{name}: {error}") from error
             except Exception as error:  # as above
@@ -280,7 +281,7 @@ def _in_python(image: Image) -> bool:
     return any(tile[0] in decoders for tile in getattr(image, "tile", ()))
 
 
-def _turned_upright(image: Image) -> Image:
+def _upright(image: Image) -> Image:
     """The image as its EXIF or XMP says that it is to be seen. Pillow itself turns TIFF files, and then forgets it.
 
     Metadata that is damaged says nothing.

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from .arguments import check_choice, elements, length
 from .cleaning import libraries
 from .config import ClipConfig, NoTower
-from .errors import ImageError, numbered
+from .errors import ImageError, with_index
 from .image_locks import pillow
 from .lazy import no_fork
 from .preprocessing import fast_resize, preprocess
@@ -51,7 +51,7 @@ def preprocessor(config: ClipConfig, input_color_format: str | None, max_pixels:
     return lambda image: preprocess(image, side, input_color_format=input_color_format, **settings)
 
 
-def preprocessed(
+def preprocess_ahead(
     images: Iterable[Any], pixels_of: Callable[[Any], T], workers: int, ahead: int
 ) -> Generator[T | ImageError, None, None]:
     """What `pixels_of` makes of each image, or its error, in order; at most `ahead` are done before they are taken.
@@ -63,7 +63,7 @@ def preprocessed(
         try:
             return pixels_of(image)
         except ImageError as error:
-            named = numbered(error, "image", i, image)
+            named = with_index(error, "image", i, image)
             named.__cause__ = error
             return named
 
@@ -74,7 +74,7 @@ def preprocessed(
                 if isinstance(image, str | os.PathLike | bytes):
                     pending.append(pool.submit(pixels, i, image))
                 else:  # may change as soon as the next one is asked for, like the buffer of a video's frames
-                    pending.append(_done(pixels(i, image)))
+                    pending.append(_future_of(pixels(i, image)))
                 if len(pending) > ahead:
                     yield pending.popleft().result()
             while pending:
@@ -99,7 +99,7 @@ def preprocessed_batches(
     """
     room = np.empty(0)
     items = elements(images, "images", AN_IMAGE_OR_SEVERAL)
-    found = preprocessed(items, pixels_of, workers, size)
+    found = preprocess_ahead(items, pixels_of, workers, size)
     with progress_bar(length(images), progress) as bar, closing(found):
         for batch in in_batches(sound(found, failed), size):
             indices, pixels = zip(*batch, strict=True)
@@ -109,7 +109,7 @@ def preprocessed_batches(
             bar.update(len(batch))
 
 
-def _done(value: T) -> Future[T]:
+def _future_of(value: T) -> Future[T]:
     """A call that has been made, as if a pool had made it."""
     future: Future[T] = Future()
     future.set_result(value)

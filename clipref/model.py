@@ -12,7 +12,7 @@ from typing import Any, cast, get_args
 
 import numpy as np
 
-from .arguments import check_choice, is_true, shown
+from .arguments import brief, check_choice, is_true
 from .clip import CLIP as CLIP  # most modules import it from here
 from .config import Activation, ClipConfig
 from .errors import InputError, WeightsError
@@ -72,7 +72,7 @@ class AutoModel:
         if activation is not None:
             check_choice("activation", activation, get_args(Activation))
         if config is not None and not isinstance(config, ClipConfig):
-            raise InputError(f"config is {shown(config)}; expected a ClipConfig, or None.")
+            raise InputError(f"config is {brief(config)}; expected a ClipConfig, or None.")
         place = locate(name, config=config, activation=activation, revision=revision, digest=digest)
         checkpoint = Checkpoint(*place)
         if upright is not None:
@@ -89,7 +89,7 @@ def _model_name(name: Any, model_id_or_path: Any) -> str:
     """The name of a model, given by one of two arguments; `locate` refuses what is no name. Raises InputError."""
     if name is not None and model_id_or_path is not None:
         raise InputError(
-            f"The model's name is {shown(name)} and {shown(model_id_or_path)}; expected one id, such as "
+            f"The model's name is {brief(name)} and {brief(model_id_or_path)}; expected one id, such as "
             f"'clip/ViT-B-32', or one path."
         )
     given: Any = model_id_or_path if name is None else name

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arguments import as_array, attribute, is_count, shown
+from .arguments import as_array, attribute, brief, is_count
 from .config import OPENAI_MEAN, OPENAI_STD, Interpolation, ResizeMode
 from .errors import BackendError, ImageError, InputError
 from .image_locks import pillow
@@ -82,12 +82,12 @@ def preprocess(
     array([-1.792, -1.752, -1.48 ], dtype=float32)
     """
     if not is_count(resolution) or resolution > MAX_RESOLUTION:
-        raise InputError(f"resolution is {shown(resolution)}; expected whole pixels, 1 to {MAX_RESOLUTION}.")
+        raise InputError(f"resolution is {brief(resolution)}; expected whole pixels, 1 to {MAX_RESOLUTION}.")
     offset, scale = _three("mean", mean, -1e6), _three("std", std, 1e-6)
     choices = [choice if isinstance(choice, str) else None for choice in (interpolation, resize_mode)]
     if choices[0] not in ("bicubic", "bilinear") or choices[1] not in ("shortest", "squash"):
         raise InputError(
-            f"interpolation is {shown(interpolation)} and resize_mode {shown(resize_mode)}; expected 'bicubic' or "
+            f"interpolation is {brief(interpolation)} and resize_mode {brief(resize_mode)}; expected 'bicubic' or "
             "'bilinear', and 'shortest' or 'squash'."
         )
     with _open(image, input_color_format, max_pixels, upright) as opened:
@@ -104,7 +104,7 @@ def _three(name: str, values: Any, least: float) -> NDArray[np.float32]:
     expected = f"expected three numbers, {least:g} to 1e+06"
     numbers = as_array(values, name, expected)
     if numbers.dtype.kind not in "iuf" or numbers.shape != (3,) or not ((numbers >= least) & (numbers <= 1e6)).all():
-        raise InputError(f"{name} is {shown(values)}; {expected}.")
+        raise InputError(f"{name} is {brief(values)}; {expected}.")
     return numbers.astype(np.float32)
 
 
@@ -133,11 +133,11 @@ def open_image(
 def _open(image: Any, input_color_format: str | None, max_pixels: int, upright: bool) -> AbstractContextManager[Image]:
     """The image that `open_image` opens, and room for it in memory meanwhile. Raises ImageError or InputError."""
     if not isinstance(input_color_format, str | None) or input_color_format not in ("bgr", "rgb", None):
-        raise InputError(f"input_color_format is {shown(input_color_format)}; expected 'bgr' or 'rgb'.")
+        raise InputError(f"input_color_format is {brief(input_color_format)}; expected 'bgr' or 'rgb'.")
     if not is_count(max_pixels):
-        raise InputError(f"max_pixels is {shown(max_pixels)}; expected a whole number, at least 1.")
+        raise InputError(f"max_pixels is {brief(max_pixels)}; expected a whole number, at least 1.")
     if not isinstance(upright, bool | np.bool_):
-        raise InputError(f"upright is {shown(upright)}; expected True or False.")
+        raise InputError(f"upright is {brief(upright)}; expected True or False.")
     if isinstance(image, pillow().Image):
         return decoded_image(image, "the PIL image", max_pixels, upright)
     if isinstance(image, str | os.PathLike):

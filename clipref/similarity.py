@@ -91,7 +91,7 @@ def cosines_with_rows(query: Array, rows: Array) -> Array:
     return similarities
 
 
-def finished(embeddings: Array, kind: str, indices: Sequence[int], normalize: bool = False) -> Array:
+def finite_embeddings(embeddings: Array, kind: str, indices: Sequence[int], normalize: bool = False) -> Array:
     """Embeddings [N, E], all finite, as unit vectors if wanted. Raises WeightsError, which names the item."""
     blocks = _blocks(embeddings)
     wrong = np.flatnonzero(~np.concatenate([np.isfinite(block).all(axis=1) for block in blocks]))

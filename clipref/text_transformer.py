@@ -36,7 +36,7 @@ from .architecture import (
     heads_of,
     norm_shapes,
 )
-from .arguments import shown
+from .arguments import brief
 from .errors import ConfigError, InputError
 from .transformer import Array, Ops, Params, Tap, no_tap, resblock_shapes, residual_blocks
 
@@ -88,7 +88,7 @@ class TextConfig(TowerConfig):
 
     def check(self, where: str) -> None:
         if self.tokenizer is not None and not (isinstance(self.tokenizer, str) and self.tokenizer):
-            raise ConfigError(f"{where}.tokenizer is {shown(self.tokenizer)}; expected a name, or null for CLIP's own.")
+            raise ConfigError(f"{where}.tokenizer is {brief(self.tokenizer)}; expected a name, or null for CLIP's own.")
         eos = () if self.eos_token_id is None else ("eos_token_id",)
         names = ("context_length", "vocab_size", "width", "heads", "mlp_width", *eos)
         check_numbers(where, self, names, (self.layers,))

@@ -15,7 +15,7 @@ from .engine import Engine
 from .errors import InputError, TextError
 from .loading import in_batches
 from .memory import Memory
-from .similarity import finished
+from .similarity import finite_embeddings
 from .tokenizer import Ids, Tokenizer
 from .trees import plant
 
@@ -87,7 +87,7 @@ def embed_rows(model: CLIP, rows: Sequence[Ids], normalize: bool = False) -> Arr
     """A model's embeddings [N, E] of rows of token ids without padding. Raises WeightsError."""
     with model.weights_in_use():
         embeddings = embeddings_of(rows, model.engine, model.text_memory)
-    return finished(embeddings, "text", range(len(rows)), normalize)
+    return finite_embeddings(embeddings, "text", range(len(rows)), normalize)
 
 
 def embeddings_of(texts: Sequence[Ids], engine: Engine, memory: Memory[Ids, Array]) -> Array:
@@ -96,7 +96,7 @@ def embeddings_of(texts: Sequence[Ids], engine: Engine, memory: Memory[Ids, Arra
     known = {i: row for i, text in enumerate(distinct) if (row := memory.get(text)) is not None}
     missing = [i for i in range(len(distinct)) if i not in known]
     found = None if not known else _room(len(distinct), next(iter(known.values())))
-    for rows, embeddings in _computed([distinct[i] for i in missing], engine):
+    for rows, embeddings in _embeddings_in_parts([distinct[i] for i in missing], engine):
         found = _room(len(distinct), embeddings[0]) if found is None else found
         found[[missing[i] for i in rows]] = embeddings
     assert found is not None
@@ -115,7 +115,7 @@ def _room(n: int, row: Array) -> Array:
     return np.empty((n, len(row)), row.dtype)
 
 
-def _computed(texts: list[Ids], engine: Engine) -> Iterator[tuple[list[int], Array]]:
+def _embeddings_in_parts(texts: list[Ids], engine: Engine) -> Iterator[tuple[list[int], Array]]:
     """Which texts, and their embeddings, some at a time: as trees if the engine has them, else by length."""
     if hasattr(engine, "encode_tree"):
         for tree in plant(texts):

@@ -23,9 +23,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from .arguments import elements, is_count, is_true, listed_texts, shown
+from .arguments import brief, elements, is_count, is_true, listed_texts
 from .cleaning import cleaned_lines, libraries
-from .errors import InputError, TextError, numbered
+from .errors import InputError, TextError, with_index
 from .vocabulary import DEFAULT_MERGES, END, SPECIALS, START, WORDS, Merges, byte_symbols, read_vocabulary, symbols_of
 
 Ids: TypeAlias = tuple[int, ...]
@@ -131,7 +131,7 @@ class Tokenizer:
         for line in cleaned_lines(text):
             if found := next((token for token in self._added if token in line), None):
                 raise TextError(
-                    f"it has {shown(found)}, which was added to the vocabulary: no merges make it. Omit it."
+                    f"it has {brief(found)}, which was added to the vocabulary: no merges make it. Omit it."
                 )
             for match in _words().finditer(line):
                 ids += self._word(match[0], None if limit is None else limit - len(ids))
@@ -158,11 +158,11 @@ class Tokenizer:
 
     def _check_ids(self, ids: Any) -> list[int]:
         if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
-            raise InputError(f"ids are {shown(ids)}; expected a list of whole numbers.")
+            raise InputError(f"ids are {brief(ids)}; expected a list of whole numbers.")
         listed = list(elements(ids, "ids", "expected a list of whole numbers"))
         for i in listed:
             if not isinstance(i, int | np.integer) or isinstance(i, bool) or not 0 <= i < self.vocab_size:
-                raise InputError(f"id {shown(i)}; the vocabulary has 0 to {self.vocab_size - 1}.")
+                raise InputError(f"id {brief(i)}; the vocabulary has 0 to {self.vocab_size - 1}.")
         return listed
 
     def __call__(
@@ -191,7 +191,7 @@ class Tokenizer:
         """
         if not is_count(context_length) or not 2 <= context_length <= MAX_CONTEXT:
             raise InputError(
-                f"context_length is {shown(context_length)}; expected a whole number, at least 2 for start and end, at "
+                f"context_length is {brief(context_length)}; expected a whole number, at least 2 for start and end, at "
                 f"most {MAX_CONTEXT}."
             )
         cut = is_true("truncate", truncate)
@@ -202,7 +202,7 @@ class Tokenizer:
                 if len(found) > context_length - 2 and not cut:
                     raise TextError(self._too_long(text, int(context_length)))
             except TextError as error:
-                raise numbered(error, "text", i, text) from None
+                raise with_index(error, "text", i, text) from None
             rows.append((self.start_id, *found[: context_length - 2], self.end_id))
         return rows
 

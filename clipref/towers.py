@@ -9,13 +9,13 @@ from . import clipa, resnet, text_transformer, vision_transformer
 from .architecture import ImageConfig, TowerConfig
 from .text_transformer import TextConfig
 
-# Where tensors are of several kinds, the first counts.
+# Kinds of towers; where tensors are of several, the first counts.
 FILES: tuple[Any, ...] = (resnet, clipa, vision_transformer, text_transformer)
 
 ENCODERS: Mapping[type[TowerConfig], Callable[..., Any]] = {
     config: encode for file in FILES for config, encode in file.TOWERS.items()
 }
-# By the name that config.json has for them.
+# Configurations of image towers by the name that config.json has for them.
 IMAGE_KINDS: Mapping[str, type[ImageConfig]] = {c.kind: c for c in ENCODERS if issubclass(c, ImageConfig)}
 TEXT_KINDS: Mapping[str, type[TextConfig]] = {c.kind: c for c in ENCODERS if issubclass(c, TextConfig)}
 

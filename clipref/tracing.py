@@ -29,9 +29,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import ops as reference_ops
-from .arguments import as_array, check_ordered, elements, is_one_image, listed_labels, listed_texts, shown
+from .arguments import as_array, brief, check_ordered, elements, is_one_image, listed_labels, listed_texts
 from .engine import TowerEngine, checked_pixels
-from .errors import BackendError, ImageError, InputError, numbered
+from .errors import BackendError, ImageError, InputError, with_index
 from .loading import preprocessor
 from .text_transformer import causal
 from .texts import checked_ids
@@ -83,7 +83,7 @@ def unknown(name: Any, names: Collection[str]) -> InputError:
     more = f" and {len(names) - 40} more" if len(names) > 40 else ""
     there = f"there are: {', '.join(list(names)[:40])}{more}."
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else there
-    return InputError(f"No activation {shown(name)}; {hint}")
+    return InputError(f"No activation {brief(name)}; {hint}")
 
 
 class Watch:
@@ -184,13 +184,13 @@ class Watch:
 
     def quick_gelu(self, x: Any) -> Any:
         """Of a hidden layer; OpenAI's module path says gelu for either."""
-        return self._activated(self._ops.quick_gelu(x))
+        return self._tap_activation(self._ops.quick_gelu(x))
 
     def gelu(self, x: Any) -> Any:
         """Of a hidden layer."""
-        return self._activated(self._ops.gelu(x))
+        return self._tap_activation(self._ops.gelu(x))
 
-    def _activated(self, y: Any) -> Any:
+    def _tap_activation(self, y: Any) -> Any:
         return self.tap(f"{self._at.removesuffix('.c_fc')}.gelu", y)
 
 
@@ -199,7 +199,7 @@ def edited(name: str, edit: Any, x: Array, index: int, count: int) -> Array:
     expected = f"expected numbers of shape {x.shape}, or what broadcasts to it"
     y = as_array(edit(x.copy()) if callable(edit) else edit, f"The edit of {name!r}", expected)
     if y.dtype.kind not in "fiub":
-        raise InputError(f"The edit of {name!r} is {shown(y)}; {expected}.")
+        raise InputError(f"The edit of {name!r} is {brief(y)}; {expected}.")
     if y.ndim == x.ndim and len(y) == count:
         y = y[index : index + 1]
     try:
@@ -218,19 +218,19 @@ def traced(
     """
     names: dict[str, None] = {}
 
-    def wanted(name: str) -> bool:
+    def is_wanted(name: str) -> bool:
         return only is None or any(fnmatchcase(name, pattern) for pattern in only)
 
-    def watched(inputs: Array, tower: str) -> Trace:
+    def trace_tower(inputs: Array, tower: str) -> Trace:
         found = []
         for i in range(len(inputs)):
-            watch = Watch(engine.ops, edits, wanted, i, len(inputs))
+            watch = Watch(engine.ops, edits, is_wanted, i, len(inputs))
             runner = TowerEngine(engine.config, {"visual": engine.visual, "text": engine.text}, watch, engine.dtype)
             watch.last_block = last_block(engine, tower)
             item = inputs[i : i + 1]
             if tower == "visual":
                 watch.names["pixels"] = None
-                if wanted("pixels"):
+                if is_wanted("pixels"):
                     watch.seen["pixels"] = item.copy()
                 runner.encode_image(item, watch.tap)
             else:
@@ -242,7 +242,7 @@ def traced(
     seen = Trace()
     for inputs, tower in ((pixels, "visual"), (ids, "text")):
         if inputs is not None:
-            seen |= watched(inputs, tower)
+            seen |= trace_tower(inputs, tower)
     for name in edits:
         if name in INPUTS:
             raise InputError(f"{name!r} is what a tower is given; change it, and give it: trace({name}=...).")
@@ -294,7 +294,7 @@ def checked_edits(edit: Any) -> Edits:
     if edit is None:
         return {}
     if not isinstance(edit, Mapping):
-        raise InputError(f"edit is {shown(edit)}; expected a dict of names and functions or arrays.")
+        raise InputError(f"edit is {brief(edit)}; expected a dict of names and functions or arrays.")
     return edit
 
 
@@ -318,15 +318,15 @@ def given_pixels(model: CLIP, image: Any, pixels: Any, input_color_format: str |
     if is_one_image(image):
         return np.asarray(pixels_of(image)[None], model.dtype)
     found = []
-    for i, item in enumerate(_listed(image)):
+    for i, item in enumerate(_list_of_images(image)):
         try:
             found.append(pixels_of(item))
         except ImageError as error:
-            raise numbered(error, "image", i, item) from error
+            raise with_index(error, "image", i, item) from error
     return np.stack(found).astype(model.dtype)
 
 
-def _listed(images: Iterable[Any]) -> list[Any]:
+def _list_of_images(images: Iterable[Any]) -> list[Any]:
     """Several images in their order. Raises InputError if there are none."""
     expected = "expected an image, or a list of images"
     check_ordered(images, "images", expected)

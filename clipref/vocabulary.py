@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .arguments import shown
+from .arguments import brief
 from .errors import ConfigError, InputError
 from .files import parse_json, read_bytes
 
@@ -77,15 +77,15 @@ def symbols_of(merges: Merges) -> list[str]:
     symbols = [*printable_first, *(symbol + "</w>" for symbol in printable_first)]
     known = set(symbols)
     if not isinstance(merges, list | tuple):
-        raise ConfigError(f"The merges are {shown(merges)}; expected a list of pairs of symbols.")
+        raise ConfigError(f"The merges are {brief(merges)}; expected a list of pairs of symbols.")
     for i, merge in enumerate(merges):  # 48,894 of them at every start of a process
         if not (isinstance(merge, _PAIRS) and len(merge) == 2 and type(merge[0]) is type(merge[1]) is str):
-            raise ConfigError(f"Merge {i} is {shown(merge)}; expected two symbols.")
+            raise ConfigError(f"Merge {i} is {brief(merge)}; expected two symbols.")
         left, right = merge
         if left not in known or right not in known:
             unknown = right if left in known else left
             raise ConfigError(
-                f"Merge {i}, {shown(left)} + {shown(right)}: nothing before it makes {shown(unknown)}; wrong file?"
+                f"Merge {i}, {brief(left)} + {brief(right)}: nothing before it makes {brief(unknown)}; wrong file?"
             )
         made = left + right
         if len(made) > MAX_SYMBOL:
@@ -98,7 +98,7 @@ def symbols_of(merges: Merges) -> list[str]:
 def read_vocabulary(path: str | os.PathLike[str]) -> Vocabulary:
     """Read one of the files of merges, and check those beside it. Raises ConfigError, or InputError for no path."""
     if not isinstance(path, str | os.PathLike):
-        raise InputError(f"The file of merges is {shown(path)}; expected a path.")
+        raise InputError(f"The file of merges is {brief(path)}; expected a path.")
     path = Path(path)
     data = _content(path)
     described = path if data.lstrip()[:1] == b"{" else path.parent / "tokenizer.json"
@@ -125,7 +125,7 @@ def read_vocabulary(path: str | os.PathLike[str]) -> Vocabulary:
     added: dict[str, int] = {}
     for file, ids in said.items():
         if file.name != "added_tokens.json" and (missing := next((s for s in symbols if s not in ids), None)):
-            raise ConfigError(f"{file} has no id for {shown(missing)}, which the merges make; is it another model's?")
+            raise ConfigError(f"{file} has no id for {brief(missing)}, which the merges make; is it another model's?")
         added |= _beyond(symbols, ids, file)
     return Vocabulary(merges, _in_order(added, len(symbols), path), symbols)
 
@@ -195,13 +195,13 @@ def _read_tokenizer_json(path: Path, data: bytes) -> tuple[list[tuple[str, str]]
     model = tokenizer.get("model")
     if not isinstance(model, dict) or model.get("type", "BPE") != "BPE" or "merges" not in model:
         kind = model.get("type") if isinstance(model, dict) else None
-        raise ConfigError(f"{path}: its model is {shown(kind)}; CLIP's is BPE, with merges.")
+        raise ConfigError(f"{path}: its model is {brief(kind)}; CLIP's is BPE, with merges.")
     as_clip = {"end_of_word_suffix": "</w>", "continuing_subword_prefix": "", "dropout": 0}
     as_clip |= {"byte_fallback": False, "ignore_merges": False}
     for key, expected in as_clip.items():
         value = model.get(key)
         if value != expected and (value is not None or key == "end_of_word_suffix"):
-            raise ConfigError(f"{path}: model.{key} is {shown(value)}; CLIP's is {expected!r}, and ids would differ.")
+            raise ConfigError(f"{path}: model.{key} is {brief(value)}; CLIP's is {expected!r}, and ids would differ.")
     listed, added = model["merges"], tokenizer.get("added_tokens") or []
     if not isinstance(listed, list) or not isinstance(added, list):
         raise ConfigError(f"{path}: its merges and added_tokens are not lists. Fetch it again.")
@@ -226,12 +226,12 @@ def _check_steps(path: Path, tokenizer: Mapping[str, Any]) -> None:
     kinds = [step.get("type") for step in normalizers]
     spaces = all(step.get("pattern") == {"Regex": r"\s+"} for step in normalizers if step.get("type") == "Replace")
     if "Lowercase" not in kinds or not {*map(str, kinds)} <= {"NFC", "Replace", "Lowercase", "Strip"} or not spaces:
-        raise ConfigError(f"{path}: its normalizer is {shown(kinds)}; CLIP's is NFC, white space, lower case.")
+        raise ConfigError(f"{path}: its normalizer is {brief(kinds)}; CLIP's is NFC, white space, lower case.")
     splits = list(_steps(tokenizer.get("pre_tokenizer"), "pretokenizers"))
     kinds = [step.get("type") for step in splits]
     patterns = [step.get("pattern") for step in splits if step.get("type") == "Split"]
     if kinds != ["Split", "ByteLevel"] or patterns[0] not in ({"Regex": WORDS}, {"Regex": SPECIALS + WORDS}):
-        found = shown(kinds if kinds != ["Split", "ByteLevel"] else patterns[0])
+        found = brief(kinds if kinds != ["Split", "ByteLevel"] else patterns[0])
         raise ConfigError(f"{path}: its pre_tokenizer is {found}; CLIP's splits words, digits and signs, then bytes.")
 
 
@@ -247,7 +247,7 @@ def _beyond(symbols: Sequence[str], ids: Mapping[str, int], path: Path) -> dict[
     for token, i in ids.items():
         if 0 <= i < len(symbols) and symbols[i] != token:
             raise ConfigError(
-                f"{path} gives the id {i} to {shown(token)}, and the merges give it to {shown(symbols[i])}: a "
+                f"{path} gives the id {i} to {brief(token)}, and the merges give it to {brief(symbols[i])}: a "
                 "tokenizer of another kind, or of another model."
             )
     return {token: i for token, i in ids.items() if not 0 <= i < len(symbols)}
@@ -257,7 +257,7 @@ def _in_order(added: Mapping[str, int], first: int, path: Path) -> tuple[str, ..
     tokens = sorted(added, key=lambda token: added[token])
     if [added[token] for token in tokens] != list(range(first, first + len(tokens))) or "" in added:
         raise ConfigError(
-            f"{path.parent}: the added tokens {shown(tokens)} have the ids {shown([added[t] for t in tokens])}; "
+            f"{path.parent}: the added tokens {brief(tokens)} have the ids {brief([added[t] for t in tokens])}; "
             f"expected those from {first} on, as the merges give those below."
         )
     return tuple(tokens)

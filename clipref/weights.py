@@ -34,7 +34,8 @@ from .lazy import no_fork
 
 DType: TypeAlias = Literal["float32", "float64"]
 
-# In the order of preference; the last has other people's steps before the merges, which have to be checked.
+# Files of merges in the order of preference; the last has other people's steps before the merges, which have to be
+# checked.
 MERGES_NAMES = (
     "merges.txt",
     "merges.txt.gz",

@@ -28,10 +28,11 @@ from clipref.weights_tools.targets import TARGETS
 
 from .engines import KINDS, TIME_LIMIT
 from .protocol import PIXELS
+from .reports.terminal import tell, tell_progress
 from .starting import languages, write_starter
 
 if TYPE_CHECKING:
-    from .grading.verdicts import Report, Result
+    from .grading.verdicts import Report
     from .protocol import Question
 
 
@@ -133,13 +134,13 @@ def _run(args: argparse.Namespace) -> int:
         name, profile = args.engine, args.profile
     reasons = expectations.read(args.expected_failures, expectations.all_ids()) if args.expected_failures else {}
     with _outputs(args) as write:
-        report = _asked(args, chosen, others, name, profile, reasons)
+        report = _ask(args, chosen, others, name, profile, reasons)
         write(report)
-    _print(report, args)
+    tell(report, args.json, args.verbose)
     return 0 if report.passed else 1
 
 
-def _asked(
+def _ask(
     args: argparse.Namespace,
     chosen: list[Question],
     others: list[Question],
@@ -158,7 +159,7 @@ def _asked(
             engine = LaidOut(engine, args.layout)
         report = suite.run(
             engine, chosen, name=name, precision=args.precision, profile=profile, pixels=args.pixels,
-            reasons=reasons, unclaimed=others, progress=_progress, among=minute.among(chosen, profile),
+            reasons=reasons, unclaimed=others, progress=tell_progress, among=minute.among(chosen, profile),
         )  # fmt: skip
         for model in getattr(args, "released", []):
             from . import released
@@ -253,7 +254,7 @@ def _read_exported(args: argparse.Namespace) -> tuple[list[Question], list[Quest
     if args.levels or args.full or args.only:
         return *_select(args, profile), profile
     chosen = {q.id: q for q in questions(ASKABLE, list(PUBLISHED), profile)}
-    # Not every profile has every case.
+    # Cases differ from profile to profile: not every one has all.
     others = {q.id: q for q in questions(ASKABLE, list(PUBLISHED), known.profile) if q.id not in chosen}
     for case in known.cases:
         if case not in chosen and case not in others:
@@ -263,74 +264,6 @@ def _read_exported(args: argparse.Namespace) -> tuple[list[Question], list[Quest
             )
     asked = set(known.cases)
     return [q for id, q in chosen.items() if id in asked], [q for id, q in others.items() if id in asked], profile
-
-
-def _progress(result: Result) -> None:
-    if sys.stderr.isatty():
-        print(f"\r\x1b[K{result.verdict:5} {result.case}", end="", file=sys.stderr, flush=True)
-
-
-def _print(report: Report, args: argparse.Namespace) -> None:
-    from .reports.files import as_json
-    from .reports.words import explanations, summary
-
-    if sys.stderr.isatty():
-        print("\r\x1b[K", end="", file=sys.stderr)
-    if args.json:
-        print_json(as_json(report))
-        return
-    known = list(explanations(report))
-    for said in known:
-        print(said)
-    if known:
-        print()
-    _print_cases(report, args.verbose)
-    print_table([("level", "pass", "fail", "xfail", "skip", "grade", "worst, in units"), *_by_level(report)])
-    print()
-    print(f"{report.engine}: {summary(report)}.")
-
-
-# Failing cases that are shown of each level where not all are asked for.
-_SHOWN = 2
-
-
-def _print_cases(report: Report, verbose: bool) -> None:
-    """Every case, or of each level the first that fail and nothing explains, or that were expected to."""
-    from .reports.words import line
-
-    explained = {case for diagnosis in report.diagnoses for case in diagnosis.cases}
-    failed = [r for r in report.results if r.verdict in ("FAIL", "XFAIL")]
-    # Cases that a diagnosis explains are left out, unless they have a problem beside their values.
-    shown = list(report.results) if verbose else [r for r in failed if r.case not in explained or r.problem is not None]
-    if not verbose:
-        levels: dict[tuple[str, str], list[Result]] = {}
-        for result in shown:
-            levels.setdefault((result.level, result.verdict), []).append(result)
-        shown = [result for of_level in levels.values() for result in of_level[:_SHOWN]]
-    if shown:
-        rows = ((result.verdict, result.case, result.grade or "-", line(result)) for result in shown)
-        print_table([("", "case", "grade", ""), *rows])
-    if more := len(failed) - sum(result.verdict in ("FAIL", "XFAIL") for result in shown):
-        print(_not_shown(more, bool(shown)))
-    if shown or more:
-        print()
-
-
-def _not_shown(count: int, others: bool) -> str:
-    """Of cases that fail and aren't listed: there are `others` that are, or what is said above explains all."""
-    fail = "case fails" if count == 1 else "cases fail"
-    if others:
-        return f"{count} more {fail}; --verbose shows every case."
-    return f"{count} {fail}, which {'is' if count == 1 else 'are'} explained above; --verbose shows every case."
-
-
-def _by_level(report: Report) -> list[tuple[str, ...]]:
-    from .reports.words import VERDICTS, number
-
-    return [
-        (level, *(str(part.count(verdict)) for verdict in VERDICTS), part.grade_if_passed or "-", number(part.worst))
-        for level, part in report.by_level().items()
-    ]
 
 
 def _export(args: argparse.Namespace) -> int:

@@ -24,11 +24,11 @@ from .questions import questions
 from .questions.images import PICTURES_AT_224
 from .restated.preprocessing import PROFILES, Steps
 
-# Where something is, and what: a fault, a profile that is taken for another, or a claim of SPEC.md.
+# A target: where something is, and what (a fault, a profile that is taken for another, or a claim of SPEC.md).
 Target: TypeAlias = tuple[str, str]
 # Levels whose right answers take numpy and safetensors alone, and that an engine answers without showing its inside.
 LEVELS = ("describe", "tokenize", "preprocess", "operations", "towers", "similarity", "properties")
-# By how many questions each target is caught where the whole suite has so many.
+# Questions that catch each target, where the whole suite has so many.
 _TIMES = 2
 _AT_224 = f" to {PICTURES_AT_224[0][-1]}"
 WINGS = ("vit", "resnet", "text", "preprocess", f"preprocess{_AT_224}", "tokenize", "similarity")
@@ -75,7 +75,7 @@ def wings(question: Question, case: Case) -> Sequence[str]:
     return (where, f"{where}{_AT_224}") if where == "preprocess" and question.id.endswith(_AT_224) else (where,)
 
 
-def caught(asked: Sequence[Question], profile: str = "openai") -> Iterator[tuple[str, frozenset[Target]]]:
+def catches(asked: Sequence[Question], profile: str = "openai") -> Iterator[tuple[str, frozenset[Target]]]:
     """Each question's id, with the faults that it catches and its claims."""
     with scratch_folder() as scratch:
         for question in asked:
@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--profile", default="openai", choices=list(PROFILES), help="of preprocessing (openai)")
     args = parser.parse_args()
     if args.choose:
-        print("\n".join(choose(dict(caught(list(questions(LEVELS, profile=args.profile)), args.profile)))))
+        print("\n".join(choose(dict(catches(list(questions(LEVELS, profile=args.profile)), args.profile)))))
     else:
         print(table(profile=args.profile))
 

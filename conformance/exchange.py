@@ -28,7 +28,7 @@ from .engines.files import write_case
 from .protocol import Case
 
 ANSWER = "answer.safetensors"
-# Of a checkpoint, what an engine may need.
+# Files of a checkpoint that an engine may need.
 CHECKPOINT_FILES = ("model.safetensors", "config.json", "merges.txt")
 _LARGEST_LIST = 2**24  # of an export.json: all cases have less than a hundredth of it
 

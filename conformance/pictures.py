@@ -15,7 +15,7 @@ import numpy as np
 
 from .protocol import Array
 
-# By mode, as Pillow calls them: bits a sample, and PNG's colour type.
+# Kinds of picture by mode, as Pillow calls them: bits a sample, and PNG's colour type.
 _KINDS = {"1": (1, 0), "L": (8, 0), "I;16": (16, 0), "RGB": (8, 2), "P": (8, 3), "LA": (8, 4), "RGBA": (8, 6)}
 _BANDS = {"L": 1, "P": 1, "LA": 2, "RGB": 3, "RGBA": 4}
 _KEY = (17, 130, 240)  # the colour that is transparent
@@ -30,7 +30,7 @@ def png(mode: str, width: int, height: int) -> Array:
     "RGB with EXIF" has to be turned by a quarter to stand upright; in modes "with tRNS" half of it is transparent.
     """
     mode, _, extra = mode.partition(" with ")
-    mixed = _mixed(width, height, _BANDS.get(mode, 1))
+    mixed = _mixture(width, height, _BANDS.get(mode, 1))
     chunks = []
     if mode == "P":
         chunks.append((b"PLTE", (np.arange(768) * 37 % 256).astype(np.uint8).tobytes()))
@@ -49,7 +49,7 @@ def png(mode: str, width: int, height: int) -> Array:
         chunks.append((b"tRNS", struct.pack(">3H", *_KEY)))
     header = struct.pack(">2I5B", width, height, *_KINDS[mode], 0, 0, 0)
     lines = b"".join(b"\0" + row.tobytes() for row in rows)  # each with its filter, which is none
-    data = _file([(b"IHDR", header), *chunks, (b"IDAT", _stored(lines))])
+    data = _file([(b"IHDR", header), *chunks, (b"IDAT", _stored_stream(lines))])
     return np.frombuffer(data, np.uint8)
 
 
@@ -61,7 +61,7 @@ def compressed_png(levels: Array) -> bytes:
     return _file([(b"IHDR", header), (b"IDAT", zlib.compress(lines))])
 
 
-def _mixed(width: int, height: int, bands: int) -> Array:
+def _mixture(width: int, height: int, bands: int) -> Array:
     """Whole numbers [H, W, bands] without a pattern that a filter would not see."""
     y, x, band = (axis.astype(np.int64) for axis in np.ogrid[:height, :width, :bands])
     mixed: Array = (x * x * 7 + y * y * 13 + x * y * 5 + x // 3 * 91 + y // 4 * 57 + band * 83) * 2654435761 >> 13
@@ -75,7 +75,7 @@ def _file(chunks: list[tuple[bytes, bytes]]) -> bytes:
     return b"".join(parts)
 
 
-def _stored(data: bytes) -> bytes:
+def _stored_stream(data: bytes) -> bytes:
     """A stream of zlib's (RFC 1950) whose blocks are stored as they are (RFC 1951, 3.2.4)."""
     return b"\x78\x01" + b"".join(_blocks(data)) + struct.pack(">I", zlib.adler32(data))
 

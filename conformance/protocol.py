@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 Array: TypeAlias = NDArray[Any]
 Outputs: TypeAlias = Mapping[str, Array]
-# By how much a correct engine errs: of each output by name, in each precision.
+# The errors of a correct engine: of each output by name, in each precision.
 Units: TypeAlias = Mapping[str, Mapping[str, float]]
 # How near pixels have to be: as they are, or with the tolerance of tolerance.py.
 PIXELS = ("exact", "as-torchvision")

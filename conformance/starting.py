@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from clipref.errors import InputError
-from clipref.files import written_whole
+from clipref.files import write_whole
 
 _STARTERS = Path(__file__).with_name("starters")
 
@@ -34,7 +34,7 @@ def write_starter(language: str, folder: Path) -> str:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for file in files:
-            with written_whole(folder / file.name) as scratch:
+            with write_whole(folder / file.name) as scratch:
                 if file.name == _COMMANDS:
                     scratch.write_text(_with_paths(file), encoding="utf-8")
                 else:

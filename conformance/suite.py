@@ -27,11 +27,11 @@ from .grading.verdicts import NOT_CLAIMED, Diagnosis, Report, Result
 from .protocol import Case, EngineUnderTest, Outputs, Question
 from .tolerance import tolerate
 
-# Of how many faults pairs are made in a full size, where every trial takes a second and more.
+# The most promising faults, so many, are tried in pairs in a full size, where every trial takes a second and more.
 _PROMISING = 2
 
 
-# After so many questions of a verb that all end in the same way, without an answer, no more are asked.
+# Questions of a verb that all end in the same way, without an answer: after so many, no more are asked.
 _GIVE_UP = 10
 
 

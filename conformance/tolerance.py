@@ -21,8 +21,8 @@ from .restated.preprocessing import PROFILES, Steps
 
 # Another resize rounds other values another way than torch's does.
 _TWICE = 2.0
-# Measured, of the suite's pictures in RGB: torch's differs from Pillow's by a level, in up to 0.98 % of the values; in
-# one of a palette, made RGB first, by two levels and in 1.1 %.
+# Levels by which torch's resize may differ from Pillow's. Measured, of the suite's pictures in RGB: one level, in up to
+# 0.98 % of the values; in one of a palette, made RGB first, two levels and 1.1 %.
 _LEVELS = 2.01
 _SHARE = _TWICE * 0.01
 
@@ -55,7 +55,7 @@ def _tolerate_levels(
     return exact, {**answer, "pixels": np.where(off, wanted, found)}, picture
 
 
-def _moved(case: Case, profile: str, name: str) -> float:
+def _displacement(case: Case, profile: str, name: str) -> float:
     """By how much torch's resize moves an output, relative to its root mean square, of the picture in RGB."""
     steps = dataclasses.replace(PROFILES[profile], rgb="first", resampler="pillow")
     return rms_error(right(dataclasses.replace(steps, resampler="torch"), case)[name], right(steps, case)[name])
@@ -66,5 +66,5 @@ def _widen(case: Case, exact: Exact, answer: Outputs, profile: str) -> Units:
     found, wanted, units = answer.get(name), exact.outputs[name], exact.units[name]
     if found is None or found.shape != wanted.shape or rms_error(found, wanted) <= MARGIN * units["float32"]:
         return exact.units
-    moved = _moved(case, profile, name)
+    moved = _displacement(case, profile, name)
     return {name: {precision: unit + _TWICE * moved / MARGIN for precision, unit in units.items()}}

@@ -16,7 +16,7 @@ from clipref.weights import DType
 
 Array: TypeAlias = NDArray[Any]
 
-# Of a thread's items at a time: enough for the weights to be worth fetching, few enough for the cache.
+# Positions of a thread's items at a time: enough for the weights to be worth fetching, few enough for the cache.
 POSITIONS = 512
 # Images at a time that all threads share, of a ResNet: more are no faster, and each takes memory.
 RESNET_ITEMS = 8

@@ -19,9 +19,9 @@ from clipref.errors import BackendError
 
 Array = NDArray[Any]
 
-# In units of the dtype's epsilon times the root mean square of what is expected, for the largest difference. Measured
-# of clipref.ops itself: up to 21 in float32 (attention to 77 positions), 22 in float64 (softmax of a strided array,
-# whose exp numpy computes otherwise). Room is left for sums in another order.
+# The largest difference allowed, in units of the dtype's epsilon times the root mean square of what is expected.
+# Measured of clipref.ops itself: up to 21 in float32 (attention to 77 positions), 22 in float64 (softmax of a strided
+# array, whose exp numpy computes otherwise). Room is left for sums in another order.
 BUDGET = 48.0
 
 

@@ -44,7 +44,7 @@ class OnnxRuntimeOps(RecordingOps):
     """With ONNX Runtime's own operators where they save what the standard ones cost."""
 
     def linear(self, x: Symbol, weight: Array, bias: Array | None = None) -> Symbol:
-        # Takes the weight as it lies in the checkpoint; MatMul would need a transposed copy of every one.
+        # Gemm takes the weight as it lies in the checkpoint; MatMul would need a transposed copy of every one.
         shape = (*x.shape[:-1], weight.shape[0])
         y = x.graph.emit("FusedMatMul", [x, weight], shape, domain="com.microsoft", transB=1)
         return y if bias is None else y + bias
@@ -105,7 +105,7 @@ class OnnxEngine:
         on_cpu = list(settings.providers) == [CPU]
         self._threads = settings.threads if on_cpu and vision.family == "vit" else 1
         self._at_a_time = images_at_a_time(vision, 1)
-        # Elsewhere than on a CPU, large batches are what is fast; whoever asks for that chooses their size.
+        # Large batches are what is fast elsewhere than on a CPU; whoever asks for that chooses their size.
         self._images = images_at_a_time(vision, settings.threads) if on_cpu else None
         self._positions = positions_at_a_time(settings.threads) if on_cpu else None
         self._pool = once_a_process(lambda: ThreadPoolExecutor(self._threads, thread_name_prefix="onnx"))
@@ -162,16 +162,16 @@ def session(
     options.intra_op_num_threads = settings.threads
     options.enable_cpu_mem_arena = settings.arena
     options.log_severity_level = 3
-    # Within a call, threads that have nothing to do always spin, because the next operation comes soon.
+    # Threads that have nothing to do always spin within a call, because the next operation comes soon.
     options.add_session_config_entry("session.force_spinning_stop", "0" if settings.spinning else "1")
     if file is not None:
         folder = str(file.path.resolve().parent)
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-    # Copied into the session (C API, AddExternalInitializers), so nothing of these need live on.
+    # The weights are copied into the session (C API, AddExternalInitializers), so nothing of these need live on.
     values = {key: ort.OrtValue.ortvalue_from_numpy(value) for key, value in weights.items()}
     options.add_external_initializers(list(values), list(values.values()))
     try:
-        # Without its own fallback, which says on standard output that it leaves out what was asked for.
+        # ONNX Runtime's own fallback is left out: it says on standard output that it leaves out what was asked for.
         with no_fork:
             made = ort.InferenceSession(
                 model.SerializeToString(), options, providers=list(settings.providers), enable_fallback=False
@@ -195,7 +195,7 @@ _sessions: WeakSet[Any] = WeakSet()
 
 
 def _keep_for_ever() -> None:
-    # In the child of a fork, a session's end would wait for threads that only the parent has; the child never exited.
+    # A session's end would wait, in the child of a fork, for threads that only the parent has; the child never exited.
     for made in _sessions:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(made))
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 import clipref
 from clipref import CLIP, AutoModel, BackendError, ClipError, ImageError, InputError, ModelNotFound, TextError
-from clipref.arguments import shown
+from clipref.arguments import brief
 from clipref.config import PreprocessConfig
 
 from .conftest import pictures
@@ -287,5 +287,5 @@ def test_upright_is_part_of_the_configuration(tiny_vit: Path) -> None:
 
 def test_any_value_can_be_shown() -> None:
     for value in (10**5000, -(10**5000), "x" * 10**6, [0] * 10**5, np.zeros((999, 999)), Raising("repr")):
-        assert len(shown(value)) < 300 and "\n" not in shown(value)
-    assert shown(Raising("repr")) == "a Raising"
+        assert len(brief(value)) < 300 and "\n" not in brief(value)
+    assert brief(Raising("repr")) == "a Raising"

@@ -15,7 +15,7 @@ from clipref.config import PUBLISHED
 from clipref.conformance import faults, goldens, suite
 from clipref.conformance import questions as levels
 from clipref.conformance.engines import open_engine
-from clipref.conformance.faults import FAULTS, FaultyEngine, changes
+from clipref.conformance.faults import FAULTS, FaultyEngine, changes, formulas
 from clipref.conformance.faults.tower import Tower
 from clipref.conformance.goldens import GOLDEN
 from clipref.conformance.protocol import Case, Outputs, Unsupported
@@ -213,7 +213,7 @@ def test_a_fault_within_a_coarse_precision_is_told(precision: str) -> None:
 
 def one_layer_norm(tower: Tower) -> Tower:
     """Another eps in the first LayerNorm of the first block, and in no other."""
-    changed, block = changes.layer_norm(1e-6), tower.params["transformer"]["resblocks"][0]
+    changed, block = formulas.layer_norm(1e-6), tower.params["transformer"]["resblocks"][0]
 
     def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
         return (changed if weight is block["ln_1"]["weight"] else ops.layer_norm)(x, weight, bias)
@@ -232,7 +232,7 @@ WITHOUT_RESNETS = [q for q in levels.questions(["towers"]) if "/rn" not in q.id 
 @pytest.mark.parametrize(
     ("fault", "models"),
     [
-        (ours(changes.operations(gelu=changes.tanh_gelu)), {"vit-gelu"}),
+        (ours(changes.operations(gelu=formulas.tanh_gelu)), {"vit-gelu"}),
         (faults.BY_ID["quick-gelu-1.7"], {"vit-a", "vit-b", "vit-c", "vit-mlp", "rn-a", "rn-b", "rn-c"}),
         (ours(one_layer_norm), set()),
     ],

@@ -8,7 +8,7 @@ import pytest
 from clipref import ops
 from clipref.conformance import faults, suite
 from clipref.conformance import questions as levels
-from clipref.conformance.faults import FaultyEngine, changes
+from clipref.conformance.faults import FaultyEngine, changes, formulas
 from clipref.conformance.faults.fault import Fault
 from clipref.conformance.faults.leans import _Measured
 from clipref.conformance.faults.tower import Tower
@@ -39,7 +39,7 @@ def said(report: Report) -> str:
 
 def last_layer_norm(tower: Tower) -> Tower:
     """Another eps behind the last block of texts, and nowhere else: all answers are off, and none by much."""
-    changed, last = changes.layer_norm(1e-6), tower.params["ln_final"]["weight"]
+    changed, last = formulas.layer_norm(1e-6), tower.params["ln_final"]["weight"]
 
     def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
         return (changed if weight is last else ops.layer_norm)(x, weight, bias)

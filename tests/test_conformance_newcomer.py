@@ -2,14 +2,13 @@
 
 import re
 import sys
-from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from clipref import InputError
-from clipref.conformance import command, faults, suite
+from clipref.conformance import faults, suite
 from clipref.conformance.engines import open_engine
 from clipref.conformance.engines.failures import Crashed
 from clipref.conformance.engines.python import import_engine
@@ -17,7 +16,7 @@ from clipref.conformance.faults import BY_ID, FaultyEngine
 from clipref.conformance.faults.diagnosis import SUBJECT
 from clipref.conformance.grading.verdicts import Diagnosis, Report, Result
 from clipref.conformance.protocol import Case, Outputs
-from clipref.conformance.reports import words
+from clipref.conformance.reports import terminal, words
 from clipref.conformance.starting import languages, write_starter
 from clipref.numerics import rms
 
@@ -169,7 +168,7 @@ def test_cases_that_are_not_listed_are_more_only_of_what_is(capsys: pytest.Captu
         results = failing(count)
         diagnosis = Diagnosis(("relu",), ("BLK-5",), "x", 0.0, tuple(r.case for r in results[:explained]), of=count)
         report = Report("an engine", "float32", "openai", results, [diagnosis] if explained else [])
-        command._print(report, Namespace(json=False, verbose=False))
+        terminal.tell(report)
         return capsys.readouterr().out
 
     assert "1 more case fails; --verbose shows every case." in shown(0, 3)

@@ -29,7 +29,7 @@ def test_every_question_that_is_measured_has_units_in_every_precision(profile: s
     asked = [q for q in levels.questions(levels.ASKABLE, FULL, profile) if q.measure is not None]
     assert len(asked) > 130
     for question in asked:
-        found = units.frozen(question.id, profile)
+        found = units.frozen_units(question.id, profile)
         assert found and all(list(by) == list(PRECISIONS) for by in found.values()), question.id
         assert all(
             0 < by["float64"] < by["float32"] < by["float16"] < by["bfloat16"] < 2 and by["float32"] < by["int8"]

@@ -14,7 +14,7 @@ from clipref.config import PUBLISHED, PreprocessConfig
 from clipref.weights import Checkpoint
 from clipref.weights_tools import sources, synthetic
 from clipref.weights_tools.convert import convert
-from clipref.weights_tools.layouts import recipes
+from clipref.weights_tools.layouts import assemblies
 from clipref.weights_tools.sources import Doubt, Options, _activation, choose, open_source
 from clipref.weights_tools.stored import Stored
 
@@ -188,7 +188,7 @@ def test_a_logit_scale_of_one_element_is_a_scalar(trained_vit: Path, tmp_path: P
 )
 def test_names_of_no_layout(names: list[str], message: str) -> None:
     with pytest.raises(WeightsError, match=message):
-        recipes({name: Stored("F32", (1,), lambda: np.zeros(1, "f4")) for name in names})
+        assemblies({name: Stored("F32", (1,), lambda: np.zeros(1, "f4")) for name in names})
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,7 @@ def test_save_pretrained(name: str, shard: str, tmp_path: Path) -> None:
     file, theirs = Checkpoint(converted).file, model.state_dict()
     # transformers' layout, made once more by the code that the oracle is built with.
     ours = {n: torch.from_numpy(np.array(file.stored(n))) for n in file.shapes}
-    renamed = oracles.Transformers.renamed(ours)
+    renamed = oracles.Transformers.transformers_names(ours)
     assert renamed.keys() == {n for n in theirs if not n.endswith("position_ids")}
     for n, tensor in renamed.items():
         assert tensor.dtype == theirs[n].dtype and torch.equal(tensor, theirs[n]), n

@@ -96,8 +96,8 @@ def test_a_server_is_held_to_the_orientation_that_it_states(arguments: tuple[str
     with live("--model", "clipref/shapes-vit", *arguments) as server:
         open_engine(server.url).answer(case)
         model = server.server._models.served[0]
-        stated = model.told()
-        model.told = lambda: {**stated, "upright": not stated["upright"]}
+        stated = model.as_json()
+        model.as_json = lambda: {**stated, "upright": not stated["upright"]}
         with pytest.raises(Contradiction, match="/info states that"):
             open_engine(server.url).answer(case)
 

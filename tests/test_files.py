@@ -17,12 +17,12 @@ import pytest
 from clipref import files
 from clipref.files import (
     SCRATCH_SUFFIX,
-    folder_written_whole,
     home,
     open_regular,
     read_bytes,
     remove_abandoned,
-    written_whole,
+    write_folder_whole,
+    write_whole,
 )
 
 
@@ -70,7 +70,7 @@ def test_what_is_no_regular_file_is_not_read(tmp_path: Path) -> None:
 def test_names_that_no_file_has(name: str, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="no file can have this name"):
         read_bytes(tmp_path / name, 10)
-    with pytest.raises(OSError, match="no file can have this name"), written_whole(tmp_path / name):
+    with pytest.raises(OSError, match="no file can have this name"), write_whole(tmp_path / name):
         pass
 
 
@@ -89,9 +89,9 @@ def test_no_more_is_read_than_the_limit(tmp_path: Path) -> None:
 
 
 def test_new_files_and_folders_have_what_the_umask_leaves(umask: int, tmp_path: Path) -> None:
-    with written_whole(tmp_path / "file") as path:
+    with write_whole(tmp_path / "file") as path:
         path.write_text("whole")
-    with folder_written_whole(tmp_path / "folder") as path:
+    with write_folder_whole(tmp_path / "folder") as path:
         (path / "inside").write_text("whole")
     assert mode(tmp_path / "file") == 0o666 & ~umask == mode(tmp_path / "folder" / "inside")
     assert mode(tmp_path / "folder") == 0o777 & ~umask
@@ -102,7 +102,7 @@ def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("old")
     secret.chmod(0o640)
-    with written_whole(secret) as path:
+    with write_whole(secret) as path:
         path.write_text("new")
         assert secret.read_text() == "old"
     assert secret.read_text() == "new" and mode(secret) == 0o640
@@ -111,10 +111,10 @@ def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path: Path) -> None:
 def test_what_goes_wrong_leaves_what_was_there(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("old")
     for error in (RuntimeError, KeyboardInterrupt):
-        with pytest.raises(error), written_whole(tmp_path / "file") as path:
+        with pytest.raises(error), write_whole(tmp_path / "file") as path:
             path.write_text("half")
             raise error
-        with pytest.raises(error), folder_written_whole(tmp_path / "folder") as path:
+        with pytest.raises(error), write_folder_whole(tmp_path / "folder") as path:
             (path / "inside").mkdir()
             raise error
     assert names(tmp_path) == ["file"] and (tmp_path / "file").read_text() == "old"
@@ -126,9 +126,9 @@ def test_what_cant_be_written_is_found_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "full" / "x").touch()
     (tmp_path / "link").symlink_to(tmp_path / "full")
     places: list[tuple[Callable[[Path], AbstractContextManager[Path]], str]] = [
-        (written_whole, name) for name in ("full", "gone/x", "file/x")
+        (write_whole, name) for name in ("full", "gone/x", "file/x")
     ]
-    places += [(folder_written_whole, name) for name in ("full", "file", "link", "gone/x")]
+    places += [(write_folder_whole, name) for name in ("full", "file", "link", "gone/x")]
     for write, name in places:
         with pytest.raises(OSError), write(tmp_path / name):
             pytest.fail(f"{write} {name}: the work began")
@@ -139,13 +139,13 @@ def test_what_cant_be_written_is_found_before_the_work(tmp_path: Path) -> None:
 def test_a_file_or_folder_that_may_not_be_written_to(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("old")
     (tmp_path / "file").chmod(0o444)
-    with pytest.raises(PermissionError), written_whole(tmp_path / "file"):
+    with pytest.raises(PermissionError), write_whole(tmp_path / "file"):
         pytest.fail("the work began")
 
 
 def test_a_long_name_of_any_characters(tmp_path: Path) -> None:
     for name in ("n" * 255, "\N{CAT FACE}" * 63):
-        with written_whole(tmp_path / name) as path:
+        with write_whole(tmp_path / name) as path:
             path.write_text(name)
         assert (tmp_path / name).read_text() == name
 
@@ -153,7 +153,7 @@ def test_a_long_name_of_any_characters(tmp_path: Path) -> None:
 def test_a_change_of_folder_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)
-    with written_whole("file") as path, folder_written_whole("folder"):
+    with write_whole("file") as path, write_folder_whole("folder"):
         monkeypatch.chdir(tmp_path / "elsewhere")
         path.write_text("whole")
     assert names(tmp_path) == ["elsewhere", "file", "folder"] and names(tmp_path / "elsewhere") == []
@@ -162,7 +162,7 @@ def test_a_change_of_folder_meanwhile(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path: Path) -> None:
     (tmp_path / "victim").write_text("old")
     (tmp_path / "link").symlink_to("victim")
-    with written_whole(tmp_path / "link") as path:
+    with write_whole(tmp_path / "link") as path:
         path.write_text("new")
     assert (tmp_path / "victim").read_text() == "old" and not (tmp_path / "link").is_symlink()
 
@@ -172,22 +172,22 @@ def test_a_pipe_or_a_terminal_is_written_to_as_it_is(tmp_path: Path) -> None:
     read: list[bytes] = []
     reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_bytes()))
     reader.start()
-    with written_whole(tmp_path / "pipe") as path:
+    with write_whole(tmp_path / "pipe") as path:
         path.write_text("said")
     reader.join()
     assert read == [b"said"] and stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
-    code = "from clipref.files import written_whole\nwith written_whole('/dev/stdout') as path: path.write_text('said')"
+    code = "from clipref.files import write_whole\nwith write_whole('/dev/stdout') as path: path.write_text('said')"
     with open(tmp_path / "redirected", "w") as output:
         subprocess.run([sys.executable, "-c", code], stdout=output, check=True)
     assert (tmp_path / "redirected").read_text() == "said" and Path("/dev/stdout").is_symlink()
 
 
 def test_nobody_can_guess_the_name_or_plant_a_link_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with written_whole(tmp_path / "file") as one, written_whole(tmp_path / "file") as other:
+    with write_whole(tmp_path / "file") as one, write_whole(tmp_path / "file") as other:
         assert one != other and one.name.startswith(".") and str(os.getpid()) not in (one.name, other.name)
     (tmp_path / "victim").write_text("old")
     monkeypatch.setattr("secrets.token_hex", lambda n: "known")
-    for write in (written_whole, folder_written_whole):
+    for write in (write_whole, write_folder_whole):
         planted = tmp_path / f".known{SCRATCH_SUFFIX}"
         planted.symlink_to("victim")
         with pytest.raises(FileExistsError), write(tmp_path / "new"):
@@ -208,8 +208,8 @@ def test_home(monkeypatch: pytest.MonkeyPatch) -> None:
 
 WAITS = """
 import sys, time
-from clipref.files import folder_written_whole, written_whole
-with folder_written_whole(sys.argv[1] + "/folder") as folder, written_whole(sys.argv[1] + "/file") as file:
+from clipref.files import write_folder_whole, write_whole
+with write_folder_whole(sys.argv[1] + "/folder") as folder, write_whole(sys.argv[1] + "/file") as file:
     (folder / "inside").mkdir()
     (folder / "inside" / "weights").write_bytes(bytes(1000))
     file.write_bytes(b"half")
@@ -229,7 +229,7 @@ def test_the_next_run_removes_what_a_killed_one_left_but_not_that_of_one_at_work
     assert len(scratch(tmp_path)) == 4
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
-    with written_whole(tmp_path / "other") as path:
+    with write_whole(tmp_path / "other") as path:
         path.write_text("whole")
         assert len(scratch(tmp_path)) == 3  # its own, and two of the run at work
     remove_abandoned(tmp_path)
@@ -267,7 +267,7 @@ def test_a_scratch_that_was_removed_before_it_was_locked_is_made_again(
         lock(descriptor, operation)
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with written_whole(tmp_path / "file") as path:
+    with write_whole(tmp_path / "file") as path:
         path.write_text("whole")
         assert path.name not in taken
     assert names(tmp_path) == ["file"]
@@ -279,11 +279,11 @@ def test_where_nothing_can_be_locked(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(fcntl, "flock", flock)
     (tmp_path / f".of another run{SCRATCH_SUFFIX}").mkdir()
-    with written_whole(tmp_path / "file") as path:
+    with write_whole(tmp_path / "file") as path:
         path.write_text("whole")
     assert names(tmp_path) == [f".of another run{SCRATCH_SUFFIX}", "file"]
     monkeypatch.setattr(files, "fcntl", None)  # as on Windows
-    with written_whole(tmp_path / "file") as path, folder_written_whole(tmp_path / "folder"):
+    with write_whole(tmp_path / "file") as path, write_folder_whole(tmp_path / "folder"):
         path.write_text("again")
     assert names(tmp_path) == [f".of another run{SCRATCH_SUFFIX}", "file", "folder"]
 
@@ -291,9 +291,9 @@ def test_where_nothing_can_be_locked(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_many_runs_at_once_take_nothing_from_each_other(tmp_path: Path) -> None:
     def write(i: int) -> None:
         for n in range(20):
-            with written_whole(tmp_path / f"{i}") as path:
+            with write_whole(tmp_path / f"{i}") as path:
                 path.write_text(f"{n}")
-            with folder_written_whole(tmp_path / f"{i} {n}") as folder:
+            with write_folder_whole(tmp_path / f"{i} {n}") as folder:
                 (folder / "file").write_text(f"{n}")
 
     threads = [threading.Thread(target=write, args=(i,)) for i in range(4)]

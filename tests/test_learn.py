@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from clipref.errors import InputError
-from clipref.learn.chapters import FOLDER, Cell, Chapter, chapter, chapters, differences, run, unsupported
+from clipref.learn.chapters import FOLDER, Cell, Chapter, chapter, chapters, differences, run, unsupported_numbers
 
 CHAPTERS = chapters()
 
@@ -99,9 +99,9 @@ def test_a_false_claim_and_a_bare_number_are_found(tmp_path: Path) -> None:
         run(written(tmp_path, TRY.replace("x < 1", "x > 1")))
     assert raised.traceback[-1].lineno + 1 == 17  # of the chapter's file
     for said in ("It takes 15 s.", "It is `[3, 4]`.", "| 0.5 |", "See [that](02-a.md), or 5."):
-        assert len(list(unsupported(written(tmp_path, f"# 1. A\n\n{said}\n")))) >= 1, said
+        assert len(list(unsupported_numbers(written(tmp_path, f"# 1. A\n\n{said}\n")))) >= 1, said
     for said in ("It takes 15 s ([who](https://a.b)).", "It is `ViT-B-32`.", "See chapters 3 and 4."):
-        assert not list(unsupported(written(tmp_path, f"# 1. A\n\n{said}\n"))), said
+        assert not list(unsupported_numbers(written(tmp_path, f"# 1. A\n\n{said}\n"))), said
 
 
 def test_chapters_are_numbered_and_lead_to_each_other() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from clipref import AutoModel, look
 from clipref.cli import main
-from clipref.look.drawing import map_figure, signed
+from clipref.look.drawing import map_figure, with_sign
 from clipref.look.report import coarse
 from clipref.weights_tools.shapes import world
 
@@ -103,7 +103,7 @@ def test_page_and_json_of_an_image(name: str, scene: Path, tmp_path: Path, capsy
     layers, heads = exact.parts["attention"].shape[:2]
     assert sum("background: color-mix" in str(td.get("style")) for td in outline.of("td")) == 2 * layers * heads
     for part in exact.parts["attention"].sum(axis=(1, 2))[:, 0] if layers == 1 else exact.parts["mlp"][:, 0]:
-        assert signed(float(part)) in told
+        assert with_sign(float(part)) in told
     for method in ("direct effect", "occlusion", "RISE", "attention rollout"):
         assert method in told
     assert told.count("Can't tell:") == 4 and "the same for every text" in told
@@ -154,7 +154,7 @@ def test_maps_are_told_in_words() -> None:
     assert len(outline.of("rect")) == 1 + values.size
     strongest = next(rect for rect in outline.of("rect") if rect.get("x") == "1" and rect.get("y") == "1")
     assert strongest["class"] == "more" and strongest["opacity"] == "0.85"
-    assert [signed(x) for x in (0.0, -0.0001, 0.25, -0.25)] == ["0.000", "0.000", "+0.250", "\N{MINUS SIGN}0.250"]
+    assert [with_sign(x) for x in (0.0, -0.0001, 0.25, -0.25)] == ["0.000", "0.000", "+0.250", "\N{MINUS SIGN}0.250"]
 
 
 def test_coarse_maps_are_means() -> None:

@@ -17,7 +17,7 @@ from clipref.conformance.engines.failures import Crashed, Garbage
 from clipref.conformance.engines.files import write_arrays
 from clipref.conformance.engines.worker import Isolated
 from clipref.conformance.exchange import ANSWER, export, folder_name, read_export
-from clipref.files import home, parse_json, text_lines, written_whole
+from clipref.files import home, parse_json, text_lines, write_whole
 from clipref.weights_tools.sources import sha256
 
 CASE = "similarity/3 images 5 texts of 11"
@@ -148,7 +148,7 @@ def test_what_is_written_has_the_permissions_that_the_umask_leaves(tmp_path: Pat
     """Also where a library makes its files its owner's alone, as safetensors does."""
     before = os.umask(0o026)
     try:
-        with written_whole(tmp_path / "file") as scratch:
+        with write_whole(tmp_path / "file") as scratch:
             scratch.write_text("x")
             scratch.chmod(0o600)
         write_arrays(tmp_path / "arrays", {"x": np.zeros(3, np.float32)})

@@ -127,11 +127,11 @@ def test_labels_take_turns(tmp_path: Path) -> None:
 
 def test_alterations_change_what_they_say() -> None:
     image = world.scene(3).draw(100)
-    sizes = {name: Image.open(io.BytesIO(samples.altered(image, name))).size for name in samples.ALTERATIONS}
+    sizes = {name: Image.open(io.BytesIO(samples.altered_file(image, name))).size for name in samples.ALTERATIONS}
     assert sizes == {"resized": (60, 60), "recompressed": (100, 100), "cropped": (96, 96), "grey": (100, 100),
                      "mirrored": (100, 100)}  # fmt: skip
     tiny = Image.new("RGB", (1, 1))
-    assert all(samples.altered(tiny, name) for name in samples.ALTERATIONS)
+    assert all(samples.altered_file(tiny, name) for name in samples.ALTERATIONS)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from clipref import CLIP, AutoModel, InputError, TextError, classifier
 from clipref.classifier import FORMAT, Classifier
-from clipref.similarity import finished, unit_vectors
+from clipref.similarity import finite_embeddings, unit_vectors
 from clipref.texts import PackedRows, embed_rows, rows_of
 
 from .conftest import pictures
@@ -74,7 +74,7 @@ def test_many_embeddings_become_unit_vectors_in_little_room() -> None:
     x = np.random.Generator(np.random.PCG64(0)).standard_normal((20_000, 128), dtype=np.float32)
     expected = unit_vectors(x)
     tracemalloc.start()
-    found = finished(x, "text", range(len(x)), normalize=True)
+    found = finite_embeddings(x, "text", range(len(x)), normalize=True)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert np.array_equal(found, expected)

@@ -108,7 +108,7 @@ def test_a_file_that_is_written_to_while_it_is_read_is_looked_at_again(
         with monkeypatch.context() as patched:
             patched.setattr(os, "fstat", fstat)
             assert index.update().embedded == 3
-        assert all(row.mtime_ns is None for row in index.store.known().values())
+        assert all(row.mtime_ns is None for row in index.store.rows_by_path().values())
         assert index.update().known == 3
 
 
@@ -183,7 +183,7 @@ def test_each_bad_file_is_one_line_of_the_command(
 def test_heic_without_its_reader_says_what_to_install(folder: Path, model: CLIP) -> None:
     (folder / "a.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
     with Index(folder, model) as index:
-        told = index.update().told()
+        told = index.update().sentence()
     assert "1 with other suffixes (1 .heic); for HEIC: pip install 'clipref[heic]'" in told
 
 

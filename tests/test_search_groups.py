@@ -16,7 +16,7 @@ from clipref.search import Index
 from clipref.search.clusters import clusters, names_of
 from clipref.search.duplicates import groups
 from clipref.search.hashes import MIRRORED, distances, perceptual_hashes
-from clipref.search.labels import labelled, moves, sort_into
+from clipref.search.labels import moves, picture_labels, sort_into
 from clipref.weights_tools.shapes import world
 
 VIT = "clipref/shapes-vit"
@@ -114,15 +114,15 @@ def test_labels_are_those_of_classify(folder: Path) -> None:
     labels = ["a red circle", "a blue star", "a green square"]
     with Index(folder, VIT) as index:
         index.update()
-        for entry in labelled(index, labels, ["{}"]):
+        for entry in picture_labels(index, labels, ["{}"]):
             expected = index.model.classify(folder / entry.path, labels, ["{}"])
             assert [label for label, _ in entry.probabilities] == [label for label, _ in expected]
             np.testing.assert_allclose([p for _, p in entry.probabilities], [p for _, p in expected], atol=5e-3)
             assert entry.label == expected[0][0]
-        strict = list(labelled(index, labels, ["{}"], margin=1))
+        strict = list(picture_labels(index, labels, ["{}"], margin=1))
         assert {entry.label for entry in strict if entry.probabilities[0][1] < 0.99} <= {"none"}
         with pytest.raises(InputError, match="0 to 1"):
-            next(labelled(index, labels, margin=2))
+            next(picture_labels(index, labels, margin=2))
 
 
 def test_pictures_are_sorted_by_links_and_nothing_is_replaced(folder: Path, tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_pictures_are_sorted_by_links_and_nothing_is_replaced(folder: Path, tmp_
     out = tmp_path / "sorted"
     with Index(folder, VIT) as index:
         index.update()
-        found = list(labelled(index, ["a/b", "c"]))
+        found = list(picture_labels(index, ["a/b", "c"]))
         planned = moves(index, found, out)
         assert sort_into(planned) == 2 and sort_into(planned) == 0
         for move in planned:

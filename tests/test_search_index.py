@@ -17,7 +17,7 @@ from PIL import Image
 from clipref import CLIP, AutoModel, InputError, files
 from clipref.cli import main
 from clipref.search import Index, StoreError, Term, reading, scan, update
-from clipref.search.index import widened
+from clipref.search.index import as_unit_vectors
 from clipref.search.scan import scores_of
 from clipref.similarity import cosines_with_rows
 from clipref.weights_tools.shapes import world
@@ -262,7 +262,7 @@ def test_a_folder_that_lost_all_its_pictures_keeps_its_index(folder: Path, model
         folder.rename(folder.with_name("unmounted"))
         folder.mkdir()
         summary = index.update()
-        assert summary.kept == SCENES + 1 and len(index) == SCENES and "is a drive not mounted?" in summary.told()
+        assert summary.kept == SCENES + 1 and len(index) == SCENES and "is a drive not mounted?" in summary.sentence()
 
 
 def test_an_interrupted_run_keeps_what_was_embedded(folder: Path, model: CLIP, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,7 +322,7 @@ def test_the_highest_scores_are_made_exact() -> None:
 def test_widened_rows_are_unit_vectors() -> None:
     rows = np.random.default_rng(0).normal(size=(11, 7)).astype(np.float16)
     expected = rows.astype(np.float64) / np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
-    np.testing.assert_allclose(widened(rows), expected, atol=1e-6)
+    np.testing.assert_allclose(as_unit_vectors(rows), expected, atol=1e-6)
 
 
 def run(*arguments: object) -> int:

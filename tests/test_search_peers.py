@@ -86,7 +86,7 @@ def test_pictures_with_texts_beside_them_are_all_indexed_and_the_texts_counted(f
     with Index(folder, model) as index:
         summary = index.update()
         assert summary.is_whole and sorted(index.paths) == [f"{i}.png" for i in range(6)]
-        assert "12 with other suffixes (6 .txt, 6 .json)" in summary.told().replace(
+        assert "12 with other suffixes (6 .txt, 6 .json)" in summary.sentence().replace(
             "6 .json, 6 .txt", "6 .txt, 6 .json"
         )
 

@@ -24,6 +24,6 @@ def test_a_tar_that_fails_is_a_row_with_an_error(tmp_path: Path, monkeypatch: py
     def full(path: Path) -> None:
         raise InputError(f"{path} can't be written")
 
-    monkeypatch.setattr(shards, "written_whole", full)
+    monkeypatch.setattr(shards, "write_whole", full)
     tar_of(tmp_path / "1.tar", {"0.png": png(0)})
     assert "can't be written" in str(make({"tar": "1.tar"})["error"])

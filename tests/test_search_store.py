@@ -66,7 +66,7 @@ def test_a_content_that_another_process_dropped_is_asked_for_again(place: Path) 
     one.put([entry("a", 1)])
     moved = Entry(b"b", 10, 1, 0, content(1)[0])
     assert other.put([moved]) == []
-    one.drop(list(one.known().values()))
+    one.drop(list(one.rows_by_path().values()))
     assert one.contents() == set()
     assert other.put([moved]) == [moved] and other.count() == 0
 
@@ -74,7 +74,7 @@ def test_a_content_that_another_process_dropped_is_asked_for_again(place: Path) 
 def test_a_picture_that_was_looked_at_since_is_not_dropped(place: Path) -> None:
     store = Store(place, IDENTITY)
     store.put([entry("a", 1), entry("b", 2)])
-    before = store.known()
+    before = store.rows_by_path()
     store.put([entry("a", 3, tried_at=1)])
     store.drop(list(before.values()))
     assert numbers(store, 4) == {"a": 3}
@@ -86,7 +86,7 @@ def test_compaction_keeps_every_vector(place: Path, monkeypatch: pytest.MonkeyPa
     store.put([entry(str(i), i) for i in range(20)])
     with reader.reading() as db:
         mapped = reader.rows(db)
-    known = store.known()
+    known = store.rows_by_path()
     store.drop([known[str(i).encode()] for i in range(20) if i % 3])
     assert [path.name for path in place.glob("vectors.*")] == ["vectors.1.f16"]
     assert (place / "vectors.1.f16").stat().st_size == 7 * E * 2
@@ -251,7 +251,7 @@ def write_some(store: Store, committed: dict[str, int]) -> None:
         new |= {f"{batch - 1}/0": 100 + batch} if batch else {}
         store.put([entry(path, number) for path, number in new.items()])
         committed |= new
-    known = store.known()
+    known = store.rows_by_path()
     gone = [path for path in committed if path.endswith("3")]
     store.drop([known[path.encode()] for path in gone])
     for path in gone:

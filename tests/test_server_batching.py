@@ -35,7 +35,7 @@ class Observer:
         assert len(waited) == size and min(*waited, seconds) >= 0
         self.sizes.append(size)
 
-    def dropped(self, count: int) -> None:
+    def count_dropped(self, count: int) -> None:
         self.lost += count
 
 

@@ -157,7 +157,7 @@ def test_without_the_extra_one_line_says_what_to_install(monkeypatch: pytest.Mon
 
 
 def test_limits_are_all_options_and_all_told() -> None:
-    assert set(command.OPTIONS) == set(Limits().told())
+    assert set(command.OPTIONS) == set(Limits().as_json())
     assert command.limits_of(arguments("--items", "5", "--body-seconds", "1.5")) == Limits(items=5, body_seconds=1.5)
 
 

@@ -43,7 +43,7 @@ def test_five_steps_are_saved_and_opened_again(name: str, tmp_path: Path, monkey
     assert json.loads((tmp_path / "model" / "provenance.json").read_text())["torch"] == torch.__version__
     trainee.ops.training = False
     model = AutoModel.from_pretrained(tmp_path / "model", backend="reference")
-    pixels = train.rendered(scenes[:3], recipe.vision.resolution).float()
+    pixels = train.render_all(scenes[:3], recipe.vision.resolution).float()
     texts = ["a red circle", "two blue stars"]
     rounded = {
         n: t.detach().half().float() if t.ndim > 1 and "embedding" not in n else t for n, t in trainee.tensors.items()

@@ -26,7 +26,7 @@ def test_five_steps_are_saved_and_opened_again(name: str, tmp_path: Path, monkey
 
     from clipref.weights_tools.scenes import train
     from clipref.weights_tools.shapes.train import Trainee as Original
-    from clipref.weights_tools.shapes.train import rendered
+    from clipref.weights_tools.shapes.train import render_all
 
     class Trainee(Original):
         def __init__(self, *arguments: object) -> None:
@@ -51,7 +51,7 @@ def test_five_steps_are_saved_and_opened_again(name: str, tmp_path: Path, monkey
     trainee.ops.training = False
     model = AutoModel.from_pretrained(tmp_path / "model", backend="reference")
     scenes = [world.one_kind(0), world.two_kinds(0)]
-    pixels = rendered(scenes, recipe.vision.resolution).float()
+    pixels = render_all(scenes, recipe.vision.resolution).float()
     texts = ["a red circle", "a red circle left of a blue star"]
     with torch.no_grad():
         for tensor_name, tensor in trainee.tensors.items():

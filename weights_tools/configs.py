@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from clipref.architecture import TowerConfig
-from clipref.arguments import shown
+from clipref.arguments import brief
 from clipref.config import ClipConfig, PreprocessConfig, TextConfig, ViTConfig
 from clipref.errors import ConfigError
 from clipref.towers import IMAGE_KINDS, TEXT_KINDS
@@ -40,7 +40,7 @@ def from_transformers(config: Json, processor: Json | None, unsaid: Unsaid = not
         config = {f"{kind.split('_')[1]}_config": config, "projection_dim": config.get("projection_dim", 512)}
         processor = processor if kind == "clip_vision_model" else None
     elif kind != "clip":
-        raise ConfigError(f"config.json: model_type is {shown(kind)}; expected 'clip'.")
+        raise ConfigError(f"config.json: model_type is {brief(kind)}; expected 'clip'.")
     # Old files have the towers' settings twice, and the second counts (CLIPConfig.__init__).
     text, vision = (
         {**_object(config.get(f"{tower}_config")), **_object(config.get(f"{tower}_config_dict"))}
@@ -49,7 +49,7 @@ def from_transformers(config: Json, processor: Json | None, unsaid: Unsaid = not
     for tower, settings in (("text", text), ("vision", vision)):
         if settings.get("layer_norm_eps", 1e-5) != 1e-5:
             raise ConfigError(
-                f"config.json: {tower} layer_norm_eps is {shown(settings['layer_norm_eps'])}; CLIP's is 1e-5."
+                f"config.json: {tower} layer_norm_eps is {brief(settings['layer_norm_eps'])}; CLIP's is 1e-5."
             )
     vocab_size = text.get("vocab_size", 49408)
     # 2 is what OpenAI's models were first published with, and stands for the largest id of a text (modeling_clip.py).
@@ -81,7 +81,7 @@ def from_transformers(config: Json, processor: Json | None, unsaid: Unsaid = not
     )
 
 
-# So many tokens at most are taken to have been added to a vocabulary.
+# Tokens that may have been added to a vocabulary, at most.
 MAX_ADDED = 1000
 
 
@@ -95,7 +95,7 @@ def _eos_token_id(where: str, end: Any, vocab_size: Any, own_tokenizer: bool = T
     most = MAX_ADDED if own_tokenizer else vocab_size
     if not isinstance(end, int) or not 0 < vocab_size - 1 - end <= most:
         raise ConfigError(
-            f"{where}: the end-of-text id is {shown(end)} of {shown(vocab_size)} tokens; expected the largest, at "
+            f"{where}: the end-of-text id is {brief(end)} of {brief(vocab_size)} tokens; expected the largest, at "
             f"which CLIP pools, or one with no more than {MAX_ADDED} behind it, which were added."
         )
     return end
@@ -107,7 +107,7 @@ def _transformers_preprocess(processor: Json, resolution: int) -> dict[str, Any]
     if off or abs(processor.get("rescale_factor", 1 / 255) - 1 / 255) > 1e-9:
         key = off[0] if off else "rescale_factor"
         raise ConfigError(
-            f"preprocessor_config.json: {key} is {shown(processor[key])}; CLIP resizes, divides by 255, "
+            f"preprocessor_config.json: {key} is {brief(processor[key])}; CLIP resizes, divides by 255, "
             "subtracts the mean and divides by the standard deviation."
         )
     size, crop = (processor.get(key, resolution) for key in ("size", "crop_size"))
@@ -118,13 +118,13 @@ def _transformers_preprocess(processor: Json, resolution: int) -> dict[str, Any]
         raise ConfigError("preprocessor_config.json: do_center_crop is False; CLIP crops, or resizes to a square.")
     if not squash and (size != {"shortest_edge": resolution} or crop != {"height": resolution, "width": resolution}):
         raise ConfigError(
-            f"preprocessor_config.json: size {shown(size)} and crop_size {shown(crop)} for {shown(resolution)} pixels."
+            f"preprocessor_config.json: size {brief(size)} and crop_size {brief(crop)} for {brief(resolution)} pixels."
         )
     kernels = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
     kernel = processor.get("resample", 3)
     if kernel not in kernels:
         raise ConfigError(
-            f"preprocessor_config.json: resample is {shown(kernel)}; expected 2 (bilinear) or 3 (bicubic)."
+            f"preprocessor_config.json: resample is {brief(kernel)}; expected 2 (bilinear) or 3 (bicubic)."
         )
     return {
         **_mean_and_std(processor, "image_mean", "image_std"),
@@ -190,7 +190,7 @@ def from_open_clip(config: Json, unsaid: Unsaid = nothing) -> ClipConfig:
     width = text.get("width", 512)
     if pixels.get("size", resolution) not in (resolution, [resolution, resolution]):
         raise ConfigError(
-            f"open_clip_config.json: preprocess_cfg.size is {shown(pixels['size'])}, image_size {shown(resolution)}."
+            f"open_clip_config.json: preprocess_cfg.size is {brief(pixels['size'])}, image_size {brief(resolution)}."
         )
     resize_mode, interpolation = pixels.get("resize_mode", "shortest"), pixels.get("interpolation", "bicubic")
     return _config(
@@ -240,7 +240,7 @@ def _nothing_else(where: str, given: Json, known: set[str], as_clip: Json) -> No
         if key not in known and value and as_clip.get(key) != value:
             what = _OTHERS.get(key, "a tower without it would give another result")
             raise ConfigError(
-                f"open_clip_config.json: {where}.{key[:80]} is {shown(value)}: {what}. clipref has no such tower; open "
+                f"open_clip_config.json: {where}.{key[:80]} is {brief(value)}: {what}. clipref has no such tower; open "
                 f"it with open_clip."
             )
 
@@ -258,5 +258,5 @@ def _config(embed_dim: Any, vision: Json, text: Json, preprocess: Json) -> ClipC
 
 def _object(value: Any) -> dict[str, Any]:
     if value is not None and not isinstance(value, Mapping):
-        raise ConfigError(f"A configuration has {shown(value)} where it should have an object.")
+        raise ConfigError(f"A configuration has {brief(value)} where it should have an object.")
     return dict(value or {})

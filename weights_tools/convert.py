@@ -34,7 +34,7 @@ from clipref.weights import FLOATS, check_tensors, ignored, read_config
 
 from .folder import new_folder, refuse_existing, write_json, write_tensors
 from .hub_files import check_files
-from .layouts import Recipe
+from .layouts import Assembly
 from .sources import OPENAI_VOCABULARY, Options, Source, open_source
 from .stored import Array
 from .targets import TARGETS
@@ -72,33 +72,33 @@ def convert(
         source = open_source(source, options or Options())
         check_files(source.weights.parent, source.files)
     where = " + ".join(name for name in source.files if not name.endswith(".json")) or "the source"
-    recipes = {name: recipe for name, recipe in source.tensors.items() if not ignored(name)}
+    assemblies = {name: assembly for name, assembly in source.tensors.items() if not ignored(name)}
     check_tensors(
-        {name: recipe.shape for name, recipe in recipes.items()},
-        {name: recipe.dtype for name, recipe in recipes.items()},
+        {name: assembly.shape for name, assembly in assemblies.items()},
+        {name: assembly.dtype for name, assembly in assemblies.items()},
         source.config,
         where,
     )
     target = TARGETS[to]
     pieces = target.pieces(source.config)  # in the order of the tensors that they are made of
-    dtypes = {name: DTYPES[dtype] if dtype else recipes[name].dtype for name in tensor_shapes(source.config)}
+    dtypes = {name: DTYPES[dtype] if dtype else assemblies[name].dtype for name in tensor_shapes(source.config)}
     layout = {
-        name: (dtypes[piece.source], piece.shape(recipes[piece.source].shape)) for name, piece in pieces.items()
+        name: (dtypes[piece.source], piece.shape(assemblies[piece.source].shape)) for name, piece in pieces.items()
     }  # fmt: skip
     found: dict[str, tuple[str, Shape, str]] = {}
 
     def values() -> Iterator[tuple[str, Array]]:
         of_source = groupby(pieces.items(), key=lambda named: named[1].source)
-        for source_name, made in _bar(of_source, recipes, progress):
-            recipe = recipes[source_name]
-            stored = recipe.read()
-            if count := not_finite(stored, recipe.dtype):
+        for source_name, made in _bar(of_source, assemblies, progress):
+            assembly = assemblies[source_name]
+            stored = assembly.read()
+            if count := not_finite(stored, assembly.dtype):
                 raise WeightsError(
                     f"{where}: tensor {source_name!r} has {count} values that are not finite (NaN or infinity), so "
                     "nothing that it takes part in has a meaning: the file is damaged, or its training went wrong."
                 )
-            value = cast(stored, recipe.dtype, dtypes[source_name], source_name)
-            found[source_name] = dtypes[source_name], recipe.shape, tensor_digest(value)
+            value = cast(stored, assembly.dtype, dtypes[source_name], source_name)
+            found[source_name] = dtypes[source_name], assembly.shape, tensor_digest(value)
             yield from ((name, piece.of(value)) for name, piece in made)
 
     with new_folder(destination) as folder:
@@ -183,7 +183,9 @@ def _provenance(
     }
 
 
-def _bar(sources: Iterable[tuple[str, _T]], recipes: Mapping[str, Recipe], progress: bool) -> Iterator[tuple[str, _T]]:
+def _bar(
+    sources: Iterable[tuple[str, _T]], assemblies: Mapping[str, Assembly], progress: bool
+) -> Iterator[tuple[str, _T]]:
     """Names of our tensors, with whatever is with them, counted by their bytes."""
     if not progress:
         yield from sources
@@ -191,19 +193,19 @@ def _bar(sources: Iterable[tuple[str, _T]], recipes: Mapping[str, Recipe], progr
     with no_fork:
         from tqdm import tqdm
 
-    total = sum(part_bytes(recipe) for recipe in recipes.values())
+    total = sum(part_bytes(assembly) for assembly in assemblies.values())
     with tqdm(total=total, unit="B", unit_scale=True, desc="converting") as bar:
         for name, kept in sources:
             yield name, kept
-            bar.update(part_bytes(recipes[name]))
+            bar.update(part_bytes(assemblies[name]))
 
 
 _T = TypeVar("_T")
 
 
-def part_bytes(recipe: Recipe) -> int:
+def part_bytes(assembly: Assembly) -> int:
     """Bytes of a tensor as it is stored."""
-    return int(np.prod(recipe.shape)) * FLOATS[recipe.dtype].itemsize
+    return int(np.prod(assembly.shape)) * FLOATS[assembly.dtype].itemsize
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:

@@ -80,7 +80,7 @@ def _print(found: Difference, verbose: bool) -> None:
         print(f"setting: {setting}")
     for kind, numbers in (found.embeddings or {}).items():
         if numbers is not None:
-            print(f"{kind}: {_told(numbers)}")
+            print(f"{kind}: {_sentence(numbers)}")
 
 
 def _both(digests: tuple[str, str]) -> list[tuple[str, str]]:
@@ -103,7 +103,7 @@ def _kind(change: str) -> str:
     return "retrained" if change.startswith("retrained") else re.sub(r"^another shape: .*", "another shape", change)
 
 
-def _told(numbers: dict[str, Any]) -> str:
+def _sentence(numbers: dict[str, Any]) -> str:
     cosine, near = numbers["cosine"], numbers["neighbours"]
     alike = "of other widths" if cosine is None else f"cosine {cosine['mean']:.6f}, at least {cosine['smallest']:.6f}"
     same = f"{100 * near['overlap']:.1f} % of the {near['of']} nearest neighbours are the same"

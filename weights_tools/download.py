@@ -39,7 +39,7 @@ OPENAI_REPOSITORIES = {repository: name for name, repository in REPOSITORIES.ite
     model.transformers: name for name, model in MODELS.items() if model.transformers
 }
 
-# Of one file.
+# Attempts to download one file.
 MAX_ATTEMPTS = 3
 
 
@@ -148,7 +148,7 @@ def _snapshot(name: str, repository: str, revision: str | None) -> Path:
     else:
         try:
             names = choose(sibling.rfilename for sibling in found.siblings or ())
-            paths = [_downloaded_file(repository, n, revision) for n in names]
+            paths = [_download_file(repository, n, revision) for n in names]
             return paths[0].parent
         except ModelNotFound as error:
             raise ModelNotFound(f"{repository}: {error}") from None
@@ -160,7 +160,7 @@ def _snapshot(name: str, repository: str, revision: str | None) -> Path:
         raise _not_downloaded(name, repository, unreachable) from None
 
 
-def _downloaded_file(repository: str, name: str, revision: str | None) -> Path:
+def _download_file(repository: str, name: str, revision: str | None) -> Path:
     """A file of a repository, in the hub's cache. After a broken connection, the rest of it is asked for.
 
     huggingface_hub does so itself since its version 1.24; older ones go on where they were when they are called again.

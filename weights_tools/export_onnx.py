@@ -37,7 +37,7 @@ from .stored import Array
 # The largest error allowed, as a share of the RMS; float32 towers err about 1e-5 at most, a wrong one thousands of
 # times as much.
 MAX_ERROR = 1e-3
-# Of the nine published models: openai/CLIP, clip/simple_tokenizer.py and clip/clip.py.
+# Vocabulary and context length of the nine published models: openai/CLIP, clip/simple_tokenizer.py and clip/clip.py.
 VOCABULARY, CONTEXT = 49408, 77
 
 

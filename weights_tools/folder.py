@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from clipref.config import ClipConfig, Shape
 from clipref.errors import InputError
-from clipref.files import folder_written_whole, written_whole
+from clipref.files import write_folder_whole, write_whole
 from clipref.weights import FLOATS
 
 
@@ -40,7 +40,7 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     refuse_existing(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with folder_written_whole(path) as scratch:
+        with write_folder_whole(path) as scratch:
             yield scratch
     except OSError:
         refuse_existing(path)
@@ -75,5 +75,5 @@ def write_config(folder: Path, config: ClipConfig) -> None:
 def write_json(path: Path, value: Any) -> None:
     """JSON for people to read, in which bytes of a file's name that are no UTF-8 are escapes."""
     text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
-    with written_whole(path) as scratch:
+    with write_whole(path) as scratch:
         scratch.write_text(text, encoding="utf-8", errors="backslashreplace")

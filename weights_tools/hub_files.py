@@ -41,9 +41,9 @@ def check_files(folder: Path, found: Mapping[str, str], origin: dict[str, Any] |
     ask = "repository" in origin
     wrong, checked = [], []
     for name, digest in sorted(found.items()):
-        expected = _named_by_link(folder / name) or _named_by_metadata(folder, name)
+        expected = _digest_in_link(folder / name) or _digest_in_metadata(folder, name)
         if expected is None and ask and name.endswith(_WEIGHTS):
-            expected = _named_by_hub(origin["repository"], name, origin["revision"])
+            expected = _digest_at_hub(origin["repository"], name, origin["revision"])
             ask = expected is not None  # whom it can't be asked of now, it can't for the next one
         if expected is not None and expected != digest:
             wrong.append(f"{name} has sha256 {digest}, expected {expected}")
@@ -58,14 +58,14 @@ def check_files(folder: Path, found: Mapping[str, str], origin: dict[str, Any] |
         origin["checked"] = checked
 
 
-def _named_by_link(path: Path) -> str | None:
+def _digest_in_link(path: Path) -> str | None:
     if not path.is_symlink():
         return None
     blob = path.resolve().name
     return blob if _SHA256.fullmatch(blob) else None
 
 
-def _named_by_metadata(folder: Path, name: str) -> str | None:
+def _digest_in_metadata(folder: Path, name: str) -> str | None:
     """The sha256 in huggingface_hub's record of a file that it downloaded to a `local_dir`: commit, sha256, time."""
     path = folder / ".cache" / "huggingface" / "download" / f"{name}.metadata"
     try:
@@ -75,7 +75,7 @@ def _named_by_metadata(folder: Path, name: str) -> str | None:
     return lines[1] if len(lines) > 1 and _SHA256.fullmatch(lines[1]) else None
 
 
-def _named_by_hub(repository: str, name: str, revision: str) -> str | None:
+def _digest_at_hub(repository: str, name: str, revision: str) -> str | None:
     with no_fork:
         from huggingface_hub import get_hf_file_metadata, hf_hub_url
 

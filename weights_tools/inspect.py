@@ -32,7 +32,7 @@ from clipref.weights import Checkpoint, check_tensors, ignored
 from .activations import audit
 from .activations import rows as audited_rows
 from .convert import add_source_arguments, cast, not_finite, options_of, part_bytes
-from .layouts import OPENAI, TIMM, TRANSFORMERS, Recipe
+from .layouts import OPENAI, TIMM, TRANSFORMERS, Assembly
 from .sources import OPENAI_FILES, Doubt, Options, Source, open_source
 
 _LAYOUTS = {
@@ -49,20 +49,20 @@ def inspect(path: str | Path, options: Options | None = None) -> dict[str, Any]:
     for tower, setting in unknown:
         if setting in (config[tower] or {}):  # a ResNet has no activation to doubt
             config[tower][setting] = None
-    tensors = {name: recipe for name, recipe in source.tensors.items() if not ignored(name)}
+    tensors = {name: assembly for name, assembly in source.tensors.items() if not ignored(name)}
     problems = []
     try:
         shapes, dtypes = ({n: getattr(r, part) for n, r in tensors.items()} for part in ("shape", "dtype"))
         check_tensors(shapes, dtypes, source.config, str(path))
     except WeightsError as error:
         problems.append(str(error))
-    found = {name: _read(name, recipe) for name, recipe in tensors.items() if name in tensor_shapes(source.config)}
+    found = {name: _read(name, assembly) for name, assembly in tensors.items() if name in tensor_shapes(source.config)}
     problems += [f"{name} has {f.not_finite} values that are not finite" for name, f in found.items() if f.not_finite]
     nearest, deviations = _deviations(source.config, unknown)
     digest = model_digest({n: (tensors[n].dtype, tensors[n].shape, f.sha256) for n, f in found.items()})
     sizes = Counter[str]()
-    for recipe in tensors.values():
-        sizes[recipe.dtype] += part_bytes(recipe)
+    for assembly in tensors.values():
+        sizes[assembly.dtype] += part_bytes(assembly)
     return {
         "path": str(path),
         "kind": source.kind,
@@ -101,10 +101,10 @@ class _Found:
     channel_ratio: float  # the largest channel's root mean square over the median channel's
 
 
-def _read(name: str, recipe: Recipe) -> _Found:
-    stored = recipe.read()
-    value = cast(stored, recipe.dtype, "F64" if recipe.dtype == "F64" else "F32", name)
-    infinite = not_finite(stored, recipe.dtype)
+def _read(name: str, assembly: Assembly) -> _Found:
+    stored = assembly.read()
+    value = cast(stored, assembly.dtype, "F64" if assembly.dtype == "F64" else "F32", name)
+    infinite = not_finite(stored, assembly.dtype)
     value = np.abs(value)
     with np.errstate(invalid="ignore", over="ignore"):
         axes = tuple(range(1, value.ndim))
@@ -115,7 +115,7 @@ def _read(name: str, recipe: Recipe) -> _Found:
             channels = np.sqrt(np.square(value).mean(tuple(range(value.ndim - 1)) if last else axes, np.float64))
             ratio = float(channels.max() / max(float(np.median(channels)), np.finfo(np.float64).tiny))
         largest, smallest = (float(f(value)) if value.size else math.nan for f in (np.max, np.min))
-    return _Found(tensor_digest(stored), rounded_digest(stored, recipe.dtype), infinite, largest, smallest, ratio)
+    return _Found(tensor_digest(stored), rounded_digest(stored, assembly.dtype), infinite, largest, smallest, ratio)
 
 
 def _open(path: str | Path, options: Options) -> tuple[Source, list[str], list[tuple[str, str]]]:
@@ -237,8 +237,8 @@ def _print(facts: Mapping[str, Any]) -> None:
         ("layout", _LAYOUTS[facts["layout"]]),
         ("identity", facts["identity"]),
         ("size", f"{size} ({sizes})"),
-        ("image tower", f"{_described(vision)}; {count['image']}"),
-        ("text tower", f"{_described(text)}; {count['text']}"),
+        ("image tower", f"{_description(vision)}; {count['image']}"),
+        ("text tower", f"{_description(text)}; {count['text']}"),
         ("embedding", str(config["embed_dim"])),
         ("nearest", f"{facts['nearest published']}{'' if facts['deviations'] else ', the same shape'}"),
         *(("  differs", deviation) for deviation in facts["deviations"]),
@@ -261,7 +261,7 @@ def _bytes(count: int) -> str:
     return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count:,} bytes"
 
 
-def _described(tower: Mapping[str, Any] | None) -> str:
+def _description(tower: Mapping[str, Any] | None) -> str:
     if tower is None:
         return "none"
     image = IMAGE_KINDS.get(tower.get("kind", ""))

@@ -48,7 +48,7 @@ LANDMARKS = {
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Assembly:
     """One of our tensors: the stored ones that are stacked to make it, each transposed first if need be."""
 
     parts: tuple[Stored, ...]
@@ -90,7 +90,7 @@ def layout_of(names: Mapping[str, object]) -> tuple[str, str]:
     return found
 
 
-def recipes(tensors: Mapping[str, Stored]) -> dict[str, Recipe]:
+def assemblies(tensors: Mapping[str, Stored]) -> dict[str, Assembly]:
     """Our name of every tensor, and how it is made. Names that aren't known are kept, to be refused by name later.
 
     Raises WeightsError if the layout isn't known, or parts of one tensor don't fit together.
@@ -100,25 +100,25 @@ def recipes(tensors: Mapping[str, Stored]) -> dict[str, Recipe]:
     made = make({f"{before}{name}": stored for name, stored in tensors.items()})
     scale = made.get("logit_scale")
     if scale is not None and scale.shape == (1,):
-        made["logit_scale"] = Recipe(scale.parts, dropped=1)
+        made["logit_scale"] = Assembly(scale.parts, dropped=1)
     return made if has_image_tower(made) and has_text_tower(made) else _alone(made)
 
 
-def _alone(made: dict[str, Recipe]) -> dict[str, Recipe]:
+def _alone(made: dict[str, Assembly]) -> dict[str, Assembly]:
     """One tower's tensors: without the scale of what both would give, and with a projection if it has none."""
-    alone = {name: recipe for name, recipe in made.items() if name != "logit_scale"}
+    alone = {name: assembly for name, assembly in made.items() if name != "logit_scale"}
     projection, norm = ("visual.proj", "visual.ln_post.weight") if has_image_tower(made) else _TEXT_END
     if projection not in made and norm in made:  # a ResNet has neither
         (width,) = made[norm].shape
-        alone[projection] = Recipe((Stored("F32", (width, width), lambda: np.eye(width, dtype=np.float32)),))
+        alone[projection] = Assembly((Stored("F32", (width, width), lambda: np.eye(width, dtype=np.float32)),))
     return alone
 
 
 _TEXT_END = ("text_projection", "ln_final.weight")
 
 
-def _from_openai(tensors: Mapping[str, Stored]) -> dict[str, Recipe]:
-    made = {name.removeprefix("text."): Recipe((stored,)) for name, stored in tensors.items()}
+def _from_openai(tensors: Mapping[str, Stored]) -> dict[str, Assembly]:
+    made = {name.removeprefix("text."): Assembly((stored,)) for name, stored in tensors.items()}
     if len(made) != len(tensors):
         twice = next(name for name in tensors if f"text.{name}" in tensors)
         raise WeightsError(f"It has both {twice!r} and {'text.' + twice!r}; expected the text tower once.")
@@ -149,8 +149,8 @@ TRANSFORMERS_BLOCK = [
 ]
 
 
-def _from_transformers(tensors: Mapping[str, Stored]) -> dict[str, Recipe]:
-    made: dict[str, Recipe] = {}
+def _from_transformers(tensors: Mapping[str, Stored]) -> dict[str, Assembly]:
+    made: dict[str, Assembly] = {}
     for name, stored in tensors.items():
         if name.endswith(".position_ids"):
             continue
@@ -165,14 +165,14 @@ def _from_transformers(tensors: Mapping[str, Stored]) -> dict[str, Recipe]:
                 stacked = [tensors.get(name.replace(".q_proj.", f".{letter}_proj.")) for letter in "qkv"]
                 made[f"{part[1]}.attn.in_proj_{part[3]}"] = _stack(name, [x for x in stacked if x is not None])
             continue
-        made[ours] = Recipe((stored,), transposed=ours in ("visual.proj", "text_projection"))
+        made[ours] = Assembly((stored,), transposed=ours in ("visual.proj", "text_projection"))
     return made
 
 
-def _stack(name: str, parts: list[Stored]) -> Recipe:
+def _stack(name: str, parts: list[Stored]) -> Assembly:
     if len(parts) != 3 or any((x.dtype, x.shape) != (parts[0].dtype, parts[0].shape) for x in parts):
         raise WeightsError(f"{name!r}, and its k_proj and v_proj, are not three tensors of one dtype and shape.")
-    return Recipe(tuple(parts))
+    return Assembly(tuple(parts))
 
 
 # timm's VisionTransformer (timm/models/vision_transformer.py), where a CLIP's has norm_pre and a class token.
@@ -188,27 +188,27 @@ _TIMM = [
 ]
 
 
-def _from_timm(tensors: Mapping[str, Stored]) -> dict[str, Recipe]:
+def _from_timm(tensors: Mapping[str, Stored]) -> dict[str, Assembly]:
     bias = tensors.get("head.bias")
     if bias is not None and np.any(bias.read()):
         raise WeightsError(
             "Its head has a bias, so it is a classifier that was trained on CLIP's image tower, and no projection. "
             "Take the head's weight and bias out of the file, to embed with what is below them."
         )
-    made: dict[str, Recipe] = {}
+    made: dict[str, Assembly] = {}
     for name, stored in tensors.items():
         if name == "head.bias":
             continue
         for given, ours, axes in (("cls_token", "class_embedding", 2), ("pos_embed", "positional_embedding", 1)):
             if name == given and stored.shape[:axes] == (1,) * axes:
-                made[f"visual.{ours}"] = Recipe((stored,), dropped=axes)
+                made[f"visual.{ours}"] = Assembly((stored,), dropped=axes)
                 break
         else:
             ours = "visual.proj" if name == "head.weight" else name
             for pattern, replacement in _TIMM:
                 if re.fullmatch(pattern, name):
                     ours = re.sub(pattern, replacement, name)
-            made[ours if ours.startswith("visual.") else f"visual.{name}"] = Recipe(
+            made[ours if ours.startswith("visual.") else f"visual.{name}"] = Assembly(
                 (stored,), transposed=name == "head.weight"
             )
     return made

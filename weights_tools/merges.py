@@ -18,7 +18,7 @@ from pathlib import Path
 
 import clipref
 from clipref.errors import ConfigError
-from clipref.files import written_whole
+from clipref.files import write_whole
 from clipref.vocabulary import MAX_MERGES
 
 NAME = "bpe_simple_vocab_16e6.txt.gz"
@@ -54,7 +54,7 @@ def main() -> int:
     args = parser.parse_args()
     expected = trim_merges(read_source(args.source))
     if not args.check:
-        with written_whole(SHIPPED) as scratch:
+        with write_whole(SHIPPED) as scratch:
             scratch.write_bytes(gzip.compress(expected, 9, mtime=0))
     if gzip.decompress(SHIPPED.read_bytes()) != expected:
         print(f"{SHIPPED} differs from {args.source}", file=sys.stderr)

@@ -32,7 +32,7 @@ from clipref.loading import progress_bar
 from clipref.numerics import rms_error, unit_rows
 from clipref.weights import Checkpoint
 
-from .samples import ALTERATIONS, Labelled, altered, drawn_labelled, drawn_pictures, drawn_texts, opened
+from .samples import ALTERATIONS, Labelled, altered_file, drawn_labelled, drawn_pictures, drawn_texts, open_picture
 
 if TYPE_CHECKING:
     from .verify import Finding
@@ -211,12 +211,12 @@ def _precisions(
     for backend, precision in runs:
         model = CLIP(checkpoint, backend, precision=precision)
         started = time.process_time()
-        compared = {kind: _compared(model, found, clock, next(ends)) for kind, found in known.items()}
+        compared = {kind: _comparison(model, found, clock, next(ends)) for kind, found in known.items()}
         seconds = round(time.process_time() - started, 2)
         yield {"backend": backend, "precision": precision, **compared, "processor seconds": seconds}
 
 
-def _compared(model: CLIP, exact: _Embedded, clock: _Clock, end: float) -> dict[str, Any]:
+def _comparison(model: CLIP, exact: _Embedded, clock: _Clock, end: float) -> dict[str, Any]:
     """How near a precision's embeddings of some items are to the reference's."""
     rows = _embed(model, exact.items, clock, end).rows
     truth = exact.rows[: len(rows)]
@@ -241,8 +241,8 @@ def _duplicates(model: CLIP, pictures: Sequence[Any], clock: _Clock, end: float)
             break
         clock.bar.update(1 + len(ALTERATIONS))
         try:
-            image = opened(picture)
-            files = [altered(image, alteration) for alteration in ALTERATIONS]
+            image = open_picture(picture)
+            files = [altered_file(image, alteration) for alteration in ALTERATIONS]
             rows = unit_rows(np.concatenate([model.embed_image(x) for x in (image, *files)]).astype(np.float64))
         except ClipError:
             continue

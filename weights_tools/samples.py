@@ -74,12 +74,12 @@ def given_labelled(folder: Path, count: int) -> Labelled:
     return Labelled([path for path, _ in turns], [label for _, label in turns], labels, GIVEN_TEMPLATES, False)
 
 
-def opened(picture: Any) -> Any:
+def open_picture(picture: Any) -> Any:
     """A picture as a PIL image in RGB. Raises ImageError."""
     return open_image(picture, max_pixels=MAX_PIXELS).convert("RGB")
 
 
-def altered(image: Any, alteration: str) -> Any:
+def altered_file(image: Any, alteration: str) -> Any:
     """An RGB image as it comes back from somewhere: one of ALTERATIONS, saved as a JPEG. As the file's bytes."""
     from PIL import ImageOps
 

@@ -30,7 +30,7 @@ from clipref.weights import MERGES_NAMES
 
 from .configs import MAX_ADDED, from_open_clip, from_timm, from_transformers
 from .infer import has_image_tower, has_text_tower, infer_config
-from .layouts import LANDMARKS, TIMM, TRANSFORMERS, Recipe, layout_of, recipes
+from .layouts import LANDMARKS, TIMM, TRANSFORMERS, Assembly, assemblies, layout_of
 from .stored import Stored, safetensors_tensors
 from .torch_files import read_torch_file
 from .wrappers import Doubt as Doubt
@@ -39,7 +39,7 @@ from .wrappers import unwrap
 # sha256 of OpenAI's files.
 OPENAI_FILES = {name: model.sha256 for name, model in MODELS.items()}
 
-# In the order of preference: what needs no unpickling first.
+# Files of weights in the order of preference: what needs no unpickling first.
 _SAFETENSORS = ("model.safetensors.index.json", "open_clip_model.safetensors", "model.safetensors")
 _TORCH = ("open_clip_pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model.bin")
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # before transformers 5, and since
@@ -72,14 +72,14 @@ class Options:
         """The configuration with what was given instead of what was found."""
         given = {"activation": self.activation}
 
-        def settled(tower: Any, **given: Any) -> Any:
+        def with_known(tower: Any, **given: Any) -> Any:
             known = {} if isinstance(tower, NoTower) else dataclasses.asdict(tower)
             return dataclasses.replace(tower, **{k: v for k, v in given.items() if k in known and v is not None})
 
         return dataclasses.replace(
             config,
-            vision=settled(config.vision, heads=self.vision_heads, **given),
-            text=settled(config.text, heads=self.text_heads, **given),
+            vision=with_known(config.vision, heads=self.vision_heads, **given),
+            text=with_known(config.text, heads=self.text_heads, **given),
         )
 
 
@@ -102,12 +102,12 @@ class Files:
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint that is ready to be converted: our tensors, each with its recipe, and its configuration."""
+    """A checkpoint that is ready to be converted: our tensors, each with its assembly, and its configuration."""
 
     kind: str
     weights: Path
     used: tuple[Path, ...]  # the files that were read
-    tensors: dict[str, Recipe]
+    tensors: dict[str, Assembly]
     config: ClipConfig
     model: str | None  # the published model that it is
     merges: Path | None
@@ -167,7 +167,7 @@ def open_source(path: str | os.PathLike[str], options: Options | None = None) ->
     kind, held, used, code = _read(files.weights)
     try:
         stored = unwrap(held, LANDMARKS, options.prefix)
-        tensors = recipes(stored)
+        tensors = assemblies(stored)
     except (WeightsError, Doubt) as error:
         raise type(error)(f"{files.weights}: {error}") from error
     layout, _ = layout_of(stored)
@@ -193,7 +193,7 @@ def open_source(path: str | os.PathLike[str], options: Options | None = None) ->
             config, read = found
             used += read
     config = options.settle(_with_towers_of(tensors, config))
-    as_it_is = kind == "safetensors" and tensors == {name: Recipe((tensor,)) for name, tensor in held.items()}
+    as_it_is = kind == "safetensors" and tensors == {name: Assembly((tensor,)) for name, tensor in held.items()}
     return Source(kind, files.weights, tuple(used), tensors, config, model, files.merges, layout, as_it_is, digests)
 
 
@@ -244,19 +244,19 @@ def _config_beside(files: Files, layout: str) -> tuple[ClipConfig, list[Path]] |
     plain, theirs = configs.get("config.json"), configs.get("open_clip_config.json")
     settings = _json(plain) if plain is not None else {}
     if plain is not None and _OURS in settings:
-        return _named(plain, ClipConfig.from_dict, settings), [plain]
+        return _read_config(plain, ClipConfig.from_dict, settings), [plain]
     for_transformers = plain is not None and (_TRANSFORMERS in settings or layout == TRANSFORMERS)
     if theirs is not None and not (for_transformers and layout == TRANSFORMERS):
-        return _named(theirs, from_open_clip, _json(theirs), unsaid), [theirs]
+        return _read_config(theirs, from_open_clip, _json(theirs), unsaid), [theirs]
     if plain is not None and for_transformers:
         processor = next((configs[name] for name in _PROCESSORS if name in configs), None)
         pixels = None if processor is None else _json(processor)
-        config = _named(plain, from_transformers, settings, pixels, unsaid)
+        config = _read_config(plain, from_transformers, settings, pixels, unsaid)
         return config, [plain, *([processor] if processor else [])]
     return None
 
 
-def _with_towers_of(tensors: Mapping[str, Recipe], config: ClipConfig) -> ClipConfig:
+def _with_towers_of(tensors: Mapping[str, Assembly], config: ClipConfig) -> ClipConfig:
     """The configuration without a tower that isn't there; of a tower alone, its projection says where it leads."""
     image, text = has_image_tower(tensors), has_text_tower(tensors)
     if image and text:
@@ -283,10 +283,10 @@ def _end_behind_which_it_grew(vocab_size: int, merges: Path | None) -> int | Non
 
 
 def _config_of_tensors(
-    weights: Path, tensors: Mapping[str, Recipe], activation: str | None, options: Options
+    weights: Path, tensors: Mapping[str, Assembly], activation: str | None, options: Options
 ) -> ClipConfig:
     """The configuration that shapes tell, with what is told of the activation. Raises Doubt where nothing is."""
-    shapes = {name: recipe.shape for name, recipe in tensors.items()}
+    shapes = {name: assembly.shape for name, assembly in tensors.items()}
     if activation is None:
         raise Doubt(
             f"{weights} doesn't tell its activation, and no config file beside it does. It is 'quick_gelu' if it was "
@@ -325,7 +325,7 @@ def _json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _named(path: Path, read: Any, *arguments: Any) -> ClipConfig:
+def _read_config(path: Path, read: Any, *arguments: Any) -> ClipConfig:
     """A configuration, or an error that says in which file."""
     try:
         config: ClipConfig = read(*arguments)

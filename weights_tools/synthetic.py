@@ -132,7 +132,7 @@ def _value(config: ClipConfig, name: str, shape: Shape, style: Style, salt: str)
     if style == "trained" and config.vision.family == "vit" and len(shape) == 4:
         value *= _outliers(name, shape[0])[:, None, None, None]
     if config.vision.family == "resnet" and len(shape) == 4:
-        # As in a trained network, a convolution's channels vary as much as its BatchNorm has seen them vary.
+        # A convolution's channels vary as much as its BatchNorm has seen them vary, as in a trained network.
         norm = re.sub(r"conv(\d)\.weight", r"bn\1", name).replace("downsample.0.weight", "downsample.1")
         value *= np.sqrt(_variance(f"{salt} {norm}.running_var", shape[0], style))[:, None, None, None]
     return value

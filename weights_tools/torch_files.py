@@ -155,7 +155,7 @@ def _locate_tensor(
             f"tensor {name!r}: its storage claims {storage.numel} numbers of {dtype}, but has {member.size} bytes."
         )
     count = math.prod(tensor.shape)
-    # From the first number that is used to behind the last.
+    # Numbers from the first that is used to behind the last.
     span = 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True)) if count else 0
     if tensor.offset + span > storage.numel or count > span:
         raise WeightsError(

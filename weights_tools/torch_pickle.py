@@ -149,7 +149,7 @@ def _describe(value: Any) -> str:
 
 def unpickle(data: bytes) -> Any:
     """The object that a pickle describes, built from plain values and the stand-ins above. Raises WeightsError."""
-    # Named first of all, so that a bad name is what the error is about, whatever else is wrong.
+    # Globals are looked up first of all, so that a bad name is what the error is about, whatever else is wrong.
     try:
         for count, (operation, argument, _) in enumerate(pickletools.genops(data)):
             if operation.name in ("GLOBAL", "INST"):

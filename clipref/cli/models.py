@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print a table of all models, or one JSON list of them."""
-    found = [described(name) for name in models()]
+    found = [description(name) for name in models()]
     if args.json:
         print_json(found)
         return
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"fetched otherwise, `clipref convert FILE {home()}/ID` puts in its place.")
 
 
-def described(name: str) -> dict[str, Any]:
+def description(name: str) -> dict[str, Any]:
     """What there is to say of one model."""
     config, path, published = config_of(name), find(name), MODELS.get(name)
     return {

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..files import lock_folder, written_whole
+from ..files import lock_folder, write_whole
 from .texts import json_text, reason
 
 Array: TypeAlias = NDArray[Any]
@@ -38,7 +38,7 @@ def embeddings_file(out: Path) -> Iterator[Write]:
     kinds = {".npy": _npy, ".safetensors": _safetensors}
     if out.suffix not in kinds:
         raise InputError(f"--out {out}: expected a name that ends in .npy or .safetensors.")
-    with _opened_now(out, kinds[out.suffix](out)) as write:
+    with _enter(out, kinds[out.suffix](out)) as write:
         yield write
 
 
@@ -48,7 +48,7 @@ def text_file(out: Path, option: str = "--out") -> Iterator[Callable[[str], None
 
     Raises InputError, which names `option`, at once if a file can't be written there.
     """
-    with _opened_now(out, written_whole(out), option) as scratch:
+    with _enter(out, write_whole(out), option) as scratch:
 
         def write(text: str) -> None:
             with _refusal_told(out, option):
@@ -58,7 +58,7 @@ def text_file(out: Path, option: str = "--out") -> Iterator[Callable[[str], None
 
 
 @contextmanager
-def _opened_now(out: Path, context: AbstractContextManager[T], option: str = "--out") -> Iterator[T]:
+def _enter(out: Path, context: AbstractContextManager[T], option: str = "--out") -> Iterator[T]:
     """The context, with an InputError if it can't be entered or left well; other errors in it are not its own."""
     with ExitStack() as stack:
         with _refusal_told(out, option):
@@ -107,7 +107,7 @@ def _npy(out: Path) -> Iterator[Write]:
     """The array, and its names in .names.json."""
     names_path = out.with_suffix(".names.json")
     _check_place(names_path)
-    with ExitStack() as exchange, written_whole(names_path) as names_scratch, written_whole(out) as scratch:
+    with ExitStack() as exchange, write_whole(names_path) as names_scratch, write_whole(out) as scratch:
 
         def write(embeddings: Array, names: list[str]) -> None:
             with _refusal_told(out), open(scratch, "wb") as file:
@@ -126,7 +126,7 @@ def _safetensors(out: Path) -> Iterator[Write]:
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    with written_whole(out) as scratch:
+    with write_whole(out) as scratch:
 
         def write(embeddings: Array, names: list[str]) -> None:
             with _refusal_told(out):

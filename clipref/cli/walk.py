@@ -71,7 +71,7 @@ def images_in(top: Path) -> Found:
 
     found = Found()
     searched: set[tuple[int, int]] = set()
-    # Linked folders after all others, so that a folder that is in here is met first under its own name.
+    # Linked folders come after all others, so that a folder that is in here is met first under its own name.
     folders, linked = [top], deque[Path]()
     while folders or linked:
         folder = folders.pop() if folders else linked.popleft()

@@ -15,7 +15,7 @@ A chapter is Markdown that reads as it stands. In it
     <!--= EXPRESSION -->1.5<!--.-->    is a figure within a sentence, and what it is computed from.
 
 `run` gives the chapter with what its cells gave in the place of what was written; `differences` says where the two
-disagree, and `unsupported` which numbers in sentences have neither a cell nor a source.
+disagree, and `unsupported_numbers` which numbers in sentences have neither a cell nor a source.
 """
 
 from __future__ import annotations
@@ -198,10 +198,10 @@ def _near(written: str, found: str) -> bool:
 
 def differences(one: Chapter, slow: bool = False) -> list[str]:
     """Where what is written isn't what the cells give, and which numbers nothing supports."""
-    return [*run(one, slow).wrong, *unsupported(one)]
+    return [*run(one, slow).wrong, *unsupported_numbers(one)]
 
 
-def unsupported(one: Chapter) -> Iterator[str]:
+def unsupported_numbers(one: Chapter) -> Iterator[str]:
     """Numbers in sentences that no cell computes, in a paragraph that names no source. Names may have digits."""
     text = _CELL.sub(lambda match: "\n" * match[0].count("\n"), one.text)
     text = re.sub(r"^```.*?^```\n", lambda match: "\n" * match[0].count("\n"), text, flags=re.MULTILINE | re.DOTALL)

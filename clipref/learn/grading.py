@@ -77,7 +77,7 @@ def grade(name: str, mine: Any) -> Grade:
         try:
             found = np.asarray(mine(*given))
         except Exception as error:  # whatever an answer raises
-            return Grade(False, f"not yet: with {_described(arguments)} it raises {type(error).__name__}: {error}")
+            return Grade(False, f"not yet: with {_in_words(arguments)} it raises {type(error).__name__}: {error}")
         if any(not np.array_equal(a, b) for a, b in zip(given, arguments, strict=True)):
             return Grade(
                 False, "not yet: it changes its arguments; work on copies, such as `x = x + y` and not `x += y`"
@@ -87,7 +87,7 @@ def grade(name: str, mine: Any) -> Grade:
             return Grade(False, f"not yet: it gives {what}")
         problem = _problem(found, expected)
         if problem is not None and wrong is None:
-            wrong = f"with {_described(arguments)} it gives {problem}"
+            wrong = f"with {_in_words(arguments)} it gives {problem}"
         suspects = {what: other for what, other in suspects.items() if _explains(other, arguments, found)}
     if wrong is None:
         return Grade(True, "right")
@@ -133,7 +133,7 @@ def _short(x: Array) -> str:
     return str(x.tolist()) if x.size < 10 else f"{x.ravel()[:8].tolist()} and so on"
 
 
-def _described(arguments: tuple[Any, ...]) -> str:
+def _in_words(arguments: tuple[Any, ...]) -> str:
     """Arguments in words: shapes of arrays, and other values as they are."""
     said = [f"[{', '.join(map(str, a.shape))}]" if isinstance(a, np.ndarray) else repr(a) for a in arguments]
     return f"arguments {', '.join(said)}"

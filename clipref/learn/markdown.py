@@ -40,7 +40,7 @@ def _block(block: str, address_of: Callable[[str], str]) -> str:
 def inline(text: str, address_of: Callable[[str], str] = lambda address: address) -> str:
     """What a line of Markdown is, as HTML."""
 
-    def replaced(match: re.Match[str]) -> str:
+    def markup(match: re.Match[str]) -> str:
         if match["code"]:
             return f"<code>{escape(match['code'], quote=False)}</code>"
         if match["bold"]:
@@ -52,6 +52,6 @@ def inline(text: str, address_of: Callable[[str], str] = lambda address: address
 
     found, position = [], 0
     for match in _INLINE.finditer(text):
-        found += [escape(text[position : match.start()], quote=False), replaced(match)]
+        found += [escape(text[position : match.start()], quote=False), markup(match)]
         position = match.end()
     return "".join([*found, escape(text[position:], quote=False)])

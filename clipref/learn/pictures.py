@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ..look.drawing import data_address, map_figure, said, signed, wide
+from ..look.drawing import as_html, data_address, map_figure, wide, with_sign
 
 Array: TypeAlias = NDArray[Any]
 
@@ -30,8 +30,8 @@ def show(images: Any, words: str) -> Picture:
     listed = images if isinstance(images, Mapping) else {"": images}
     figures = []
     for caption, image in listed.items():
-        below = f"<figcaption><b>{said(caption)}</b></figcaption>" if caption else ""
-        alternative = said(caption or words)
+        below = f"<figcaption><b>{as_html(caption)}</b></figcaption>" if caption else ""
+        alternative = as_html(caption or words)
         figures.append(f'<figure><img src="{data_address(_rgb(image))}" alt="{alternative}">{below}</figure>')
     return Picture(words, f'<div class="maps">{"".join(figures)}</div>')
 
@@ -46,19 +46,21 @@ def show_matrix(values: Any, rows: Sequence[Any], columns: Sequence[Any], words:
     """Numbers [rows, columns], each on its colour."""
     values = np.asarray(values, np.float64)
     largest = float(np.abs(values).max()) or 1.0
-    head = "".join(f'<th scope="col">{said(str(name))}</th>' for name in columns)
+    head = "".join(f'<th scope="col">{as_html(str(name))}</th>' for name in columns)
     body = "".join(
-        f'<tr><th scope="row">{said(str(name))}</th>' + "".join(_cell(float(v), largest, digits) for v in row) + "</tr>"
+        f'<tr><th scope="row">{as_html(str(name))}</th>'
+        + "".join(_cell(float(v), largest, digits) for v in row)
+        + "</tr>"
         for name, row in zip(rows, values, strict=True)
     )
     table = f"<thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody>"
-    return Picture(words, wide(words, f'<table class="heads"><caption>{said(words)}</caption>{table}</table>'))
+    return Picture(words, wide(words, f'<table class="heads"><caption>{as_html(words)}</caption>{table}</table>'))
 
 
 def _cell(value: float, largest: float, digits: int) -> str:
     share = abs(value) / largest * 0.45  # so pale that the number can be read
     colour = "var(--more)" if value > 0 else "var(--less)"
-    number = signed(value, digits).removeprefix("+")
+    number = with_sign(value, digits).removeprefix("+")
     return f'<td style="background: color-mix(in srgb, {colour} {share:.0%}, transparent)">{number}</td>'
 
 
@@ -72,10 +74,10 @@ def show_curves(curves: Mapping[str, Any], words: str) -> Picture:
         points = " ".join(f"{x:.1f},{190 - 180 * y / top:.1f}" for x, y in zip(xs, ys, strict=True))
         lines.append(f'<polyline class="line{i % 3}" points="{points}"/>')
         key.append(
-            f'<li><span class="key line{i % 3}"></span>{said(name)}: '
+            f'<li><span class="key line{i % 3}"></span>{as_html(name)}: '
             f"from {float(ys[0]):.2f} to {float(ys[-1]):.2f}</li>"
         )
-    svg = f'<svg class="curves" role="img" viewBox="0 0 600 200" aria-label="{said(words)}">{"".join(lines)}'
+    svg = f'<svg class="curves" role="img" viewBox="0 0 600 200" aria-label="{as_html(words)}">{"".join(lines)}'
     svg += '<line class="zero" x1="0" x2="600" y1="190" y2="190"/></svg>'
     return Picture(words, f'{svg}<ul class="keys">{"".join(key)}</ul>')
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 
-from .chapters import chapter, chapters, run, unsupported
+from .chapters import chapter, chapters, run, unsupported_numbers
 
 
 def main() -> None:
@@ -19,7 +19,7 @@ def main() -> None:
     for one in [chapter(key) for key in args.chapters] or chapters():
         ran = run(one, args.slow)
         one.path.write_text(ran.markdown, encoding="utf-8")
-        for line in [*ran.wrong, *unsupported(one)]:
+        for line in [*ran.wrong, *unsupported_numbers(one)]:
             print(line)
         print(f"{one.name}: {len(ran.wrong)} changed")
 

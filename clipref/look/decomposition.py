@@ -34,7 +34,7 @@ from .items import (
     one_item,
     pooled_position,
     pooled_token,
-    seen_by_reference,
+    reference_trace,
     toward_directions,
     transformer_of,
 )
@@ -187,7 +187,7 @@ def head_parts(attention: Array, values: Array, out_weight: Array, readout: Arra
     weight = out_weight.T.reshape(heads, channels, -1)  # [H, D, W]
     taken = attention[:, :, None] * values  # [H, L, D]
     width, outputs = readout.shape
-    # Three matrices in a row, in the order that takes fewer products.
+    # Three matrices in a row are multiplied in the order that takes fewer products.
     weight_first = width * outputs * (heads * channels + length * channels * heads // width)
     taken_first = heads * length * width * (channels + outputs)
     found: Array = taken @ (weight @ readout) if weight_first < taken_first else (taken @ weight) @ readout
@@ -213,7 +213,7 @@ def forward(model: CLIP, item: Item) -> Run:
 
 
 def _pool_run(model: CLIP, item: Item) -> Run:
-    seen = seen_by_reference(model, item, ["visual.attnpool.[qkv]", "visual"])
+    seen = reference_trace(model, item, ["visual.attnpool.[qkv]", "visual"])
     grid, pool = model.config.vision.grid, model.reference.visual()["attnpool"]
     attention, values = pooled_attention(seen, "visual.attnpool", 0)
     weight, bias = pool["c_proj"]["weight"], pool["c_proj"]["bias"]
@@ -227,7 +227,7 @@ def _transformer_run(model: CLIP, item: Item) -> Run:
     image = item.tower == "visual"
     kept = [f"{name}.{part}" for name in transformer.names for part in ("attn.[qkv]", "mlp")]
     ends = ["visual"] if image else ["text_projection", "ids"]
-    seen = seen_by_reference(model, item, [*kept, transformer.names[-1], transformer.beginning, *ends])
+    seen = reference_trace(model, item, [*kept, transformer.names[-1], transformer.beginning, *ends])
     check_pooling(seen[transformer.names[-1]])
     pooled = pooled_position(item, seen)
     pairs = [pooled_attention(seen, f"{name}.attn", pooled) for name in transformer.names]

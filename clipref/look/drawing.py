@@ -19,12 +19,12 @@ Array: TypeAlias = NDArray[Any]
 DIGITS = 3
 
 
-def said(text: str) -> str:
+def as_html(text: str) -> str:
     """A text as HTML, on one line, what a terminal would obey escaped."""
     return escape(printable(text), quote=True)
 
 
-def signed(value: float, digits: int = DIGITS) -> str:
+def with_sign(value: float, digits: int = DIGITS) -> str:
     """A number with its sign; a true minus, which screen readers say."""
     rounded = f"{abs(value):.{digits}f}"
     sign = "" if float(rounded) == 0 else "+" if value > 0 else "\N{MINUS SIGN}"
@@ -52,22 +52,22 @@ def map_figure(values: Array, title: str, what: str) -> str:
         for column in range(columns):
             value = float(values[row, column])
             opacity = abs(value) / largest * 0.85
-            tip = f"<title>row {row + 1}, column {column + 1}: {signed(value, 4)}</title>"
+            tip = f"<title>row {row + 1}, column {column + 1}: {with_sign(value, 4)}</title>"
             kind = "more" if value > 0 else "less"
             cells.append(
                 f'<rect class="{kind}" x="{column}" y="{row}" width="1" height="1" opacity="{opacity:.2f}">{tip}</rect>'
             )
     high, low = (np.unravel_index(pick(values), values.shape) for pick in (np.argmax, np.argmin))
     words = (
-        f"{what} for {title}: highest {signed(float(values[high]), 4)} at row {high[0] + 1}, column {high[1] + 1}; "
-        f"lowest {signed(float(values[low]), 4)} at row {low[0] + 1}, column {low[1] + 1}; "
+        f"{what} for {title}: highest {with_sign(float(values[high]), 4)} at row {high[0] + 1}, column {high[1] + 1}; "
+        f"lowest {with_sign(float(values[low]), 4)} at row {low[0] + 1}, column {low[1] + 1}; "
         f"{rows} by {columns} cells"
     )
     return (
         f'<figure><svg class="map" role="img" viewBox="0 0 {columns} {rows}" preserveAspectRatio="none" '
-        f'aria-label="{said(words)}"><rect class="shade" width="{columns}" height="{rows}"/>{"".join(cells)}</svg>'
-        f'<figcaption><b>{said(title)}</b><span class="soft">from {signed(float(values[low]), 3)} to '
-        f"{signed(float(values[high]), 3)}</span></figcaption></figure>"
+        f'aria-label="{as_html(words)}"><rect class="shade" width="{columns}" height="{rows}"/>{"".join(cells)}</svg>'
+        f'<figcaption><b>{as_html(title)}</b><span class="soft">from {with_sign(float(values[low]), 3)} to '
+        f"{with_sign(float(values[high]), 3)}</span></figcaption></figure>"
     )
 
 
@@ -86,17 +86,17 @@ def bar(value: float, largest: float) -> str:
 def bars_table(caption: str, head: Sequence[str], rows: Sequence[tuple[str, Sequence[float] | Array]]) -> str:
     """Names and numbers, each number with its bar, all of one scale."""
     largest = max((abs(float(v)) for _, values in rows for v in values), default=1.0)
-    heads = "".join(f'<th scope="col" colspan="2">{said(name)}</th>' for name in head[1:])
+    heads = "".join(f'<th scope="col" colspan="2">{as_html(name)}</th>' for name in head[1:])
     body = "".join(
-        f'<tr><th scope="row">{said(name)}</th>'
-        + "".join(f'<td class="n">{signed(float(v))}</td><td>{bar(float(v), largest)}</td>' for v in values)
+        f'<tr><th scope="row">{as_html(name)}</th>'
+        + "".join(f'<td class="n">{with_sign(float(v))}</td><td>{bar(float(v), largest)}</td>' for v in values)
         + "</tr>"
         for name, values in rows
     )
     return wide(
         caption,
-        f"<table><caption>{said(caption)}</caption><thead><tr>"
-        f'<th scope="col">{said(head[0])}</th>{heads}</tr></thead><tbody>{body}</tbody></table>',
+        f"<table><caption>{as_html(caption)}</caption><thead><tr>"
+        f'<th scope="col">{as_html(head[0])}</th>{heads}</tr></thead><tbody>{body}</tbody></table>',
     )
 
 
@@ -110,7 +110,7 @@ def heads_table(caption: str, values: Array) -> str:
     )
     return wide(
         caption,
-        f'<table class="heads"><caption>{said(caption)}</caption><thead><tr><td></td>{head}</tr></thead>'
+        f'<table class="heads"><caption>{as_html(caption)}</caption><thead><tr><td></td>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table>",
     )
 
@@ -118,20 +118,22 @@ def heads_table(caption: str, values: Array) -> str:
 def _cell(value: float, largest: float) -> str:
     share = abs(value) / largest * 0.45  # so pale that the number can be read
     colour = "var(--more)" if value > 0 else "var(--less)"
-    return f'<td style="background: color-mix(in srgb, {colour} {share:.0%}, transparent)">{signed(value)}</td>'
+    return f'<td style="background: color-mix(in srgb, {colour} {share:.0%}, transparent)">{with_sign(value)}</td>'
 
 
 def numbers_table(caption: str, values: Array) -> str:
     """A map's numbers [rows, columns] as a table."""
     head = "".join(f'<th scope="col" class="n">{i + 1}</th>' for i in range(values.shape[1]))
     body = "".join(
-        f'<tr><th scope="row">{i + 1}</th>' + "".join(f'<td class="n">{signed(float(v))}</td>' for v in row) + "</tr>"
+        f'<tr><th scope="row">{i + 1}</th>'
+        + "".join(f'<td class="n">{with_sign(float(v))}</td>' for v in row)
+        + "</tr>"
         for i, row in enumerate(values)
     )
     table = f"<thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody>"
-    return wide(caption, f"<table><caption>{said(caption)}</caption>{table}</table>")
+    return wide(caption, f"<table><caption>{as_html(caption)}</caption>{table}</table>")
 
 
 def wide(label: str, content: str) -> str:
     """What may be wider than the window: it scrolls by itself, by keyboard too."""
-    return f'<div class="wide" role="region" tabindex="0" aria-label="{said(label)}">{content}</div>'
+    return f'<div class="wide" role="region" tabindex="0" aria-label="{as_html(label)}">{content}</div>'

@@ -57,7 +57,7 @@ def one_image(model: CLIP, image: Any, pixels: Any, input_color_format: str | No
     return pixels_of_it
 
 
-def seen_by_reference(model: CLIP, item: Item, names: list[str]) -> Trace:
+def reference_trace(model: CLIP, item: Item, names: list[str]) -> Trace:
     """Activations of one item, computed by the reference, whatever the model's backend."""
     with model.weights_in_use():
         return traced(model.reference, item.pixels, item.ids, {}, names)

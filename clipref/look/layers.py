@@ -24,7 +24,7 @@ from .items import (
     one_item,
     pooled_position,
     pooled_token,
-    seen_by_reference,
+    reference_trace,
     toward_directions,
     transformer_of,
 )
@@ -99,7 +99,7 @@ def logit_lens(
     if transformer is None:
         raise InputError("A ResNet has no stream of tokens to read out after each layer; expected a ViT or a text.")
     stages = [transformer.beginning, *transformer.names]
-    seen = seen_by_reference(model, item, stages if item.ids is None else [*stages, "ids"])
+    seen = reference_trace(model, item, stages if item.ids is None else [*stages, "ids"])
     check_pooling(seen[stages[-1]])
     pooled = pooled_position(item, seen)
     rows = np.stack([pooled_token(seen[stage], pooled) for stage in stages])  # [1 + layers, W]
@@ -126,10 +126,10 @@ def rollout(
     transformer = transformer_of(model, item.tower)
     grid = (model.config.vision.grid,) * 2 if item.tower == "visual" else None
     if transformer is None:
-        seen = seen_by_reference(model, item, ["visual.attnpool.weights"])
+        seen = reference_trace(model, item, ["visual.attnpool.weights"])
         return Rollout(seen["visual.attnpool.weights"][0, :, 0].mean(axis=0), grid)
     names = [f"{name}.attn.weights" for name in transformer.names]
-    seen = seen_by_reference(model, item, names if item.ids is None else [*names, "ids"])
+    seen = reference_trace(model, item, names if item.ids is None else [*names, "ids"])
     layers = [seen[name][0].mean(axis=0) for name in names]  # [Q, L] each
     check_pooling(layers[-1][None])
     row = np.zeros(layers[-1].shape[1], layers[-1].dtype)
@@ -153,7 +153,7 @@ def patching(
 ) -> Patching:
     """The cosines of the image `target` where one activation at a time is that of the image `source`.
 
-    `names` are those of `CLIP.trace`; unless given, those of `patched_by_default`. One pass each.
+    `names` are those of `CLIP.trace`; unless given, those of `default_names`. One pass each.
     Raises InputError for an unknown name.
     """
     theirs_pixels, own_pixels = (
@@ -161,7 +161,7 @@ def patching(
         for image, pixels in ((source, source_pixels), (target, target_pixels))
     )
     engine, directions = model.reference, toward_directions(model, toward)
-    listed = patched_by_default(model) if names is None else listed_labels("names", names)
+    listed = default_names(model) if names is None else listed_labels("names", names)
 
     def run(pixels: Array, edits: Mapping[str, Array], only: Sequence[str] = ()) -> tuple[Array, Trace]:
         seen = traced(engine, pixels, None, edits, [*only, "visual"])
@@ -174,7 +174,7 @@ def patching(
     return Patching(listed, theirs, own, np.stack(patched))
 
 
-def patched_by_default(model: CLIP) -> list[str]:
+def default_names(model: CLIP) -> list[str]:
     """Each block's attention and MLP; of a ResNet, what each block adds to its shortcut, and the pool's attention."""
     transformer = transformer_of(model, "visual")
     if transformer is not None:

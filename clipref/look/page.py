@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..cli.pages import html_page
 from ..cli.streams import printable
 from ..ops import softmax
-from .drawing import bars_table, data_address, heads_table, map_figure, numbers_table, said, signed, wide
+from .drawing import as_html, bars_table, data_address, heads_table, map_figure, numbers_table, wide, with_sign
 from .report import ImageReport, TextReport, coarse, head_table, layer_rows, sum_error
 from .words import WordEffects
 
@@ -21,7 +21,7 @@ Array: TypeAlias = NDArray[Any]
 _STYLE = Path(__file__).with_name("page.css")
 _KEY = '<span class="key more"></span>raises the cosine <span class="key less"></span>lowers it'
 
-# Each method: what it says, and what it can't tell.
+# Methods: what each says, and what it can't tell.
 METHODS = {
     "direct effect": (
         "exact: what all heads took from this place and wrote into the answer",
@@ -60,7 +60,7 @@ def text_page(report: TextReport, model: str) -> str:
     error = max(map(sum_error, report.scores))
     title = report.texts[0] if count == 1 else f"{count} texts"
     pairs = [(text, scores.cosines) for text, scores in zip(report.texts, report.scores, strict=True)]
-    head = f"<h1>{said(title)}</h1><p class=soft>{said(model)}</p>"
+    head = f"<h1>{as_html(title)}</h1><p class=soft>{as_html(model)}</p>"
     if count > 1:
         head += bars_table("Cosines of the texts with each other", ["text", *report.texts], pairs)
     head += f"<p>{_exactness(error)} Toward itself a text has the cosine 1, and its parts are shares.</p>"
@@ -81,7 +81,7 @@ def _page(title: str, extra: str, head: str, sections: Sequence[str]) -> str:
 
 
 def _section(title: str, body: str) -> str:
-    return f"<h2>{said(title)}</h2>\n<section>{body}</section>\n"
+    return f"<h2>{as_html(title)}</h2>\n<section>{body}</section>\n"
 
 
 def _exactness(error: float) -> str:
@@ -96,10 +96,10 @@ def _head(report: ImageReport, name: str, model: str) -> str:
     words = ""
     if len(report.texts) > 1:
         shares = softmax(report.logit_scale * cosines)
-        told = "; ".join(f"{said(text)} {share:.1%}" for text, share in zip(report.texts, shares, strict=True))
+        told = "; ".join(f"{as_html(text)} {share:.1%}" for text, share in zip(report.texts, shares, strict=True))
         words = f"<p>As a choice among these alone, by the model's own scale of {report.logit_scale:.0f}: {told}.</p>"
     return (
-        f"<h1>{said(name)}</h1><p class=soft>{said(model)}, which sees the picture as {len(report.picture)} by "
+        f"<h1>{as_html(name)}</h1><p class=soft>{as_html(model)}, which sees the picture as {len(report.picture)} by "
         f"{len(report.picture)} pixels</p>{table}{words}"
         f"<p>{_exactness(sum_error(report.scores))} Cosines of a right image and text are far from 1; what counts is "
         "which text is nearer.</p>"
@@ -118,7 +118,7 @@ def _where(report: ImageReport) -> str:
     if len(texts) == 2:
         figures.append(map_figure(maps[0] - maps[1], f"{texts[0]}, less {texts[1]}", "difference of direct effects"))
     elsewhere = report.scores.cosines - maps.sum(axis=(1, 2))
-    rest = "; ".join(f"{said(text)}: {signed(float(r))}" for text, r in zip(texts, elsewhere, strict=True))
+    rest = "; ".join(f"{as_html(text)}: {with_sign(float(r))}" for text, r in zip(texts, elsewhere, strict=True))
     tables = "".join(
         numbers_table(f"Direct effect on “{text}”, by row and column", coarse(m))
         for m, text in zip(maps, texts, strict=True)
@@ -149,7 +149,7 @@ def _method(name: str, passes: int, figures: str) -> str:
     says, lacks = METHODS[name]
     effort = "one forward pass" if passes == 1 else f"{passes} forward passes"
     return (
-        f"<div><h3>{said(name)}</h3><p>Says: {said(says)}. <b>Can't tell:</b> {said(lacks)}. "
+        f"<div><h3>{as_html(name)}</h3><p>Says: {as_html(says)}. <b>Can't tell:</b> {as_html(lacks)}. "
         f'<span class=soft>({effort})</span></p><div class="maps">{figures}</div></div>'
     )
 
@@ -173,12 +173,16 @@ def _lens(cosines: Array, texts: Sequence[str]) -> str:
 
 
 def _image_words(report: ImageReport) -> str:
-    return "".join(f"<h3>{said(t)}</h3>{_words(w, ['image'])}" for t, w in zip(report.texts, report.words, strict=True))
+    return "".join(
+        f"<h3>{as_html(t)}</h3>{_words(w, ['image'])}" for t, w in zip(report.texts, report.words, strict=True)
+    )
 
 
 def _words(effects: WordEffects, toward: Sequence[str]) -> str:
     """Tokens, and each word's two effects on the cosines with what it is looked at `toward`."""
-    chips = "".join(f"<li>{said(token.piece) or '(blank)'}<small>{token.id}</small></li>" for token in effects.tokens)
+    chips = "".join(
+        f"<li>{as_html(token.piece) or '(blank)'}<small>{token.id}</small></li>" for token in effects.tokens
+    )
     body = wide("Tokens and their ids", f'<ul class="chips">{chips}</ul>')
     for i, name in enumerate(toward):
         rows = [
@@ -188,8 +192,8 @@ def _words(effects: WordEffects, toward: Sequence[str]) -> str:
         whole = f"Words, {name}" if len(toward) > 1 else "Words"
         body += bars_table(whole, ["word", "direct effect", "lost if left out"], rows)
         body += (
-            f"<p class=soft>Besides: start of text {signed(float(effects.start[i]))}, end of text "
-            f"{signed(float(effects.end[i]))}, MLPs and biases {signed(float(effects.rest[i]))}.</p>"
+            f"<p class=soft>Besides: start of text {with_sign(float(effects.start[i]))}, end of text "
+            f"{with_sign(float(effects.end[i]))}, MLPs and biases {with_sign(float(effects.rest[i]))}.</p>"
         )
     return body + (
         "<p class=soft>The two columns disagree because they ask different things. The first counts what the end of "

@@ -71,7 +71,7 @@ def occlusion(
     starts = [i * stride + (stride - window) // 2 for i in range(cells)]
     mean = original.mean(axis=(1, 2), keepdims=True)
 
-    def hidden() -> Iterator[Array]:
+    def occlusions() -> Iterator[Array]:
         for top in starts:
             for left in starts:
                 altered = original.copy()
@@ -80,7 +80,7 @@ def occlusion(
 
     directions = toward_directions(model, toward)
     cosines = image_cosines(model, iter([original]), 1, directions, 1, False)[0]
-    found = image_cosines(model, hidden(), cells**2, directions, batch_size, progress)  # [cells**2, T]
+    found = image_cosines(model, occlusions(), cells**2, directions, batch_size, progress)  # [cells**2, T]
     return Maps((cosines - found).T.reshape(-1, cells, cells), cosines, 1 + cells**2)
 
 
@@ -113,7 +113,8 @@ def rise(
     cosines = image_cosines(model, iter([original]), 1, directions, 1, False)[0]
     seen = (original * mask for mask in soft_masks(masks, cells, side, seed, dtype))
     found = image_cosines(model, seen, masks, directions, batch_size, progress)  # [masks, T]
-    # Less the mean, or a part of the image that was seen often by chance would count as much as one that matters.
+    # The mean is taken off, or a part of the image that was seen often by chance would count as much as one that
+    # matters.
     found -= found.mean(axis=0)
     total, shown = np.zeros((len(directions), side, side)), np.zeros((side, side))
     for weights, mask in zip(found, soft_masks(masks, cells, side, seed, dtype), strict=True):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..similarity import have_direction, unit_vectors
-from .index import BLOCK_ROWS, widened
+from .index import BLOCK_ROWS, as_unit_vectors
 
 Array: TypeAlias = NDArray[Any]
 
@@ -51,7 +51,7 @@ def clusters(rows: Array, count: int, seed: int = 0) -> Clusters:
         totals.append(float(found.sum(dtype=np.float64)))
         if np.array_equal(before, members):
             break
-    return Clusters(centres, *_filled(members, found, rows, centres), totals)
+    return Clusters(centres, *_fill_empty(members, found, rows, centres), totals)
 
 
 def first_centres(rows: Array, count: int, generator: np.random.Generator) -> Array:
@@ -59,21 +59,21 @@ def first_centres(rows: Array, count: int, generator: np.random.Generator) -> Ar
     chosen = [int(generator.integers(len(rows)))]
     apart = np.full(len(rows), np.inf)
     while len(chosen) < count:
-        centre = widened(rows[chosen[-1:]])
+        centre = as_unit_vectors(rows[chosen[-1:]])
         for start in range(0, len(rows), BLOCK_ROWS):
-            cosines = widened(rows[start : start + BLOCK_ROWS]) @ centre[0]
+            cosines = as_unit_vectors(rows[start : start + BLOCK_ROWS]) @ centre[0]
             block = apart[start : start + BLOCK_ROWS]
             np.minimum(block, np.maximum(1 - cosines, 1e-9), out=block)  # equal pictures can be drawn, but last
         apart[chosen] = 0
         chosen.append(int(generator.choice(len(rows), p=apart / apart.sum())))
-    return widened(rows[chosen])
+    return as_unit_vectors(rows[chosen])
 
 
 def nearest_centres(rows: Array, centres: Array) -> tuple[Array, Array]:
     """Each row's nearest centre [N], and its cosine with it [N] float32."""
     members, cosines = np.empty(len(rows), np.int64), np.empty(len(rows), np.float32)
     for start in range(0, len(rows), BLOCK_ROWS):
-        products = widened(rows[start : start + BLOCK_ROWS]) @ centres.T  # [n, K]
+        products = as_unit_vectors(rows[start : start + BLOCK_ROWS]) @ centres.T  # [n, K]
         members[start : start + BLOCK_ROWS] = products.argmax(axis=1)
         cosines[start : start + BLOCK_ROWS] = products.max(axis=1)
     return members, cosines
@@ -83,24 +83,24 @@ def moved_centres(rows: Array, members: Array, cosines: Array, centres: Array) -
     """The directions of the clusters' sums [K, E]; an empty cluster begins anew at the row that fits worst."""
     sums = np.zeros(centres.shape, np.float64)
     for start in range(0, len(rows), BLOCK_ROWS):
-        block = widened(rows[start : start + BLOCK_ROWS])
+        block = as_unit_vectors(rows[start : start + BLOCK_ROWS])
         which = members[start : start + BLOCK_ROWS]
         np.add.at(sums, which, block)
     empty = np.flatnonzero(np.bincount(members, minlength=len(centres)) == 0)
-    sums[empty] = widened(rows[np.argsort(cosines, kind="stable")[: len(empty)]])
+    sums[empty] = as_unit_vectors(rows[np.argsort(cosines, kind="stable")[: len(empty)]])
     lost = ~have_direction(sums)  # its pictures cancel each other out: it stays where it is
     sums[lost] = centres[lost]
     return unit_vectors(sums).astype(np.float32)
 
 
-def _filled(members: Array, cosines: Array, rows: Array, centres: Array) -> tuple[Array, Array]:
+def _fill_empty(members: Array, cosines: Array, rows: Array, centres: Array) -> tuple[Array, Array]:
     """Give each cluster that is empty at the end, among equal pictures, one of the largest cluster's."""
     sizes = np.bincount(members, minlength=len(centres))
     for empty in np.flatnonzero(sizes == 0):
         largest = int(sizes.argmax())
         moved = np.flatnonzero(members == largest)[-1]
         members[moved] = empty
-        centres[empty] = widened(rows[moved : moved + 1])[0]
+        centres[empty] = as_unit_vectors(rows[moved : moved + 1])[0]
         cosines[moved] = 1
         sizes[largest] -= 1
         sizes[empty] = 1

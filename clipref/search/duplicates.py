@@ -22,17 +22,18 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from .hashes import distances
-from .index import widened
+from .index import as_unit_vectors
 
 if TYPE_CHECKING:
     from .index import Index
 
 Array: TypeAlias = NDArray[Any]
 
-# Of hashes of 64 bits, up to 5 to 10 usually are the same picture: https://github.com/jenssegers/imagehash, README; and
-# of 210 photographs, 89 to 100 % of each alteration have no more, and no two originals (benchmarks/duplicates.py).
+# Bits of 64 in which two hashes differ: up to 5 to 10 usually are the same picture
+# (https://github.com/jenssegers/imagehash, README); and of 210 photographs, 89 to 100 % of each alteration have no
+# more, and no two originals (benchmarks/duplicates.py).
 DISTANCE = 10
-# Tried on drawn scenes and photographs (README.md of this folder); not calibrated on published weights.
+# A cosine tried on drawn scenes and photographs (README.md of this folder); not calibrated on published weights.
 COSINE = 0.9
 # Centres whose cosines with all others are computed at a time.
 BLOCK = 256
@@ -75,7 +76,7 @@ def groups(
     with index.store.reading() as db:
         contents = list(_contents(db))
         slots = np.array([content.slot for content in contents], np.int64)
-        units = widened(index.store.rows(db)[slots]) if not exact else np.empty((len(contents), 0), np.float32)
+        units = as_unit_vectors(index.store.rows(db)[slots]) if not exact else np.empty((len(contents), 0), np.float32)
     near = {} if exact else _near(contents, units, cosine, distance)
     taken = np.zeros(len(contents), bool)
     found = []

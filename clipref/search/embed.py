@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from ..clip import CLIP
 from ..errors import ImageError, InputError
 from ..lazy import available_threads, once_a_process
-from ..loading import preprocessed
-from ..similarity import finished
+from ..loading import preprocess_ahead
+from ..similarity import finite_embeddings
 from .reading import pixels_function
 
 Array: TypeAlias = NDArray[Any]
@@ -93,7 +93,7 @@ class Embed:
         rows = np.full((len(given), model.config.embed_dim), np.nan, np.float32)
         errors: list[str | None] = [None] * len(given)
         there, pixels = [], []
-        found = preprocessed(given, pixels_function(model, upright), threads or available_threads(), len(given))
+        found = preprocess_ahead(given, pixels_function(model, upright), threads or available_threads(), len(given))
         for i, result in enumerate(found):
             if isinstance(result, ImageError):
                 errors[i] = str(result.__cause__ or result)
@@ -101,7 +101,7 @@ class Embed:
                 there.append(i)
                 pixels.append(result)
         if there:
-            rows[there] = finished(model.encode_image(np.stack(pixels)), "image", there, normalize=True)
+            rows[there] = finite_embeddings(model.encode_image(np.stack(pixels)), "image", there, normalize=True)
         return rows, errors
 
 

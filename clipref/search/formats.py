@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from ..cli.output import embeddings_file
 from ..cli.texts import json_text, name_of
 from ..errors import ImageError, InputError
-from ..files import folder_written_whole, open_regular, parse_json, read_bytes, written_whole
+from ..files import open_regular, parse_json, read_bytes, write_folder_whole, write_whole
 from ..image_checks import MAX_READ
 from ..similarity import have_direction, unit_vectors
 from .reading import facts_of, pixels_function
@@ -75,7 +75,7 @@ def _export_npy(index: Index, out: Path) -> int:
 def _export_jsonl(index: Index, out: Path) -> int:
     paths, rows = index.snapshot()
     facts = {fact["path"]: fact for fact in _facts(index)}
-    with written_whole(out) as scratch, open(scratch, "w", encoding="utf-8") as file:
+    with write_whole(out) as scratch, open(scratch, "w", encoding="utf-8") as file:
         for path, row in zip(paths, rows, strict=True):
             name = name_of(path)
             file.write(json_text({**facts.get(name, {}), "path": name, "embedding": row.tolist()}) + "\n")
@@ -93,7 +93,7 @@ def _export_parquet(index: Index, out: Path) -> int:
         "embedding": arrow.FixedSizeListArray.from_arrays(values, index.store.embed_dim),
         **{name: [fact.get(name) for fact in facts] for name in ("sha256", "width", "height", "taken")},
     }
-    with written_whole(out) as scratch:
+    with write_whole(out) as scratch:
         parquet.write_table(arrow.table(columns), scratch)
     return len(paths)
 
@@ -103,7 +103,7 @@ def _export_clip_retrieval(index: Index, out: Path) -> int:
     paths, rows = index.snapshot()
     parts = max(1, math.ceil(len(paths) / PART_ROWS))
     digits = int(math.log10(parts)) + 1
-    with folder_written_whole(out) as scratch:
+    with write_folder_whole(out) as scratch:
         (scratch / "img_emb").mkdir()
         (scratch / "metadata").mkdir()
         for part in range(parts):
@@ -145,7 +145,7 @@ def _pyarrow() -> tuple[Any, Any]:
     return pyarrow, pyarrow.parquet
 
 
-# Back.
+# What reads them back.
 
 
 def import_rows(index: Index, kind: str, source: Path, seed: int = 0) -> dict[str, int]:
@@ -153,7 +153,7 @@ def import_rows(index: Index, kind: str, source: Path, seed: int = 0) -> dict[st
 
     Raises InputError for a file that isn't of the format, and for vectors that aren't this model's.
     """
-    with _refused(source):
+    with _as_input_errors(source):
         found = list(IMPORTS[kind](source))
     here: list[tuple[bytes, Array]] = []
     for path, vector in found:
@@ -256,7 +256,7 @@ def _fs_path(name: Any) -> str:
 
 
 @contextmanager
-def _refused(source: Path) -> Iterator[None]:
+def _as_input_errors(source: Path) -> Iterator[None]:
     try:
         yield
     except InputError:

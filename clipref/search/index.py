@@ -17,8 +17,8 @@ from .. import __version__
 from ..arguments import check_count
 from ..clip import CLIP
 from ..errors import InputError
-from ..similarity import cosines, finished, unit_vectors
-from .query import Hit, Known, Restriction, Term, combined, terms_of
+from ..similarity import cosines, finite_embeddings, unit_vectors
+from .query import Hit, Known, Restriction, Term, combination, terms_of
 from .reading import pixels_function
 from .records import Identity
 from .scan import nearest_slots, scores_of
@@ -103,7 +103,7 @@ class Index:
     @property
     def paths(self) -> list[str]:
         """Paths of all pictures that have a vector, in the order of `vectors`."""
-        return [path for path, _ in self._placed()[0]]
+        return [path for path, _ in self._slots_and_rows()[0]]
 
     @property
     def vectors(self) -> Array:
@@ -111,7 +111,7 @@ class Index:
 
         A memory map where every picture has a vector of its own; else a copy, since equal files share one.
         """
-        placed, rows = self._placed()
+        placed, rows = self._slots_and_rows()
         slots = np.array([slot for _, slot in placed], np.int64)
         if np.array_equal(slots, np.arange(len(rows))):
             return rows
@@ -121,10 +121,10 @@ class Index:
 
     def snapshot(self) -> tuple[list[str], Array]:
         """`paths` and `vectors` of one moment, whatever other processes write meanwhile; vectors are a copy."""
-        placed, rows = self._placed()
+        placed, rows = self._slots_and_rows()
         return [path for path, _ in placed], rows[np.array([slot for _, slot in placed], np.int64)]
 
-    def _placed(self) -> tuple[list[tuple[str, int]], Array]:
+    def _slots_and_rows(self) -> tuple[list[tuple[str, int]], Array]:
         with self.store.reading() as db:
             found = db.execute("SELECT path, slot FROM image WHERE slot IS NOT NULL ORDER BY slot, path")
             return [(os.fsdecode(path), slot) for path, slot in found], self.store.rows(db)
@@ -156,7 +156,7 @@ class Index:
 
     def unknown(self, paths: Iterable[str | os.PathLike[str]]) -> int:
         """How many of these paths have no vector. Raises InputError."""
-        known = self.store.known()
+        known = self.store.rows_by_path()
         rows = [known.get(self.relative(path)) for path in paths]
         return sum(row is None or row.slot is None for row in rows)
 
@@ -182,7 +182,7 @@ class Index:
 
     def remove(self, paths: Iterable[str | os.PathLike[str]]) -> int:
         """Forget these pictures, files that are there or not, until the next `update`; returns how many were known."""
-        known = self.store.known()
+        known = self.store.rows_by_path()
         rows = [row for path in paths if (row := known.get(self.relative(path)))]
         self.store.drop(rows)
         return len(rows)
@@ -223,7 +223,7 @@ class Index:
         listed = None if paths is None else {self.relative(path) for path in paths}
         restriction = Restriction(after, before, path, listed)
         units = self.embed_terms(terms)
-        hits = self._nearest(combined(terms, units), units, restriction, top_k)
+        hits = self._nearest(combination(terms, units), units, restriction, top_k)
         least = -np.inf if min_score is None else min_score
         if within is not None and hits:
             least = max(least, hits[0].score - within)
@@ -241,7 +241,7 @@ class Index:
                 rows.append(term.direction(self.store.embed_dim))
             else:
                 image = self.model.encode_image(pixels_function(self.model, self.upright)(term.image)[None])
-                rows.append(finished(image, "term", [i], normalize=True)[0])
+                rows.append(finite_embeddings(image, "term", [i], normalize=True)[0])
         return np.stack(rows).astype(np.float32)
 
     def _nearest(self, query: Array, units: Array, restriction: Restriction, top_k: int) -> list[Hit]:
@@ -270,7 +270,7 @@ class Index:
             return scores_of(query, rows)
         kept = self._hot
         if kept is None or kept[0] != (generation, len(rows)):
-            kept = self._hot = (generation, len(rows)), widened(rows)
+            kept = self._hot = (generation, len(rows)), as_unit_vectors(rows)
         scores: Array = kept[1] @ query
         return scores
 
@@ -295,7 +295,7 @@ class Index:
                         yield Hit(os.fsdecode(path), score, each, width, height, taken, number)
 
 
-def widened(rows: Array) -> Array:
+def as_unit_vectors(rows: Array) -> Array:
     """Unit vectors [S, E] float32 of rows as they are stored, made a block at a time."""
     wide = np.empty(rows.shape, np.float32)
     for start in range(0, len(rows), BLOCK_ROWS):

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from ..classifier import TEMPLATES
 from ..errors import InputError
-from ..files import written_whole
+from ..files import write_whole
 from ..ops import softmax
-from .index import BLOCK_ROWS, widened
+from .index import BLOCK_ROWS, as_unit_vectors
 
 if TYPE_CHECKING:
     from .index import Index
@@ -36,7 +36,7 @@ class Labelled(NamedTuple):
     probabilities: list[tuple[str, float]]
 
 
-def labelled(
+def picture_labels(
     index: Index, labels: Sequence[str], templates: Sequence[str] = TEMPLATES, margin: float = 0.0, top_k: int = 5
 ) -> Iterator[Labelled]:
     """Each picture's label, from its stored vector. Raises InputError.
@@ -48,7 +48,7 @@ def labelled(
     classifier = index.model.classifier(labels, templates)
     paths, rows = index.snapshot()
     for start in range(0, len(paths), BLOCK_ROWS):
-        units = widened(rows[start : start + BLOCK_ROWS])
+        units = as_unit_vectors(rows[start : start + BLOCK_ROWS])
         logits = index.model.logit_scale * (units @ classifier.embeddings.T).astype(np.float64)  # [n, L]
         for path, p in zip(paths[start:], softmax(logits), strict=False):
             order = np.argsort(-p, kind="stable")
@@ -113,6 +113,6 @@ def _link_or_copy(move: Move, copy: bool) -> None:
         except OSError as error:  # another disk, or a file system without links
             if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EACCES):
                 raise
-    with written_whole(move.target) as scratch:
+    with write_whole(move.target) as scratch:
         shutil.copyfile(move.source, scratch)
         shutil.copystat(move.source, scratch)

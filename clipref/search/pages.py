@@ -39,10 +39,10 @@ class Section(NamedTuple):
 
 def page(title: str, sections: Sequence[Section], folder: Path, upright: bool = True) -> str:
     """The page, with the pictures of the folder as small copies in it. One that can't be read shows why."""
-    parts = [f"<h1>{escaped(title)}</h1>"]
+    parts = [f"<h1>{as_html(title)}</h1>"]
     for section in sections:
         if section.title:
-            parts.append(f"<h2>{escaped(section.title)}</h2>")
+            parts.append(f"<h2>{as_html(section.title)}</h2>")
         figures = (figure(folder, path, caption, upright) for path, caption in section.pictures)
         parts += ["<section>", *figures, "</section>"]
     return html_page(name_of(title), STYLE, "\n".join(parts) + "\n")
@@ -54,8 +54,8 @@ def figure(folder: Path, path: str, caption: str, upright: bool) -> str:
         small = base64.b64encode(thumbnail(member_bytes(folder, path) or folder / path, upright)).decode()
         picture = f'<img loading="lazy" alt="" src="data:image/jpeg;base64,{small}">'
     except ImageError as error:
-        picture = f"<p>{escaped(str(error))}</p>"
-    return f"<figure>{picture}<figcaption>{escaped(path)}<br><small>{escaped(caption)}</small></figcaption></figure>"
+        picture = f"<p>{as_html(str(error))}</p>"
+    return f"<figure>{picture}<figcaption>{as_html(path)}<br><small>{as_html(caption)}</small></figcaption></figure>"
 
 
 def thumbnail(picture: str | os.PathLike[str] | io.BytesIO, upright: bool = True, side: int = SIDE) -> bytes:
@@ -68,6 +68,6 @@ def thumbnail(picture: str | os.PathLike[str] | io.BytesIO, upright: bool = True
     return file.getvalue()
 
 
-def escaped(text: str) -> str:
+def as_html(text: str) -> str:
     """A text as HTML; bytes of a name that are no UTF-8 are replaced."""
     return html.escape(name_of(text).encode("utf-8", "replace").decode("utf-8"))

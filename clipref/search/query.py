@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arguments import shown
+from ..arguments import brief
 from ..errors import InputError
 from ..similarity import have_direction, unit_vectors
 
@@ -42,7 +42,7 @@ class Term:
         if sum(part is not None for part in (self.text, self.image, self.vector)) != 1:
             raise InputError("A term is a text, an image or a vector; expected one of them.")
         if not isinstance(self.weight, int | float) or not isfinite(self.weight) or not self.weight:
-            raise InputError(f"The weight of {self.name} is {shown(self.weight)}; expected a number that isn't zero.")
+            raise InputError(f"The weight of {self.name} is {brief(self.weight)}; expected a number that isn't zero.")
 
     @property
     def name(self) -> str:
@@ -110,7 +110,7 @@ class Restriction:
         for name in ("after", "before"):
             value = getattr(self, name)
             if value is not None and not _DATE.fullmatch(value):
-                raise InputError(f"{name} is {shown(value)}; expected a date such as 2024, 2024-05 or 2024-05-31.")
+                raise InputError(f"{name} is {brief(value)}; expected a date such as 2024, 2024-05 or 2024-05-31.")
             if value is not None:
                 object.__setattr__(self, name, value.replace("T", " "))
 
@@ -132,7 +132,7 @@ class Restriction:
         return (self.after is None or taken >= self.after) and (self.before is None or taken < self.before)
 
 
-def combined(terms: Sequence[Term], units: Array) -> Array:
+def combination(terms: Sequence[Term], units: Array) -> Array:
     """The unit vector [E] of a query, from its terms' [T, E]. Raises InputError if they cancel each other out."""
     weights = np.array([term.weight for term in terms])
     total: Array = weights @ units.astype(np.float64)
@@ -146,5 +146,5 @@ def terms_of(query: str | Term | Iterable[str | Term]) -> list[Term]:
     given = list(query) if isinstance(query, Iterable) and not isinstance(query, str) else [query]
     terms: list[Any] = [Term(term) if isinstance(term, str) else term for term in given]
     if not terms or not all(isinstance(term, Term) for term in terms):
-        raise InputError(f"The query is {shown(query)}; expected a text, a Term, or a list of them.")
+        raise InputError(f"The query is {brief(query)}; expected a text, a Term, or a list of them.")
     return terms

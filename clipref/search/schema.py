@@ -27,5 +27,5 @@ SCHEMA = (
     "CREATE TRIGGER content_removed AFTER DELETE ON content BEGIN INSERT INTO hole VALUES (old.slot); END",
 )
 
-# By a format's number, the statements that make the next one of it.
+# Statements that make the next format of one, by its number.
 UPGRADES: Mapping[int, tuple[str, ...]] = {}

@@ -27,10 +27,10 @@ import numpy as np
 
 from ..cli.texts import json_text
 from ..errors import ImageError, InputError
-from ..files import parse_json, written_whole
+from ..files import parse_json, write_whole
 from ..image_checks import MAX_READ
 from ..lazy import available_threads
-from ..loading import preprocessed
+from ..loading import preprocess_ahead
 from . import heic
 from .index import identity_of
 from .reading import Looked, look_at, pixels_function
@@ -104,20 +104,20 @@ def embed_tar(model: CLIP, folder: Path, place: Path, upright: bool, tar: str, b
     if path.is_file():
         before, entries = read_part(path)
         if before == head:
-            return _counted(tar, entries, 0, False)
+            return _part(tar, entries, 0, False)
     left_out: Counter[str] = Counter()
     entries = list(_entries(model, folder, tar, upright, batch_size, left_out))
     vectors = [entry.vector for entry in entries if entry.vector is not None]
     rows = np.stack(vectors) if vectors else np.empty((0, model.config.embed_dim), np.float16)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with written_whole(path) as scratch:
-            told = json_text([_told(entry) for entry in entries])
+        with write_whole(path) as scratch:
+            told = json_text([_as_json(entry) for entry in entries])
             # safetensors' own writing to a path makes another file, without the lock by which others know it is in use.
             scratch.write_bytes(save({"embeddings": rows}, {"head": json_text(head), "entries": told}))
     except OSError as error:
         raise InputError(f"{path} can't be written: {error.strerror or error}. Make room, and run it again.") from error
-    return _counted(tar, entries, left_out.total(), True)
+    return _part(tar, entries, left_out.total(), True)
 
 
 def merge(store: Store) -> int:
@@ -132,7 +132,7 @@ def merge(store: Store) -> int:
         store.put(entries, Shard(os.fsencode(head["tar"]), head["size"], head["mtime_ns"]))
         kept = {entry.path for entry in entries}
         prefix = os.fsencode(f"{head['tar']}/")
-        gone = [row for name, row in store.known().items() if name.startswith(prefix) and name not in kept]
+        gone = [row for name, row in store.rows_by_path().items() if name.startswith(prefix) and name not in kept]
         if gone:
             store.drop(gone)
         path.unlink()
@@ -162,7 +162,7 @@ def read_part(path: Path) -> tuple[dict[str, Any], list[Entry]]:
     return head, entries
 
 
-def _told(entry: Entry) -> dict[str, Any]:
+def _as_json(entry: Entry) -> dict[str, Any]:
     """An entry as JSON, without its vector."""
     return {
         "path": os.fsdecode(entry.path),
@@ -199,11 +199,11 @@ def _entries(
 
     pixels_of = pixels_function(model, upright)
 
-    def looked(data: bytes) -> Looked:
+    def look(data: bytes) -> Looked:
         return look_at(data, Entry(b"", len(data), None, 0), pixels_of)
 
     fresh: list[Looked] = []
-    with closing(preprocessed(contents(), looked, available_threads(), batch_size)) as found:
+    with closing(preprocess_ahead(contents(), look, available_threads(), batch_size)) as found:
         for result in found:
             if isinstance(result, ImageError):
                 raise result
@@ -265,6 +265,6 @@ def member_bytes(folder: Path, path: str) -> io.BytesIO | None:
     return io.BytesIO(data)
 
 
-def _counted(tar: str, entries: list[Entry], left_out: int, is_new: bool) -> Part:
+def _part(tar: str, entries: list[Entry], left_out: int, is_new: bool) -> Part:
     failed = sum(entry.error is not None for entry in entries)
     return Part(tar, len(entries) - failed, failed, left_out, is_new)

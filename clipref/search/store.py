@@ -107,7 +107,7 @@ class Store:
         with self.reading() as db:
             return int(db.execute("SELECT count(*) FROM image WHERE slot IS NOT NULL").fetchone()[0])
 
-    def known(self) -> dict[bytes, Row]:
+    def rows_by_path(self) -> dict[bytes, Row]:
         """What is known of every path."""
         with self.reading() as db:
             rows = db.execute("SELECT path, id, size, mtime_ns, tried_at, slot, error FROM image")
@@ -139,7 +139,7 @@ class Store:
         generation, slots = self.extent(db)
         path = self._vectors_path(generation)
         try:
-            return vectors.mapped(path, slots, self.embed_dim)
+            return vectors.memory_map(path, slots, self.embed_dim)
         except (OSError, ValueError) as error:
             raise StoreError(
                 f"{path} doesn't hold the {slots} vectors that the index counts on ({error}); copy the whole folder "

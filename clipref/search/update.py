@@ -24,8 +24,8 @@ import numpy as np
 from ..cli.walk import Found, images_in
 from ..errors import ImageError
 from ..lazy import available_threads
-from ..loading import preprocessed, progress_bar
-from ..similarity import finished
+from ..loading import preprocess_ahead, progress_bar
+from ..similarity import finite_embeddings
 from . import heic
 from .hashes import perceptual_hashes
 from .reading import Looked, look, pixels_function
@@ -76,7 +76,7 @@ class Summary:
         """Whether every picture that was found has a vector."""
         return not self.failed and not self.unchanged_errors and not self.found.failures
 
-    def told(self) -> str:
+    def sentence(self) -> str:
         """The summary in a sentence."""
         counts = [
             (self.embedded, "embedded"),
@@ -99,7 +99,7 @@ class Summary:
 def update(index: Index, batch_size: int, progress: bool, retry: bool) -> Summary:
     """See `Index.update`."""
     heic.register()
-    before = index.store.known()
+    before = index.store.rows_by_path()
     summary = Summary(found=images_in(index.folder))
     summary.found.left_out["hidden"] -= index.place.parent == index.folder and index.place.name.startswith(".")
     summary.found.left_out += Counter()  # without what is zero
@@ -144,7 +144,7 @@ def embed(index: Index, names: list[bytes], batch_size: int, progress: bool, sum
     with progress_bar(len(names), progress and bool(names)) as bar:
         while names:
             again: list[bytes] = []
-            for stored, missing in _committed(index, names, contents, batch_size, bar):
+            for stored, missing in _commit_in_batches(index, names, contents, batch_size, bar):
                 again += missing
                 seen |= {entry.path for entry in stored}
                 summary.count(stored)
@@ -152,7 +152,7 @@ def embed(index: Index, names: list[bytes], batch_size: int, progress: bool, sum
     return seen
 
 
-def _committed(
+def _commit_in_batches(
     index: Index, names: list[bytes], contents: set[bytes], batch_size: int, bar: Any
 ) -> Iterator[tuple[list[Entry], list[bytes]]]:
     """Entries of files that were committed, and paths that have to be read again: another process has dropped their
@@ -160,7 +160,7 @@ def _committed(
     """
     waiting: list[Entry] = []
     committed_at = time.monotonic()
-    looked = looked_at(index, names, contents, batch_size)
+    looked = look_at_files(index, names, contents, batch_size)
     try:
         with closing(looked):
             for batch in looked:
@@ -188,7 +188,7 @@ def _commit(index: Index, waiting: list[Entry]) -> tuple[list[Entry], list[bytes
     return [entry for entry in entries if entry.path not in missing], list(missing)
 
 
-def looked_at(
+def look_at_files(
     index: Index, names: list[bytes], contents: set[bytes], batch_size: int
 ) -> Generator[list[Entry], None, None]:
     """Entries of files, with vectors where their content isn't known, a batch at a time. Vanished files have none."""
@@ -200,7 +200,7 @@ def looked_at(
     def read(path: str) -> Looked | None:
         return look(path, index.relative(path), pixels_of, contents)
 
-    found = preprocessed(
+    found = preprocess_ahead(
         (os.path.join(index.folder, os.fsdecode(name)) for name in names), read, available_threads(), batch_size
     )
     with closing(found):
@@ -225,7 +225,7 @@ def embed_batch(model: CLIP, fresh: list[Looked]) -> None:
     """Give the entries of pixels their vectors, unit vectors [E] float16, and their hashes."""
     if fresh:
         pixels = np.stack([looked.pixels for looked in fresh if looked.pixels is not None])  # [n, 3, R, R]
-        units = finished(model.encode_image(pixels), "image", range(len(fresh)), normalize=True).astype(DTYPE)
+        units = finite_embeddings(model.encode_image(pixels), "image", range(len(fresh)), normalize=True).astype(DTYPE)
         hashes = perceptual_hashes(pixels, model.config.preprocess.std).view(np.int64).tolist()
         for looked, vector, phash in zip(fresh, units, hashes, strict=True):
             looked.entry.vector, looked.entry.phash = vector, phash

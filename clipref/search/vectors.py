@@ -62,7 +62,7 @@ def append(path: Path, slot: int, rows: Array) -> None:
         sync(file.fileno())
 
 
-def mapped(path: Path, count: int, embed_dim: int) -> Array:
+def memory_map(path: Path, count: int, embed_dim: int) -> Array:
     """The first `count` rows as a read-only memory map [count, E]. Raises OSError, ValueError if there are fewer."""
     if not count:
         return np.empty((0, embed_dim), DTYPE)
@@ -75,7 +75,7 @@ def copy_rows(source: Path, target: Path, slots: Array, embed_dim: int) -> None:
     create(target)
     if not len(slots):
         return
-    rows = mapped(source, int(slots[-1]) + 1, embed_dim)
+    rows = memory_map(source, int(slots[-1]) + 1, embed_dim)
     height = max(1, COPY_BYTES // (embed_dim * DTYPE.itemsize))
     with open(target, "r+b", buffering=0) as file:
         for start in range(0, len(slots), height):

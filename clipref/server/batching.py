@@ -31,7 +31,7 @@ class Observer(Protocol):
     def batch(self, size: int, waited: Sequence[float], seconds: float) -> None:
         """So many items were computed together, after each had waited, in so many seconds."""
 
-    def dropped(self, count: int) -> None:
+    def count_dropped(self, count: int) -> None:
         """So many items weren't computed, because nobody waited for them any more."""
 
 
@@ -41,7 +41,7 @@ class NoObserver:
     def batch(self, size: int, waited: Sequence[float], seconds: float) -> None:
         """Nothing."""
 
-    def dropped(self, count: int) -> None:
+    def count_dropped(self, count: int) -> None:
         """Nothing."""
 
 
@@ -175,7 +175,7 @@ class Batcher(Generic[T, R]):
                 break
             batch.append(self._waiting.popleft())
         if dropped:
-            self._observer.dropped(dropped)
+            self._observer.count_dropped(dropped)
         return batch
 
     async def _answer(self, batch: list[Job[T, R]]) -> None:

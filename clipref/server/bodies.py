@@ -15,7 +15,7 @@ from .refusals import Refusal, wrong
 
 Receive: TypeAlias = Callable[[], Awaitable[Any]]
 
-# Of a multipart form.
+# Parts of a multipart form.
 MAX_PARTS = 16
 
 

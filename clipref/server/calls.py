@@ -88,7 +88,7 @@ class Call:
                 self.share.take("bytes", len(data))
                 found[i] = Picture(source.where, data)
         here = [(i, source) for i, source in enumerate(sources) if i not in found]
-        found |= await self.core.small(lambda: {i: Picture(s.where, _decoded(s)) for i, s in here})
+        found |= await self.core.small(lambda: {i: Picture(s.where, _bytes_of(s)) for i, s in here})
         return [found[i] for i in range(len(sources))]
 
     def flag(self, name: str) -> bool:
@@ -120,7 +120,7 @@ def is_data_uri(value: Any) -> bool:
     return isinstance(value, str) and value[:11].lower() == "data:image/"
 
 
-def _decoded(source: Source) -> bytes:
+def _bytes_of(source: Source) -> bytes:
     """The bytes of an image that came with the request. Raises Refusal, which doesn't repeat it."""
     where, value = source
     if isinstance(value, bytes):
@@ -145,7 +145,7 @@ def kind(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
-def required(body: Mapping[str, Any], name: str) -> Any:
+def required_field(body: Mapping[str, Any], name: str) -> Any:
     """A field that has to be there. Raises Refusal."""
     if body.get(name) is None:
         raise wrong(f"{name} is missing.", name)

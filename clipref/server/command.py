@@ -100,7 +100,7 @@ def limits_of(args: argparse.Namespace) -> Limits:
 def server_of(args: argparse.Namespace) -> Any:
     """What the arguments ask for. Raises ClipError."""
     from .fetching import Fetcher
-    from .folders import Folders, opened_folder
+    from .folders import Folders, open_folder
     from .keys import Keys
     from .metrics import Metrics
     from .serving import Server
@@ -113,8 +113,8 @@ def server_of(args: argparse.Namespace) -> Any:
     keys = Keys.from_file(args.api_key_file) if args.api_key_file else None
     fetcher = Fetcher(args.allow_image_urls, max_bytes=limits.body_bytes) if args.allow_image_urls else None
     check_extra()  # before a model is fetched
-    served = [_served(name, args, metrics) for name in _models(args)]
-    folders = Folders([opened_folder(folder, args.index, served) for folder in args.search])
+    served = [_open_served(name, args, metrics) for name in _models(args)]
+    folders = Folders([open_folder(folder, args.index, served) for folder in args.search])
     return Server(
         served,
         limits=limits,
@@ -143,7 +143,7 @@ def _models(args: argparse.Namespace) -> list[str]:
     return [DEFAULT_MODEL]
 
 
-def _served(name: str, args: argparse.Namespace, metrics: Any) -> Served:
+def _open_served(name: str, args: argparse.Namespace, metrics: Any) -> Served:
     from ..model import AutoModel
     from .metrics import TowerMetrics
     from .models import Served

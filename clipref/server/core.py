@@ -94,7 +94,7 @@ class Core:
             share.take("pixels", pixels)
             side = model.config.vision.resolution
             share.take("bytes", len(pictures) * 3 * side * side * 4)
-            decoded = await self.each(lambda picture: _refused_by_name(picture, pixels_of), pictures)
+            decoded = await self.each(lambda picture: _call_on_picture(picture, pixels_of), pictures)
             share.give_back("pixels", pixels)
         self._stage("decode", time.monotonic() - start)
         return np.stack(await batcher.results(decoded))
@@ -106,7 +106,7 @@ class Core:
             width, height = size_of(io.BytesIO(data), max_pixels=self.limits.image_pixels)
             return width * height
 
-        return _refused_by_name(picture, size)
+        return _call_on_picture(picture, size)
 
     async def text_embeddings(
         self, model: Served, texts: Sequence[Text], *, truncate: bool = False
@@ -144,7 +144,7 @@ class Core:
         self._decoders.shutdown(wait=False, cancel_futures=True)
 
 
-def _refused_by_name(picture: Picture, function: Callable[[bytes], T]) -> T:
+def _call_on_picture(picture: Picture, function: Callable[[bytes], T]) -> T:
     """What a function makes of an image file. An ImageError becomes a Refusal that names the image and quotes none."""
     try:
         return function(picture.data)

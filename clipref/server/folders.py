@@ -55,7 +55,7 @@ class Folder:
         except InputError as error:  # of what the query's vectors are; nothing of a request is in it
             raise wrong(str(error), "terms") from error
 
-    def known(self, ids: Sequence[int]) -> dict[int, Known]:
+    def pictures(self, ids: Sequence[int]) -> dict[int, Known]:
         """Pictures by their numbers, with what is known of each. Raises Refusal for a number that none has."""
         found = self.index.pictures(ids)
         missing = [number for number in ids if number not in found]
@@ -99,7 +99,7 @@ class Folders:
             raise Refusal(404, f"No such folder; this server has: {', '.join(self._folders)}.", param=param)
         return found
 
-    def told(self) -> list[dict[str, Any]]:
+    def as_json(self) -> list[dict[str, Any]]:
         """As /v1/folders has them."""
         return [{"name": folder.name, "model": folder.served.name} for folder in self._folders.values()]
 
@@ -114,7 +114,7 @@ class Folders:
             folder.index.close()
 
 
-def opened_folder(folder: str, store: Path | None, served: Sequence[Served]) -> Folder:
+def open_folder(folder: str, store: Path | None, served: Sequence[Served]) -> Folder:
     """A folder that was indexed, with the first of the models whose vectors it has. Raises ClipError."""
     from ..search import Index
     from ..search.index import identity_of

@@ -33,7 +33,7 @@ class Limits:
     body_seconds: float = 30.0
     answer_seconds: float = 60.0
 
-    def told(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """As /info has them."""
         return asdict(self)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import BackendError, ModelNotFound, WeightsError
 
-# Their messages speak of the model and the machine; those of others may repeat what was sent.
+# Errors whose messages speak of the model and the machine; those of others may repeat what was sent.
 TOLD = (BackendError, ModelNotFound, WeightsError)
 
 

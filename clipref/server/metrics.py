@@ -14,7 +14,7 @@ from typing import TypeAlias
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 
-# By name: the kind, what it counts, the labels, and a histogram's upper bounds.
+# Families by name: the kind, what it counts, the labels, and a histogram's upper bounds.
 FAMILIES: dict[str, tuple[str, str, tuple[str, ...], Sequence[float]]] = {
     "clipref_requests_total": ("counter", "Requests answered.", ("route", "status"), ()),
     "clipref_request_seconds": ("histogram", "From a request's head to its answer.", ("route",), SECONDS),
@@ -72,18 +72,18 @@ class Metrics:
                 lines += [f"# HELP {name} {about}", f"# TYPE {name} {kind}"]
                 for values, total in self._counters.get(name, {}).items():
                     if kind == "counter":
-                        lines.append(f"{name}{_labelled(labels, values)} {total:g}")
+                        lines.append(f"{name}{_labels(labels, values)} {total:g}")
                         continue
                     count = 0
                     for bound, amount in zip([*bounds, float("inf")], self._buckets[name][values], strict=True):
                         count += amount
                         le = "+Inf" if bound == float("inf") else f"{bound:g}"
-                        lines.append(f"{name}_bucket{_labelled((*labels, 'le'), (*values, le))} {count}")
-                    lines.append(f"{name}_sum{_labelled(labels, values)} {total!r}")
-                    lines.append(f"{name}_count{_labelled(labels, values)} {count}")
+                        lines.append(f"{name}_bucket{_labels((*labels, 'le'), (*values, le))} {count}")
+                    lines.append(f"{name}_sum{_labels(labels, values)} {total!r}")
+                    lines.append(f"{name}_count{_labels(labels, values)} {count}")
         for name, (about, labels, read) in self._gauges.items():
             lines += [f"# HELP {name} {about}", f"# TYPE {name} gauge"]
-            lines += [f"{name}{_labelled(labels, values)} {value:g}" for values, value in read()]
+            lines += [f"{name}{_labels(labels, values)} {value:g}" for values, value in read()]
         return "\n".join(lines) + "\n"
 
 
@@ -102,15 +102,15 @@ class TowerMetrics:
         for wait in waited:
             self._metrics.observe("clipref_stage_seconds", wait, "queue")
 
-    def dropped(self, count: int) -> None:
+    def count_dropped(self, count: int) -> None:
         """As batching.Observer has it."""
         self._metrics.count("clipref_dropped_total", self._tower, amount=count)
 
 
-def _labelled(names: tuple[str, ...], values: tuple[str, ...]) -> str:
-    pairs = ",".join(f'{name}="{_escaped(value)}"' for name, value in zip(names, values, strict=True))
+def _labels(names: tuple[str, ...], values: tuple[str, ...]) -> str:
+    pairs = ",".join(f'{name}="{_escape(value)}"' for name, value in zip(names, values, strict=True))
     return f"{{{pairs}}}" if pairs else ""
 
 
-def _escaped(value: str) -> str:
+def _escape(value: str) -> str:
     return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

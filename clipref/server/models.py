@@ -30,9 +30,9 @@ from .refusals import Refusal, wrong
 Array: TypeAlias = NDArray[Any]
 Kind: TypeAlias = Literal["image", "text"]
 
-# On a CPU more images at a time gain nothing. And were all that wait taken together, their clients would all send the
-# next at the same moment, and the engine would wait for its decoding (16 clients: 85 % of embed_images' rate at 32
-# images, 91 % at 12).
+# Items of a batch: on a CPU more images at a time gain nothing. And were all that wait taken together, their clients
+# would all send the next at the same moment, and the engine would wait for its decoding (16 clients: 85 % of
+# embed_images' rate at 32 images, 91 % at 12).
 LARGEST_BATCH = {"image": 12, "text": 64}
 
 M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # of glibc's malloc.h
@@ -96,7 +96,7 @@ class Served:
         self.opened = opened
         self.config = opened.config
         self.same_bits = traits(load(opened.backend)).same_bits_in_any_batch
-        # In 8 bits, the neighbours in a batch decide how values are rounded.
+        # The neighbours in a batch decide how values are rounded to 8 bits.
         self.mixes = opened.precision != "int8" if mixes is None else mixes
         has = {"image": not isinstance(self.config.vision, NoTower), "text": not isinstance(self.config.text, NoTower)}
         self.towers: dict[str, Tower] = {}
@@ -141,7 +141,7 @@ class Served:
             if tower.loaded and batcher.idle_seconds > seconds:
                 await batcher.call(tower.unload)
 
-    def told(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """As /info has it."""
         config = self.config
         return {

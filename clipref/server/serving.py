@@ -112,7 +112,7 @@ class Server:
             "version": __version__,
             "uuid": self.uuid,
             "models": self.models(),
-            "limits": self.limits.told(),
+            "limits": self.limits.as_json(),
             "image_url_hosts": sorted(self.fetcher.hosts) if self.fetcher else [],
             "api_keys": bool(self.keys),
             "idle_unload_seconds": self._idle_unload,
@@ -120,11 +120,11 @@ class Server:
 
     def models(self) -> list[dict[str, Any]]:
         """What each model is."""
-        return [model.told() for model in self._models.served]
+        return [model.as_json() for model in self._models.served]
 
     def folders(self) -> list[dict[str, Any]]:
         """Name and model of each folder that can be searched."""
-        return self.core.folders.told()
+        return self.core.folders.as_json()
 
     async def start(self) -> None:
         """Begin to answer; ready as soon as every tower has run once."""
@@ -182,7 +182,7 @@ class Server:
                 content = await self._content(handler, request, share, calls, form)
             reply = Reply(200, content)
         except Refusal as error:
-            reply, code = self._refused(dialect, error), error.code
+            reply, code = self._refusal(dialect, error), error.code
         except Gone:
             reply, code = Reply(GONE, b""), "client_gone"
         except Exception as error:
@@ -190,7 +190,7 @@ class Server:
             message = f"The server failed ({type(error).__name__}); its log says more of the request {name}."
             if isinstance(error, ClipError):
                 message = f"The model can't answer ({type(error).__name__}); the log says more of the request {name}."
-            reply, code = self._refused(dialect, Refusal(500, message)), "internal_error"
+            reply, code = self._refusal(dialect, Refusal(500, message)), "internal_error"
         reply.headers |= {"X-Request-Id": name, "Cache-Control": "no-store", **_provenance(calls)}
         self._count(request, reply.status, code, time.monotonic() - start, name, calls)
         return reply
@@ -232,7 +232,7 @@ class Server:
         if not self.ready:
             raise Refusal(503, "The server is still loading its model; try again in 1 s.", retry_after=1)
 
-    def _refused(self, dialect: Dialect, error: Refusal) -> Reply:
+    def _refusal(self, dialect: Dialect, error: Refusal) -> Reply:
         headers = {"Retry-After": str(error.retry_after)} if error.retry_after else {}
         if error.status == 401:
             headers["WWW-Authenticate"] = "Bearer"

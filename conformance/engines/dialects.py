@@ -29,11 +29,12 @@ from clipref.files import parse_json
 from ..protocol import Array, Case
 from .failures import Contradiction, Garbage
 
-# Asks for (route, content, type of the content): status and body.
+# A function that asks for (route, content, type of the content), and gives status and body.
 Ask: TypeAlias = Callable[[str, bytes | None, str], tuple[int, bytes]]
 
-# Of the root mean square of unit vectors. The same tower answers, but in batches of other requests, which may round
-# otherwise, in 8 bits too; a picture or a text that was made something else of differs a hundred times as much.
+# The largest difference of what is the same, relative to the root mean square of unit vectors. The same tower answers,
+# but in batches of other requests, which may round otherwise, in 8 bits too; a picture or a text that was made
+# something else of differs a hundred times as much.
 _SAME = 2e-2
 _JSON = "application/json"
 _BOUNDARY = "clipref-conformance"
@@ -61,13 +62,13 @@ def _answers(ask: Ask, case: Case, name: str) -> Iterator[tuple[str, Array]]:
     items = _items(case)
     inputs = [f"data:image/png;base64,{item}" if case.verb == "embed_image" else item for item in items]
     body = json.dumps({"model": name, "input": inputs, "encoding_format": "float"}).encode()
-    for found in _parsed("/v1/embeddings", ask("/v1/embeddings", body, _JSON)):
+    for found in _parse("/v1/embeddings", ask("/v1/embeddings", body, _JSON)):
         yield "/v1/embeddings", _vectors("/v1/embeddings", partial(_of_openai, found))
     yield from _immich(ask, case, name)
     if any(_is(model, case) for model in _models(ask)[:1]):
         key, answer = ("images", "imageVectors") if case.verb == "embed_image" else ("texts", "textVectors")
         body = json.dumps({"texts": None, "images": None, key: items}).encode()
-        for found in _parsed("/vectorize", ask("/vectorize", body, _JSON)):
+        for found in _parse("/vectorize", ask("/vectorize", body, _JSON)):
             yield "/vectorize", _vectors("/vectorize", partial(itemgetter(answer), found))
 
 
@@ -82,7 +83,7 @@ def _immich(ask: Ask, case: Case, name: str) -> Iterator[tuple[str, Array]]:
     for item in items:
         entries = json.dumps({"clip": {tower: {"modelName": name, "options": {}}}}).encode()
         reply = ask("/predict", _form({"entries": entries, field: item}), f"multipart/form-data; boundary={_BOUNDARY}")
-        rows += [found["clip"] for found in _parsed("/predict", reply)]
+        rows += [found["clip"] for found in _parse("/predict", reply)]
     if len(rows) == len(items):
         yield "/predict", _vectors("/predict", lambda: [parse_json(row.encode()) for row in rows])
 
@@ -104,7 +105,7 @@ def _form(fields: Mapping[str, bytes]) -> bytes:
     return b"".join(parts) + f"--{_BOUNDARY}--\r\n".encode()
 
 
-def _parsed(route: str, reply: tuple[int, bytes]) -> list[Any]:
+def _parse(route: str, reply: tuple[int, bytes]) -> list[Any]:
     """What a dialect replied, as a list of one; nothing where there is no such dialect, or not for this model."""
     status, text = reply
     if status in (404, 405, 501):

@@ -54,7 +54,7 @@ def texts(inputs):
     return json.loads(inputs["texts"].tobytes())
 
 
-# Each verb's answer by its name, and its method's arguments. Other verbs take their inputs and give arrays by name.
+# Verbs: each one's answer by its name, and its method's arguments. Others take their inputs and give arrays by name.
 VERBS = {
     "tokenize": ("ids", lambda x, given: (texts(x), given["context_length"], given["truncate"])),
     "preprocess": ("pixels", lambda x, given: (x["image"].tobytes(), given["resolution"])),

@@ -24,7 +24,7 @@ from .files import read_answer, write_case
 from .processes import Program, ending
 
 UNSUPPORTED = 3
-# Of what a program prints, how much of the end is shown when it fails.
+# Characters, of the end of what a program prints, that are shown when it fails.
 _LAST_WORDS = 160
 # Seconds that reading it may take when the program has ended.
 _GRACE = 1.0

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from clipref.files import written_whole
+from clipref.files import write_whole
 from clipref.weights_tools.folder import write_json
 
 from ..protocol import Array, Case
 from .failures import Garbage
 
-# In bytes. The largest answer to a case is some 10 MB; all activations of one image in ViT-L/14@336px have 290 MB.
+# Bytes. The largest answer to a case is some 10 MB; all activations of one image in ViT-L/14@336px have 290 MB.
 _LARGEST_ANSWER = 2**26
 _LARGEST_TRACE = 2**28 + 2**26
 # Dtypes of safetensors that numpy has too.
@@ -53,7 +53,7 @@ def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
     """A safetensors file of arrays by name, whatever their strides."""
     from safetensors.numpy import save_file
 
-    with written_whole(path) as scratch:
+    with write_whole(path) as scratch:
         save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, scratch)
 
 

@@ -30,7 +30,7 @@ from clipref.weights import Checkpoint
 from ..protocol import Case, EngineUnderTest, Outputs, Unsupported
 from .below import find_below
 
-# Of a checkpoint's folder; None for the verbs that need no model.
+# A maker of engines from a checkpoint's folder, or from None for the verbs that need no model.
 Factory = Callable[[Path | None], Any]
 
 
@@ -65,7 +65,7 @@ def _ids(method: Any, case: Case) -> Outputs:
     return {"ids": method(_texts(case), case.attributes["context_length"], case.attributes["truncate"])}
 
 
-def _named(m: Any, case: Case) -> Outputs:
+def _answer_by_name(m: Any, case: Case) -> Outputs:
     answer = m(**case.inputs)
     if not isinstance(answer, Mapping):
         raise TypeError(f"{case.verb} gave a {type(answer).__name__}, expected arrays by name")
@@ -79,12 +79,12 @@ _ANSWERS: dict[str, Callable[[Any, Case], Outputs]] = {
     "operation": lambda method, case: {"y": method(**case.attributes, **case.inputs)},
     "encode_image": lambda method, case: {"embeddings": method(case.inputs["pixels"])},
     "encode_text": lambda method, case: {"embeddings": method(case.inputs["ids"])},
-    "trace_image": _named,
-    "trace_text": _named,
+    "trace_image": _answer_by_name,
+    "trace_text": _answer_by_name,
     "embed_image": lambda method, case: {"embeddings": method(_image(case))},
     "embed_text": lambda method, case: {"embeddings": method(_texts(case))},
     "compare": lambda method, case: {"similarity": method(_image(case), _texts(case))},
-    "similarity": _named,
+    "similarity": _answer_by_name,
 }
 
 

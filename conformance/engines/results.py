@@ -40,7 +40,7 @@ class Results:
             written = dict(parse_json(read_bytes(path, _LARGEST_CASE)))
         except (OSError, ValueError, TypeError) as problem:
             raise Garbage(f"{folder}/case.json is not as it was exported: {problem}") from problem
-        # As they are read back: JSON has no tuples.
+        # Descriptions are compared as they are read back: JSON has no tuples.
         if any(written.get(key) != value for key, value in json.loads(json.dumps(description(case))).items()):
             raise Garbage("the folder was exported with other inputs; export it again, and answer it anew")
         if case.checkpoint is not None:

@@ -34,7 +34,7 @@ from .failures import Crashed, Garbage, Hung
 
 # roboflow's limit on texts in a request is 8 as it comes (CLIP_MAX_BATCH_SIZE).
 _BATCH = 8
-# In bytes, of a reply: eight embeddings have some 200 000.
+# Bytes of a reply: eight embeddings have some 200 000.
 _LARGEST_REPLY = 2**24
 
 

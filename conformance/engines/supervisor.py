@@ -16,7 +16,7 @@ import sys
 import time
 
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER, linux/prctl.h
-# In seconds. What can't be killed, because it is of another user or hangs in a driver, is left alone then.
+# Seconds. What can't be killed, because it is of another user or hangs in a driver, is left alone then.
 _PATIENCE = 5.0
 
 

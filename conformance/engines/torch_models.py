@@ -66,7 +66,7 @@ class TorchModel:
         self.taps: dict[str, Array] = {}
         for name, module in model.named_modules():
             if (tap := type(self).tap_name(name, config)) is not None:
-                module.register_forward_hook(_hook(tap, self.taps, type(self).arranged))
+                module.register_forward_hook(_hook(tap, self.taps, type(self).in_our_axes))
 
     @staticmethod
     def tap_name(module: str, config: ClipConfig) -> str | None:
@@ -74,7 +74,7 @@ class TorchModel:
         raise NotImplementedError
 
     @staticmethod
-    def arranged(tap: str, x: Array) -> Array:
+    def in_our_axes(tap: str, x: Array) -> Array:
         """A module's output with our axes."""
         raise NotImplementedError
 
@@ -125,12 +125,12 @@ def _numpy(x: Any) -> Array:
     return array
 
 
-def _hook(tap: str, taps: dict[str, Array], arranged: Callable[[str, Array], Array]) -> Any:
+def _hook(tap: str, taps: dict[str, Array], in_our_axes: Callable[[str, Array], Array]) -> Any:
     """Without a reference to the model, which would then be freed by the collector of cycles only."""
 
     def hook(module: Any, inputs: Any, output: Any) -> None:
         x = output[0] if isinstance(output, tuple) else output
-        taps[tap] = arranged(tap, _numpy(x.detach()))
+        taps[tap] = in_our_axes(tap, _numpy(x.detach()))
 
     return hook
 
@@ -187,7 +187,7 @@ class OpenAI(TorchModel):
         return module if module in (*(f"visual.{n}" for n in named), "token_embedding", "ln_final") else None
 
     @staticmethod
-    def arranged(tap: str, x: Array) -> Array:
+    def in_our_axes(tap: str, x: Array) -> Array:
         ours: Array = x
         if ".resblocks." in tap:
             ours = x.transpose(1, 0, 2)  # theirs is [L, N, W]
@@ -249,13 +249,13 @@ class Transformers(TorchModel):
             "attn_implementation": "sdpa",  # "eager" takes the softmax in float32 whatever the dtype
         }
         model = CLIPModel(CLIPConfig(**settings))
-        missing = model.load_state_dict(self.renamed(state(checkpoint, dtype)), strict=False, assign=True)
+        missing = model.load_state_dict(self.transformers_names(state(checkpoint, dtype)), strict=False, assign=True)
         assert not missing.unexpected_keys, missing.unexpected_keys
         assert all("position_ids" in key for key in missing.missing_keys), missing.missing_keys
         super().__init__(config, model, dtype)
 
     @staticmethod
-    def renamed(ours: Mapping[str, Any]) -> dict[str, Any]:
+    def transformers_names(ours: Mapping[str, Any]) -> dict[str, Any]:
         """OpenAI's names and layouts as transformers has them."""
         replacements = [
             ("visual.class_embedding", "vision_model.embeddings.class_embedding"),
@@ -301,7 +301,7 @@ class Transformers(TorchModel):
         return name if "resblocks" in name and name.rpartition(".")[2].isdigit() else None
 
     @staticmethod
-    def arranged(tap: str, x: Array) -> Array:
+    def in_our_axes(tap: str, x: Array) -> Array:
         return x
 
     def image_features(self, pixels: Any) -> Any:
@@ -344,7 +344,7 @@ class TransformersProcessor:
         import transformers
         from PIL import Image
 
-        # By this name from 5 on, where the other is torchvision's if that is installed.
+        # Pillow's processor has this name from 5 on, where the other is torchvision's if that is installed.
         kind = getattr(transformers, "CLIPImageProcessorPil", None) or transformers.CLIPImageProcessor
         processor = kind(size={"shortest_edge": resolution}, crop_size={"height": resolution, "width": resolution})
         pixels: Array = processor(Image.open(io.BytesIO(image)), return_tensors="np")["pixel_values"][0]

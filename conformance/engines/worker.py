@@ -29,7 +29,7 @@ from .processes import Program, ending
 
 # Seconds that opening an engine may take, if an answer may not take longer: importing a library, compiling.
 _TO_OPEN = 120.0
-# In bytes, of a reply.
+# Bytes of a reply.
 _LARGEST_REPLY = 2**16
 _KINDS = {kind.__name__: kind for kind in (Unsupported, Misbehaved, CheckpointChanged, Crashed, Killed, Hung, Garbage)}
 

@@ -54,7 +54,7 @@ def layer_norm(x, w, name):
     return x / np.sqrt((x * x).mean(-1, keepdims=True) + np.float32(1e-5)) * w[f"{name}.weight"] + w[f"{name}.bias"]
 
 
-def activated(x, kind):
+def activation(x, kind):
     if kind == "quick_gelu":
         return x / (1 + np.exp(-1.702 * x))
     return (0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))).astype(np.float32)
@@ -76,7 +76,7 @@ def transformer(x, w, prefix, config, causal):
     for i in range(config["layers"]):
         block = f"{prefix}resblocks.{i}"
         x = x + attention(layer_norm(x, w, f"{block}.ln_1"), w, f"{block}.attn", config["heads"], causal)
-        y = activated(linear(layer_norm(x, w, f"{block}.ln_2"), w, f"{block}.mlp.c_fc"), config["activation"])
+        y = activation(linear(layer_norm(x, w, f"{block}.ln_2"), w, f"{block}.mlp.c_fc"), config["activation"])
         x = x + linear(y, w, f"{block}.mlp.c_proj")
     return x
 

@@ -12,7 +12,7 @@ import numpy as np
 from clipref import ops
 from clipref.text_transformer import causal
 
-from . import changes, constants
+from . import changes, constants, formulas
 from .fault import Fault, Place
 
 _TRANSFORMERS: tuple[Place, ...] = ("vit", "text")
@@ -32,21 +32,21 @@ FAULTS: tuple[Fault, ...] = (
         "BLK-5",
         "the tanh GELU instead of QuickGELU",
         _TRANSFORMERS,
-        changes.operations(quick_gelu=changes.tanh_gelu),
+        changes.operations(quick_gelu=formulas.tanh_gelu),
     ),
     Fault(
         "quick-gelu-1.7",
         "BLK-5",
         "QuickGELU with the factor 1.7 instead of 1.702",
         _TRANSFORMERS,
-        changes.operations(quick_gelu=changes.quick_gelu_by(1.7)),
+        changes.operations(quick_gelu=formulas.quick_gelu_by(1.7)),
     ),
     Fault(
         "silu",
         "BLK-5",
         "x * sigmoid(x) without the factor 1.702",
         _TRANSFORMERS,
-        changes.operations(quick_gelu=changes.quick_gelu_by(1.0)),
+        changes.operations(quick_gelu=formulas.quick_gelu_by(1.0)),
     ),
     Fault("relu", "BLK-5", "ReLU instead of QuickGELU", _TRANSFORMERS, changes.operations(quick_gelu=ops.relu)),
     Fault(
@@ -61,66 +61,66 @@ FAULTS: tuple[Fault, ...] = (
         "BLK-5",
         "the tanh GELU instead of the exact one",
         _TRANSFORMERS,
-        changes.operations(gelu=changes.tanh_gelu),
+        changes.operations(gelu=formulas.tanh_gelu),
     ),
     Fault(
         "ln-eps-1e-6",
         "BLK-1",
         "LayerNorm eps 1e-6",
         _TRANSFORMERS,
-        changes.operations(layer_norm=changes.layer_norm(1e-6)),
+        changes.operations(layer_norm=formulas.layer_norm(1e-6)),
     ),
     Fault(
         "ln-eps-1e-12",
         "BLK-1",
         "LayerNorm eps 1e-12",
         _TRANSFORMERS,
-        changes.operations(layer_norm=changes.layer_norm(1e-12)),
+        changes.operations(layer_norm=formulas.layer_norm(1e-12)),
     ),
     Fault(
         "ln-eps-1e-3",
         "BLK-1",
         "LayerNorm eps 1e-3",
         _TRANSFORMERS,
-        changes.operations(layer_norm=changes.layer_norm(1e-3)),
+        changes.operations(layer_norm=formulas.layer_norm(1e-3)),
     ),
     Fault(
         "ln-unbiased",
         "BLK-1",
         "LayerNorm with the unbiased variance",
         _TRANSFORMERS,
-        changes.operations(layer_norm=changes.layer_norm(1e-5, ddof=1)),
+        changes.operations(layer_norm=formulas.layer_norm(1e-5, ddof=1)),
     ),
     Fault(
         "ln-eps-outside",
         "BLK-1",
         "LayerNorm eps added to the standard deviation",
         _TRANSFORMERS,
-        changes.operations(layer_norm=changes.layer_norm_eps_outside),
+        changes.operations(layer_norm=formulas.layer_norm_eps_outside),
     ),
     Fault(
         "rms-norm",
         "BLK-1",
         "RMSNorm: the mean isn't subtracted",
         _TRANSFORMERS,
-        changes.operations(layer_norm=changes.rms_norm),
+        changes.operations(layer_norm=formulas.rms_norm),
     ),
     Fault(
         "scale-missing",
         "BLK-3",
         "attention without its scale",
         _ALL,
-        changes.operations(attention=changes.attention(0.5)),
+        changes.operations(attention=formulas.attention(0.5)),
     ),
     Fault(
-        "scale-twice", "BLK-3", "attention scaled twice", _ALL, changes.operations(attention=changes.attention(-0.5))
+        "scale-twice", "BLK-3", "attention scaled twice", _ALL, changes.operations(attention=formulas.attention(-0.5))
     ),
     Fault(
         "scale-by-width",
         "BLK-3",
         "attention scaled by the model's width",
         _ALL,
-        changes.operations(attention=changes.attention_by_width),
+        changes.operations(attention=formulas.attention_by_width),
     ),
     Fault(
         "scale-0.2%-off",
@@ -194,42 +194,42 @@ FAULTS: tuple[Fault, ...] = (
         "TXT-2",
         "a causal mask that hides the diagonal",
         ("text",),
-        changes.operations(causal=changes.without_diagonal),
+        changes.operations(causal=formulas.without_diagonal),
     ),
     Fault(
         "mask-mild",
         "TXT-2",
         "a mask that isn't minus infinity",
         ("text",),
-        changes.operations(attention=changes.attention_masked_mildly),
+        changes.operations(attention=formulas.attention_masked_mildly),
     ),
     Fault(
         "pool-last-column",
         "TXT-3",
         "pooled at the last column",
         ("text",),
-        changes.operations(find_end_of_text=changes.pooled_at(lambda ids, end: np.full(len(ids), ids.shape[1] - 1))),
+        changes.operations(find_end_of_text=formulas.pool_at(lambda ids, end: np.full(len(ids), ids.shape[1] - 1))),
     ),
     Fault(
         "pool-start",
         "TXT-3",
         "pooled at position 0",
         ("text",),
-        changes.operations(find_end_of_text=changes.pooled_at(lambda ids, end: end * 0)),
+        changes.operations(find_end_of_text=formulas.pool_at(lambda ids, end: end * 0)),
     ),
     Fault(
         "pool-before-end",
         "TXT-3",
         "pooled at the token before end-of-text",
         ("text",),
-        changes.operations(find_end_of_text=changes.pooled_at(lambda ids, end: end - 1)),
+        changes.operations(find_end_of_text=formulas.pool_at(lambda ids, end: end - 1)),
     ),
     Fault(
         "pool-padding",
         "TXT-3",
         "pooled at the first padding",
         ("text",),
-        changes.operations(find_end_of_text=changes.pooled_at(changes.first_padding)),
+        changes.operations(find_end_of_text=formulas.pool_at(formulas.first_padding)),
     ),
     Fault(
         "mask-id-0",
@@ -243,14 +243,14 @@ FAULTS: tuple[Fault, ...] = (
         "TXT-3",
         "pooled before the first id 0 as if it were padding",
         ("text",),
-        changes.operations(find_end_of_text=changes.pooled_at(changes.before_the_first_0)),
+        changes.operations(find_end_of_text=formulas.pool_at(formulas.before_the_first_0)),
     ),
     Fault(
         "pool-last-end",
         "TXT-3",
         "pooled at the last of several end-of-text tokens",
         ("text",),
-        changes.operations(find_end_of_text=changes.pooled_at(changes.last_of_the_largest)),
+        changes.operations(find_end_of_text=formulas.pool_at(formulas.last_of_the_largest)),
     ),
     Fault(
         "text-positions-shifted",
@@ -279,7 +279,7 @@ FAULTS: tuple[Fault, ...] = (
         "BLK-1",
         "eps 1e-6 in ln_final alone",
         ("text",),
-        changes.other_norm("text", "ln_final", changes.layer_norm(1e-6)),
+        changes.other_norm("text", "ln_final", formulas.layer_norm(1e-6)),
     ),
     Fault(
         "text-projection-transposed",
@@ -291,7 +291,13 @@ FAULTS: tuple[Fault, ...] = (
 )
 
 OUTPUTS: tuple[Fault, ...] = (
-    Fault("sums-in-float16", "OUT-2", "sums kept in float16", _ALL, changes.operations(linear=changes.sums_in_float16)),
+    Fault(
+        "sums-in-float16",
+        "OUT-2",
+        "sums kept in float16",
+        _ALL,
+        changes.operations(linear=formulas.sums_in_float16),
+    ),
     # What is given back.
     Fault("normalised", "OUT-3", "embeddings of length 1 already", _ALL, changes.normalise),
 )

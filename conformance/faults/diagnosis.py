@@ -23,7 +23,7 @@ from .fault import WHOLE
 
 # Failing cases of the towers that a cause is searched with; what it explains beside them is counted when it is found.
 _CASES = 3
-# Where no cause explains all: of how many failing cases, one after another, a cause of their own is searched; and among
+# Failing cases, one after another, of which a cause of their own is searched where no cause explains all; and among
 # pairs of faults.
 _SEEDS, _SEEDS_OF_PAIRS = 4, 1
 # Causes that explain what was searched with, of which that is taken which explains most.
@@ -136,7 +136,7 @@ class _Search:
 
         One that explains all of them comes first, though it be a pair of faults.
         """
-        chosen = self._chosen(remaining)
+        chosen = self._choice(remaining)
         singles, in_profiles, pairs = self._singles, self._in_profiles, lambda: self._pairs(chosen)
         for causes in (self._profiles, singles, in_profiles, pairs):
             if (found := self._best(causes(), chosen, remaining)) is not None:
@@ -157,7 +157,7 @@ class _Search:
         cause = Cause(found, causes[0].profile)
         return next((best for seed in remaining if (best := self._best([cause], [seed], remaining))), None)
 
-    def _chosen(self, answers: Sequence[Answered]) -> Sequence[Answered]:
+    def _choice(self, answers: Sequence[Answered]) -> Sequence[Answered]:
         """In the towers, the cheapest, of as many models as there are; elsewhere all, because each shows something."""
         return self._spread(answers)[:_CASES] if self.where in _TOWERS else answers
 
@@ -227,7 +227,7 @@ class _Search:
             return
         singles = list(self._singles())
         if self.promising is not None:
-            singles.sort(key=lambda cause: self.evidence.left(chosen, cause))
+            singles.sort(key=lambda cause: self.evidence.remainder(chosen, cause))
         promising = singles[: self.promising]
         for i, cause in enumerate(promising):
             yield from (Cause((*cause.faults, *other.faults), cause.profile) for other in singles[i + 1 :])

@@ -120,24 +120,24 @@ class Evidence:
         found, exact = answer.outputs[name], answer.exact.outputs[name]
         if name not in answer.exact.units:
             return Fit(0.0) if np.array_equal(found, faulty) else None
-        # Where a fault makes the result smaller, its error doesn't shrink with it.
+        # The error doesn't shrink with a result that a fault makes smaller.
         unit = answer.exact.units[name][self.precision] * max(1.0, rms(exact) / (rms(faulty) or 1.0))
         off = rms_error(found, faulty)
         allowed = unit
         if MARGIN * unit < off < _NEAR and answer.case.verb != "preprocess":
-            # Some faults make the towers err more than right ones do.
+            # Faulty towers may err more than right ones do.
             single = faults.answer(answer.case, cause.faults, "float32", cause.profile)[name]
             allowed = max(unit, rms_error(single, faulty))
         pixels = answer.case.verb == "preprocess"
         if not off <= MARGIN * allowed or (pixels and not are_rounded(found, faulty, answer.exact.units)):
             return _but_few_pixels(found, faulty, exact) if pixels else None
         if pixels and not are_rounded(found, exact, answer.exact.units):
-            return Fit(off / unit) if left(found, faulty, exact) <= _LEFT_OF_PIXELS else None
-        if rms_error(found, exact) > MARGIN * unit and left(found, faulty, exact) > _LEFT:
+            return Fit(off / unit) if remainder(found, faulty, exact) <= _LEFT_OF_PIXELS else None
+        if rms_error(found, exact) > MARGIN * unit and remainder(found, faulty, exact) > _LEFT:
             return None
         return Fit(off / unit)
 
-    def left(self, answers: Sequence[Answered], cause: Cause) -> float:
+    def remainder(self, answers: Sequence[Answered], cause: Cause) -> float:
         """How much of what is wrong a cause leaves unexplained, in the answer of which it leaves most."""
         parts = []
         for answer in answers:
@@ -145,11 +145,11 @@ class Evidence:
             for name, exact in answer.exact.outputs.items():
                 found = answer.outputs[name]
                 same = faulty is not None and faulty[name].shape == found.shape
-                parts.append(left(found, faulty[name], exact) if faulty is not None and same else float("inf"))
+                parts.append(remainder(found, faulty[name], exact) if faulty is not None and same else float("inf"))
         return max(parts)
 
 
-def left(found: Array, faulty: Array, exact: Array) -> float:
+def remainder(found: Array, faulty: Array, exact: Array) -> float:
     """How much of what is wrong a fault leaves unexplained, by root mean square."""
     return rms(found - faulty) / (rms(found - exact) or 1.0) if found.shape == exact.shape else 0.0
 
@@ -162,6 +162,10 @@ def _but_few_pixels(found: Array, faulty: Array, exact: Array) -> Fit | None:
     few = off > 0.01
     wrong = float((in_levels(found - exact) > 0.01).mean()) if found.shape == exact.shape else 1.0
     share = float(few.mean())
-    if off.max() > _A_LEVEL or share > min(_FEW, _FEW_OF_WRONG * wrong) or left(found, faulty, exact) > _FEW_OF_WRONG:
+    if (
+        off.max() > _A_LEVEL
+        or share > min(_FEW, _FEW_OF_WRONG * wrong)
+        or remainder(found, faulty, exact) > _FEW_OF_WRONG
+    ):
         return None
     return Fit(0.0, share)

@@ -8,10 +8,10 @@ from typing import Any, Literal, TypeAlias
 
 from .tower import Tower
 
-# Makes another tower of one, and leaves the one as it is.
+# A change makes another tower of one, and leaves the one as it is.
 Change: TypeAlias = Callable[[Tower], Tower]
 Place: TypeAlias = Literal["vit", "resnet", "text", "preprocess", "tokenize", "similarity"]
-# Where the faults can be that answers from an image's file or a text on show, by the verb.
+# Places, by the verb, where faults can be that answers from an image's file or a text have on show.
 WHOLE: Mapping[str, tuple[Place, ...]] = {
     "embed_image": ("vit", "resnet", "preprocess"),
     "embed_text": ("text", "tokenize"),

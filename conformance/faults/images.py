@@ -6,7 +6,7 @@ import numpy as np
 
 from clipref import ops
 
-from . import changes, constants
+from . import changes, constants, formulas
 from .fault import Fault
 
 FAULTS: tuple[Fault, ...] = (
@@ -16,14 +16,14 @@ FAULTS: tuple[Fault, ...] = (
         "BLK-1",
         "eps 1e-6 in ln_pre alone",
         ("vit",),
-        changes.other_norm("image", "ln_pre", changes.layer_norm(1e-6)),
+        changes.other_norm("image", "ln_pre", formulas.layer_norm(1e-6)),
     ),
     Fault(
         "ln-post-eps-1e-6",
         "BLK-1",
         "eps 1e-6 in ln_post alone",
         ("vit",),
-        changes.other_norm("image", "ln_post", changes.layer_norm(1e-6)),
+        changes.other_norm("image", "ln_post", formulas.layer_norm(1e-6)),
     ),
     Fault("ln-pre-missing", "VIT-4", "no ln_pre", ("vit",), changes.without_norm("image", "ln_pre")),
     Fault("ln-post-missing", "VIT-5", "no ln_post", ("vit",), changes.without_norm("image", "ln_post")),
@@ -60,7 +60,7 @@ FAULTS: tuple[Fault, ...] = (
         "VIT-1",
         "patches read column by column",
         ("vit",),
-        changes.operations(conv2d=changes.columns_first),
+        changes.operations(conv2d=formulas.columns_first),
     ),
     Fault(
         "projection-missing",
@@ -75,14 +75,14 @@ FAULTS: tuple[Fault, ...] = (
         "IMG-7",
         "the channels taken as blue, green, red",
         ("vit", "resnet"),
-        changes.operations(conv2d=changes.exchange_colours),
+        changes.operations(conv2d=formulas.exchange_colours),
     ),
     Fault(
         "kernels-flipped",
         "OPS-1",
         "convolutions that flip their kernels",
         ("vit", "resnet"),
-        changes.operations(conv2d=changes.flip_kernels),
+        changes.operations(conv2d=formulas.flip_kernels),
     ),
     # The ResNet.
     Fault(
@@ -90,14 +90,14 @@ FAULTS: tuple[Fault, ...] = (
         "OPS-1",
         "TensorFlow's SAME padding",
         ("resnet",),
-        changes.operations(conv2d=changes.same_padding),
+        changes.operations(conv2d=formulas.same_padding),
     ),
     Fault(
         "padding-edge",
         "OPS-1",
         "borders repeated instead of zeros",
         ("resnet",),
-        changes.operations(conv2d=changes.edge_padding),
+        changes.operations(conv2d=formulas.edge_padding),
     ),
     Fault("relu6", "RN-1", "ReLU6 instead of ReLU", ("resnet",), changes.operations(relu=lambda x: np.clip(x, 0, 6))),
     Fault(
@@ -105,14 +105,14 @@ FAULTS: tuple[Fault, ...] = (
         "RN-3",
         "BatchNorm eps 1e-3",
         ("resnet",),
-        changes.operations(batch_norm=changes.batch_norm(1e-3)),
+        changes.operations(batch_norm=formulas.batch_norm(1e-3)),
     ),
     Fault(
         "bn-eps-1e-6",
         "RN-3",
         "BatchNorm eps 1e-6",
         ("resnet",),
-        changes.operations(batch_norm=changes.batch_norm(1e-6)),
+        changes.operations(batch_norm=formulas.batch_norm(1e-6)),
     ),
     Fault(
         "bn-eps-outside",
@@ -126,24 +126,28 @@ FAULTS: tuple[Fault, ...] = (
         "RN-3",
         "BatchNorm with the batch's statistics",
         ("resnet",),
-        changes.operations(batch_norm=changes.batch_norm_of_the_batch),
+        changes.operations(batch_norm=formulas.batch_norm_of_the_batch),
     ),
     Fault(
-        "bn-mean-forgotten", "RN-3", "running means never loaded", ("resnet",), changes.forgotten("running_mean", 0.0)
+        "bn-mean-forgotten",
+        "RN-3",
+        "running means never loaded",
+        ("resnet",),
+        changes.never_loaded("running_mean", 0.0),
     ),
     Fault(
         "bn-variance-forgotten",
         "RN-3",
         "running variances never loaded",
         ("resnet",),
-        changes.forgotten("running_var", 1.0),
+        changes.never_loaded("running_var", 1.0),
     ),
     Fault(
         "max-pool",
         "RN-1",
         "max pools instead of average pools",
         ("resnet",),
-        changes.operations(avg_pool=changes.max_pool),
+        changes.operations(avg_pool=formulas.max_pool),
     ),
     Fault(
         "conv2-strided",

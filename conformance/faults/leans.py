@@ -39,8 +39,9 @@ _CERTAINTY_OF_A_PART = 3.0
 # What has next to nothing in its errors but a fault's effect, so much of it as there is, has another constant or the
 # like wrong. What is right leaves all of its errors.
 _ALL_BUT = 0.02
-# In units of some precision, the largest error of a tower's answers is at most so many times the smallest. Measured, of
-# the same engines: up to 6, and in TF32 14; of wrong formulas in float32: eps in one LayerNorm 200, 1.7 for 1.702 1000.
+# The largest error of a tower's answers in units of some precision, as so many times the smallest, at most. Measured,
+# of the same engines: up to 6, and in TF32 14; of wrong formulas in float32: eps in one LayerNorm 200, 1.7 for 1.702
+# 1000.
 _ALIKE_WITHIN = 30.0
 # Two faults can be told apart if their effects differ by so many times what the answers err at random.
 _APART = 6.0

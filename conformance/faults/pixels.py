@@ -34,7 +34,7 @@ def find_steps(failed: Sequence[Answered], profile: str) -> Iterator[str]:
         told.setdefault(wrong.says, []).append(wrong)
     for what, found in sorted(told.items(), key=lambda pair: -len(pair[1])):
         percent, levels = (max(getattr(wrong, name) for wrong in found) for name in ("percent", "levels"))
-        off = f", in {_rounded(percent)} % of values, by up to {math.ceil(levels)} levels" if percent else ""
+        off = f", in {_bound_in_words(percent)} % of values, by up to {math.ceil(levels)} levels" if percent else ""
         yield f"Pixels that no known fault gives, in {len(found)} of {len(failed)} pictures: {what}{off}."
 
 
@@ -49,20 +49,20 @@ def _wrong_step(answer: Answered, profile: str) -> _Wrong:
         return _Wrong(scaled)
     levels = (found.transpose(1, 2, 0) * steps.std + steps.mean) * steps.scale  # [R, R, 3]
     for longer in _SIDES:
-        whole, (left, top) = preprocessing.resized(image, side, steps, longer)
+        whole, (left, top) = preprocessing.resize_whole(image, side, steps, longer)
         window = _find_window(levels, whole.astype(np.float64), side)
         if window is not None:
             return _Wrong(_describe(longer, window[0] - left, window[1] - top))
-    for what, other in _turned(found).items():
+    for what, other in _rearrangements(found).items():
         if np.abs(other - right).max() * 255 < _EXACT:
             return _Wrong(f"the right ones, {what}")
     off = np.abs(found - right).transpose(1, 2, 0) * steps.std * steps.scale
     share = 100 * float((off > _EXACT).mean())
-    crop = _crop(levels, *preprocessing.resized(image, side, steps))
+    crop = _crop(levels, *preprocessing.resize_whole(image, side, steps))
     return _Wrong(f"{crop}the resize gives others", share, float(off.max()))
 
 
-def _rounded(percent: float) -> str:
+def _bound_in_words(percent: float) -> str:
     """In words, so many that nobody takes it for exact."""
     return next((f"up to {bound}" for bound in (0.1, 1, 3, 10, 30) if percent <= bound), "more than 30")
 
@@ -130,7 +130,7 @@ def _describe(longer: int, right: int, down: int) -> str:
     return f"{resize}, the crop is {' and '.join(moves) or 'right'}"
 
 
-def _turned(found: Array) -> dict[str, Array]:
+def _rearrangements(found: Array) -> dict[str, Array]:
     """The same numbers, if they were taken in another order."""
     return {
         "mirrored": found[:, :, ::-1],

@@ -23,7 +23,7 @@ from .diagnosis import SUBJECT, by_place
 from .evidence import Answered
 from .fault import WHOLE
 
-# So many failures can share something by chance.
+# Failures that may share something by chance.
 _BY_CHANCE = 1
 _STYLES = {"plain": "with random weights", "trained": "with weights as training leaves them"}
 
@@ -184,7 +184,7 @@ def _departures(traces: Sequence[Answered], results: Mapping[str, Result]) -> It
         if len({name.rpartition(".resblocks.")[2].partition(".")[0] for name in names}) > 1:
             names = [re.sub(r"\.\d+(?=\.|$)", ".N", name) for name in names]
         (name, most), *_ = Counter(names).most_common()
-        # Of some models the right activations are known of whole blocks only.
+        # The right activations of some models are known of whole blocks only.
         whole = sum(name.startswith(f"{known}.") for known in names)
         count, others = most + whole, [n for n in names if n != name and not name.startswith(f"{n}.")]
         known = all(tap.input_known for tap, n in zip(firsts, names, strict=True) if n == name)

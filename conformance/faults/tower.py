@@ -25,7 +25,7 @@ from ..protocol import Array
 
 Operation: TypeAlias = Callable[..., Any]
 DType: TypeAlias = Literal["float32", "float64"]
-# In bytes. Of larger files, one tower is kept in memory at a time.
+# Bytes. Of larger files, one tower is kept in memory at a time.
 _SMALL = 2**24
 
 

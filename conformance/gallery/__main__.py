@@ -17,7 +17,7 @@ from clipref.cli import fail
 from clipref.errors import ClipError, InputError
 
 from . import asking, page
-from .environments import Installed, NotInstalled, installed
+from .environments import Installed, NotInstalled, install
 from .outsiders import ABSENT, OUTSIDERS
 from .table import HERE, Environment, Outsider
 
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _ask_all(outsiders: Sequence[Outsider], environment: Environment, keep: Path | None) -> None:
     print(f"{environment.name}: {', '.join(o.name for o in outsiders)}", file=sys.stderr)
     try:
-        with installed(environment, keep) as there:
+        with install(environment, keep) as there:
             for outsider in outsiders:
                 _ask(outsider, there)
     except NotInstalled as problem:

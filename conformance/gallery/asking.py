@@ -66,7 +66,7 @@ def results(outsider: Outsider, environment: Installed) -> dict[str, Any]:
         "operators_named": environment.operators_named,
         "megabytes": environment.megabytes,
         "packages": environment.packages,
-        "runs": [_kept(_ask(outsider, asked, environment)) for asked in outsider.asked],
+        "runs": [_extract(_ask(outsider, asked, environment)) for asked in outsider.asked],
     }
 
 
@@ -80,7 +80,7 @@ def _ask(outsider: Outsider, asked: Asked, environment: Installed) -> Report:
     return suite.run(engine, chosen, name=outsider.name, profile=asked.profile)
 
 
-def _kept(report: Report) -> dict[str, Any]:
+def _extract(report: Report) -> dict[str, Any]:
     """The part of a report that the gallery shows, and the cases that fail."""
     said = as_json(report)
     return {

@@ -61,7 +61,7 @@ class Installed:
 
 
 @contextmanager
-def installed(environment: Environment, keep: Path | None = None) -> Iterator[Installed]:
+def install(environment: Environment, keep: Path | None = None) -> Iterator[Installed]:
     """Make an environment, and remove it at the end. Raises NotInstalled.
 
     `keep`: a folder of environments that stay; one that is there already is taken as it is, and completed first if its

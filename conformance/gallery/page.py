@@ -106,7 +106,7 @@ def _section(outsider: Outsider, found: Mapping[str, Any] | None) -> Iterator[Bl
         yield "It wasn't asked." if found is None else f"It could not be installed: {_cell(found['not_installed'])}"
         return
     for run in found["runs"]:
-        yield Listing([f"With `--profile {run['profile']}`: {_cell(run['summary'])}.", *map(_cell, _said(run))])
+        yield Listing([f"With `--profile {run['profile']}`: {_cell(run['summary'])}.", *map(_cell, _sentences(run))])
     if outsider.differences:
         yield Table([("where", "kind", "cause", "line", "how it was checked"), *map(_row, outsider.differences)])
     else:
@@ -119,7 +119,7 @@ def _section(outsider: Outsider, found: Mapping[str, Any] | None) -> Iterator[Bl
     )
 
 
-def _said(run: Mapping[str, Any]) -> Iterator[str]:
+def _sentences(run: Mapping[str, Any]) -> Iterator[str]:
     yield from run["shared"]
     for diagnosis in run["diagnoses"]:
         says = diagnosis["says"]
@@ -146,14 +146,14 @@ def as_markdown(contents: Iterator[Block]) -> str:
     parts = []
     for block in contents:
         if isinstance(block, Heading):
-            parts.append(f"{'#' * block.level} {_anchor(block)}{_unmarked(block.text)}")
+            parts.append(f"{'#' * block.level} {_anchor(block)}{_escape(block.text)}")
         elif isinstance(block, Listing):
-            parts.append("\n".join(f"- {_unmarked(item)}" for item in block.items))
+            parts.append("\n".join(f"- {_escape(item)}" for item in block.items))
         elif isinstance(block, Table):
-            head, *rows = (f"| {' | '.join(map(_unmarked, row))} |" for row in block.rows)
+            head, *rows = (f"| {' | '.join(map(_escape, row))} |" for row in block.rows)
             parts.append("\n".join([head, f"|{'---|' * len(block.rows[0])}", *rows]))
         else:
-            parts.append(_unmarked(block))
+            parts.append(_escape(block))
     return "\n\n".join(parts) + "\n"
 
 
@@ -161,7 +161,7 @@ def _anchor(heading: Heading) -> str:
     return f'<a id="{heading.anchor}"></a>' if heading.anchor else ""
 
 
-def _unmarked(text: str) -> str:
+def _escape(text: str) -> str:
     """Without what Markdown would take for HTML; in `code` it takes nothing."""
     code = text.split("`")
     return "`".join(part if i % 2 else part.replace("&", "&amp;").replace("<", "&lt;") for i, part in enumerate(code))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .table import Environment
 
-# On a machine without a GPU, this version of torch is at hand as a build for CPUs only.
+# This version of torch is at hand as a build for CPUs only, on a machine without a GPU.
 _TORCH = (("torch==2.13.0",), ("--no-deps", "torchvision==0.28.0", "clip-anytorch==2.6.0"))
 _COMMON = (
     "setuptools==80.9.0",
@@ -52,7 +52,7 @@ EXTENSIONS = Environment(
         ("numpy==2.4.6", "onnx==1.23.2", "onnxruntime==1.32.0", "onnxruntime-extensions==0.15.2"),
     ),
 )
-# Its table is opened by a call that Python has from 3.13 on.
+# The table of clippie is opened by a call that Python has from 3.13 on.
 CLIPPIE = Environment(
     "clippie", (("numpy==2.4.6", "safetensors==0.8.0", *_PILLOW, "mossblaser-clippie==0.0.3"),), "python3.13"
 )

@@ -16,9 +16,9 @@ from ..protocol import Array, Exact, Units
 from ..restated import preprocessing
 from .verdicts import MARGIN
 
-# Measured of float16, TF32, bfloat16 and int8, in all pictures, with constants rounded or not, in every order of the
-# arithmetic: of pictures of many levels at least 0.907 of the values aren't float32's, of others 0.667; at most 0.667
-# are nearer to another level.
+# Shares of values. Measured of float16, TF32, bfloat16 and int8, in all pictures, with constants rounded or not, in
+# every order of the arithmetic: of pictures of many levels at least 0.907 of the values aren't float32's, of others
+# 0.667; at most 0.667 are nearer to another level.
 _ROUNDED, _ROUNDED_OF_FEW, _MOVED = 0.9, 0.5, 0.8
 _FEW = 16  # different values
 

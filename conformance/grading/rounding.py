@@ -24,14 +24,15 @@ from clipref.weights import Checkpoint
 
 from ..protocol import Array, Outputs
 
-# From the finest to the coarsest, and the relative distance between neighbours in each; int8's is of the largest value.
-# TF32 has float16's digits, but only factors of products are rounded to it: an engine that uses it passes as float16.
+# Precisions from the finest to the coarsest, and the relative distance between neighbours in each; int8's is of the
+# largest value. TF32 has float16's digits, but only factors of products are rounded to it: an engine that uses it
+# passes as float16.
 EPSILON = {
     "float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "tf32": 2.0**-10, "bfloat16": 2.0**-7,
     "int8": 1 / 127,
 }  # fmt: skip
 PRECISIONS = tuple(EPSILON)
-# In how many orders sums are taken: where errors are small, which it is matters most. A large model has so many values
+# Orders in which sums are taken: where errors are small, which it is matters most. A large model has so many values
 # that one order shows what others do.
 ORDERS = {"float64": 3, "float32": 6}
 FEW_ORDERS = {"float64": 1, "float32": 2}
@@ -64,7 +65,8 @@ def operations(precision: str, order: int = 0) -> tuple[Any, Callable[[Array], A
     `order` is that of the sums; 0 is the reference's own.
     """
     if precision == "float64":
-        # Twice as many digits would be needed to see float64 err; another order of its sums shows as much.
+        # Another order of sums shows as much of float64's errors as twice as many digits, which would be needed to see
+        # them.
         return overlay(SimpleNamespace(**_reorder(_keep, _keep, _keep, order + 1))), _keep
     everything = _EVERYTHING.get(precision, _keep)
     factors = _FACTORS.get(precision, _keep)

@@ -22,7 +22,7 @@ def table() -> dict[str, Units]:
     return units
 
 
-def frozen(id: str, profile: str = "openai") -> Units:
+def frozen_units(id: str, profile: str = "openai") -> Units:
     """The units of a question in a profile of preprocessing."""
     return table()[key(id, profile)]
 

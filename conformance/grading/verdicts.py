@@ -16,7 +16,8 @@ NOT_CLAIMED = "not claimed"
 # What the last activation of a tower is called, which are the embeddings.
 EMBEDDINGS = ("visual", "text_projection")
 
-# From the finest to the coarsest. "exact" is for what has no rounding: ids, and pixels where they have the same bits.
+# Grades from the finest to the coarsest. "exact" is for what has no rounding: ids, and pixels where they have the same
+# bits.
 GRADES = ("exact", "float64", "float32", "float16", "tf32", "bfloat16", "int8")
 
 

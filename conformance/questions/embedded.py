@@ -13,7 +13,7 @@ from pathlib import Path
 from clipref.config import ClipConfig
 from clipref.hub import EMBEDDED, locate
 
-from ..grading.units import frozen
+from ..grading.units import frozen_units
 from ..protocol import Array, Case, Exact, Question
 from .models import tiny_inputs
 from .pipeline import copy_model, reference
@@ -41,4 +41,4 @@ def _make(path: Path, config: ClipConfig, tower: str, claims: tuple[str, ...], f
 def _exact(case: Case) -> Exact:
     assert case.checkpoint is not None
     (given,) = case.inputs.values()
-    return Exact({"embeddings": getattr(reference(case.checkpoint), case.verb)(given)}, frozen(case.id))
+    return Exact({"embeddings": getattr(reference(case.checkpoint), case.verb)(given)}, frozen_units(case.id))

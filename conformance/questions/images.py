@@ -14,14 +14,14 @@ from clipref.errors import InputError
 from .. import pictures
 from ..goldens import golden_file
 from ..grading import rounding
-from ..grading.units import frozen
+from ..grading.units import frozen_units
 from ..packages import missing, require
 from ..protocol import Array, Case, Exact, Question, Units
 from ..restated import preprocessing
 from ..restated.preprocessing import PROFILES
 from .make import question
 
-# At 224, the only size of many engines: every kind of picture, with margins that are odd, by 1 and by 3 modulo 4.
+# The only size of many engines: its pictures are of every kind, with margins that are odd, by 1 and by 3 modulo 4.
 _SIDE = 224
 PICTURES_AT_224 = (
     ("RGB", 308, 230, _SIDE), ("RGB", 230, 305, _SIDE), ("RGB", 97, 64, _SIDE), ("RGB", 225, 224, _SIDE),
@@ -52,8 +52,8 @@ _MODES = {
     "RGB with tRNS": ("IMG-10",),
     "P with tRNS": ("IMG-4", "IMG-10"),
 }
-# Not asked in other profiles: what they make of 16 bits differs from one version of Pillow to the next, and
-# transformers turns images as EXIF says if it loads them itself, and not if it is given them.
+# Pictures not asked about in other profiles: what they make of 16 bits differs from one version of Pillow to the next,
+# and transformers turns images as EXIF says if it loads them itself, and not if it is given them.
 _OPENAI_ONLY = ("I;16", "RGB with EXIF")
 
 
@@ -84,10 +84,10 @@ def _pixels(profile: str, case: Case) -> Exact:
 def pixels_of(name: str, profile: str) -> Exact:
     """The golden pixels of a picture; of a large one their digest alone, where there is no Pillow to make them with."""
     if missing("pillow") and f"{name} {profile}" in golden_digests():
-        return Exact({}, frozen(f"preprocess/{name}", profile), digest=golden_digests()[f"{name} {profile}"])
+        return Exact({}, frozen_units(f"preprocess/{name}", profile), digest=golden_digests()[f"{name} {profile}"])
     levels = golden_levels(name, profile)
     exact = {"pixels": preprocessing.normalise(levels, dtype=np.float64)}
-    return Exact(exact, frozen(f"preprocess/{name}", profile), {"pixels": preprocessing.normalise(levels)})
+    return Exact(exact, frozen_units(f"preprocess/{name}", profile), {"pixels": preprocessing.normalise(levels)})
 
 
 def _measure_pixels(profile: str, case: Case, exact: Exact) -> Units:

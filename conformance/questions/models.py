@@ -29,7 +29,7 @@ TINY = {
     "rn-c": ClipConfig(15, ResNetConfig(32, (1, 1, 3, 1), 18, 6), TextConfig(16, 541, 24, 1, 8, 96)),
 }
 FULL = dict(PUBLISHED)
-# Tiny, but with the published models' vocabulary and context length, as engines have them built in.
+# A tiny model, but with the published models' vocabulary and context length, as engines have them built in.
 WORDS = {"vit-words": ClipConfig(21, ViTConfig(32, 8, 24, 1, 4, 96), TextConfig(77, 49408, 16, 2, 2, 64))}
 
 

@@ -11,7 +11,7 @@ from clipref import ops
 from clipref.weights_tools import synthetic
 
 from ..grading import rounding
-from ..grading.units import frozen
+from ..grading.units import frozen_units
 from ..protocol import Array, Case, Exact, Question, Units
 from ..restated import similarity as restated
 from .make import question
@@ -37,7 +37,7 @@ def similarity() -> Iterator[Question]:
 
 def _compare(case: Case) -> Exact:
     image, text, logit_scale = (case.inputs[name].astype(np.float64) for name in ("image", "text", "logit_scale"))
-    return Exact(restated.compare(image, text, logit_scale), frozen(case.id))
+    return Exact(restated.compare(image, text, logit_scale), frozen_units(case.id))
 
 
 def _measure_similarity(case: Case, exact: Exact) -> Units:
@@ -108,7 +108,7 @@ def _arguments(case: Case) -> tuple[str, dict[str, Any], dict[str, Array]]:
 
 def _operate(case: Case) -> Exact:
     name, settings, arrays = _arguments(case)
-    return Exact({"y": getattr(ops, name)(**arrays, **settings)}, frozen(case.id))
+    return Exact({"y": getattr(ops, name)(**arrays, **settings)}, frozen_units(case.id))
 
 
 def _measure_operation(case: Case, exact: Exact) -> Units:

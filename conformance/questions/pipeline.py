@@ -26,7 +26,7 @@ from clipref.weights import Checkpoint
 
 from .. import pictures
 from ..grading import rounding
-from ..grading.units import frozen
+from ..grading.units import frozen_units
 from ..packages import require
 from ..protocol import Array, Case, Exact, Question, Units
 from ..restated import preprocessing
@@ -41,7 +41,7 @@ _TRAINED = ("clipref/shapes-vit", "clipref/shapes-rn")
 _TEXTS = ("a red circle", "a photo of two blue squares on white", "Yellow triangle!", "the green star &amp; a ring")
 
 
-# Its picture is large, as those are that a model of this size is asked about.
+# The picture of a full size is large, as those are that such a model is asked about.
 _FULL, _FULL_STYLE, _FULL_PICTURE = "clip/ViT-B-32", "trained", ("RGB", 308, 230)
 _IMAGE_CLAIMS = ("IMG-1", "IMG-5", "OUT-1", "OUT-2", "OUT-3")
 _TEXT_CLAIMS = ("TOK-4", "TXT-3", "OUT-1", "OUT-2", "OUT-3")
@@ -101,7 +101,7 @@ def _question(
 
 
 def _exact(profile: str, case: Case) -> Exact:
-    return Exact(right(PROFILES[profile], case), frozen(case.id, profile))
+    return Exact(right(PROFILES[profile], case), frozen_units(case.id, profile))
 
 
 def _measure(profile: str, case: Case, exact: Exact) -> Units:

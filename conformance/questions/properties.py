@@ -13,7 +13,7 @@ from clipref.engine import NumpyEngine
 from clipref.weights import Checkpoint
 
 from ..goldens import goldens
-from ..grading.units import frozen
+from ..grading.units import frozen_units
 from ..protocol import Array, Case, Exact, Question
 from ..restated import preprocessing
 from .make import question, write_checkpoint
@@ -91,7 +91,7 @@ def _by_the_reference(case: Case) -> Exact:
     assert case.checkpoint is not None
     (x,) = case.inputs.values()
     exact = getattr(NumpyEngine(Checkpoint(case.checkpoint), "float64"), case.verb)(x)
-    return Exact({"embeddings": exact}, frozen(case.id))
+    return Exact({"embeddings": exact}, frozen_units(case.id))
 
 
 def _write_changed(name: str, what: str, folder: Path) -> Path:

@@ -48,7 +48,7 @@ def tokenize() -> Iterator[Question]:
         ids = np.zeros((len(found["ids"]), found["context_length"]), np.int64)
         for row, known in zip(ids, found["ids"], strict=True):
             row[: len(known)] = known
-        # Of texts that are refused, there are no ids.
+        # Texts that are refused have no ids.
         exact = Exact({"ids": ids}) if found["ids"] else Exact({}, refused="a text of 76 tokens, untruncated")
         yield question(
             f"tokenize/{group}", claims, "tokenize", None, {"texts": texts}, attributes, lambda case, e=exact: e

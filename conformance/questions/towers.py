@@ -13,7 +13,7 @@ from clipref.weights_tools import synthetic
 
 from ..goldens import goldens, sample
 from ..grading import rounding, units
-from ..grading.units import frozen
+from ..grading.units import frozen_units
 from ..protocol import Array, Case, Exact, Question, Units
 from .make import question
 from .models import FULL, TINY, full_inputs, tiny_inputs
@@ -69,7 +69,7 @@ def tower_exact(name: str, style: str, tower: str) -> tuple[Exact, Exact]:
     tiny = name in TINY
     golden = goldens("tiny" if tiny else "full")[0][f"{name} {style}"]
     key = f"{name.removeprefix('clip/')} {style}/{tower}"
-    embeddings = Exact({"embeddings": golden[tower]}, frozen(f"{'towers' if tiny else 'full'}/{key}"))
+    embeddings = Exact({"embeddings": golden[tower]}, frozen_units(f"{'towers' if tiny else 'full'}/{key}"))
     if not tiny:
         return embeddings, Exact({})
     taps = {
@@ -77,12 +77,12 @@ def tower_exact(name: str, style: str, tower: str) -> tuple[Exact, Exact]:
         if key not in ("image", "text", "logits") and key.startswith("visual") == (tower == "image")
     }  # fmt: skip
     taps["visual" if tower == "image" else "text_projection"] = sample(golden[tower])
-    return embeddings, Exact(taps, frozen(f"taps/{key}"))
+    return embeddings, Exact(taps, frozen_units(f"taps/{key}"))
 
 
 def _encode(name: str, style: str, case: Case) -> Exact:
     if case.level == "full" and case.id not in units.table():
-        return _measured_in_full(name, style, case)
+        return _measure_in_full(name, style, case)
     verb, _, tower = case.verb.partition("_")
     embeddings, taps = tower_exact(name, style, tower)
     return embeddings if verb == "encode" else taps
@@ -91,7 +91,7 @@ def _encode(name: str, style: str, case: Case) -> Exact:
 _in_full: dict[str, Exact] = {}
 
 
-def _measured_in_full(name: str, style: str, case: Case) -> Exact:
+def _measure_in_full(name: str, style: str, case: Case) -> Exact:
     """A size of which no units are frozen: they are measured here, once a process."""
     if case.id not in _in_full:
         exact = Exact({"embeddings": goldens("full")[0][f"{name} {style}"][case.verb.partition("_")[2]]})

@@ -29,7 +29,7 @@ State: TypeAlias = Literal["whole", "partial", "wrong", "not asked"]
 _CORE = ("tokenize", "preprocess", "towers")
 # Levels that have no rounding, and so no precision.
 _WITHOUT_PRECISION = ("describe", "tokenize", "released")
-# Of more models than these, their number is said.
+# The number of models is said where there are more than these.
 _NAMED = 2
 _LABEL = f"clipref {__version__}"
 
@@ -64,12 +64,12 @@ def _part(report: Report, level: str, results: Sequence[Result]) -> Part:
         "fail": count["FAIL"], "fail as expected": count["XFAIL"], "declined": count["SKIP"],
         "not asked": of - len(asked),
     }  # fmt: skip
-    says = ", ".join([f"{level}{_claim(report, level, asked)} {count['PASS']}/{of}", *_told(rest)])
+    says = ", ".join([f"{level}{_claim(report, level, asked)} {count['PASS']}/{of}", *_counts_in_words(rest)])
     state: State = "wrong" if count["FAIL"] else "whole" if count["PASS"] == of else "partial"
     return Part(level, says, state, "declined" if count["SKIP"] == of else "")
 
 
-def _told(counts: dict[str, int]) -> list[str]:
+def _counts_in_words(counts: dict[str, int]) -> list[str]:
     """ "1 fails", "2 fail as expected", "3 declined", of what there is."""
     singular = {"fail": "fails", "fail as expected": "fails as expected"}
     return [f"{n} {singular.get(what, what) if n == 1 else what}" for what, n in counts.items() if n]
@@ -90,10 +90,10 @@ def _claim(report: Report, level: str, asked: Sequence[Result]) -> str:
 
 def message(report: Report) -> str:
     """The whole in a line: levels that were asked, and those of the core that weren't."""
-    return " · ".join(part.says for part in _shown(report)) or "nothing asked"
+    return " · ".join(part.says for part in _parts_to_show(report)) or "nothing asked"
 
 
-def _shown(report: Report) -> list[Part]:
+def _parts_to_show(report: Report) -> list[Part]:
     """Levels with answers, each by itself; those without any by what became of them, together."""
     meant = [part for part in parts(report) if part.state != "not asked" or part.level in _CORE]
     alike = {nothing: [p for p in meant if p.nothing == nothing] for nothing in dict.fromkeys(p.nothing for p in meant)}
@@ -131,7 +131,7 @@ def as_badge(report: Report, path: Path) -> str:
 
 def as_shields(report: Report) -> str:
     """JSON of shields.io's endpoint badge, schema version 1."""
-    states = {part.state for part in _shown(report)}
+    states = {part.state for part in _parts_to_show(report)}
     failed = "wrong" in states or not report.passed
     known = {
         "schemaVersion": 1,
@@ -153,7 +153,7 @@ _NARROW, _WIDE = frozenset(" ,./()-:'|ijlfrtI1"), frozenset("mwMW%·")
 
 def as_svg(report: Report) -> str:
     """A picture of one row, a field a level, in colours that the text doesn't depend on."""
-    fields = [(_LABEL, _LABEL_COLOUR), *((part.says, _COLOURS[part.state]) for part in _shown(report))]
+    fields = [(_LABEL, _LABEL_COLOUR), *((part.says, _COLOURS[part.state]) for part in _parts_to_show(report))]
     drawn, left = [], 0
     for text, colour in fields:
         width = _width(text)

@@ -43,17 +43,17 @@ def number(x: float) -> str:
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-# Of the questions of a level, the share that has to be answered for a word about that level. Engines with one fixed
-# size answer a third of those about pixels.
+# The share of a level's questions that has to be answered for a word about that level. Engines with one fixed size
+# answer a third of those about pixels.
 _SHARE = 0.2
 
 
-def _shown(part: Report) -> bool:
+def _is_shown(part: Report) -> bool:
     """Whether enough of a level's questions were answered to say what the engine is in it."""
     return part.count("PASS") + part.count("XFAIL") >= _SHARE * len(part.results)
 
 
-def _answered(level: str, part: Report) -> str:
+def _level_and_count(level: str, part: Report) -> str:
     return f"{level} ({part.count('PASS')} of {len(part.results)})"
 
 
@@ -69,16 +69,18 @@ def _verdict(report: Report) -> str:
     expected = f"; {report.count('XFAIL')} fail as expected" if report.count("XFAIL") else ""
     if report.passed:
         every = "every other answer" if expected else "every answer"
-        right = f"{every} is within {MARGIN:g} units of {report.precision}{_tolerated(report)}"
+        right = f"{every} is within {MARGIN:g} units of {report.precision}{_tolerance_in_words(report)}"
         answered = f"{report.count('PASS')} of {report.asked} questions answered{expected}"
-        if report.count("PASS") and not any(map(_shown, report.by_level().values())):
-            parts = (_answered(level, part) for level, part in report.by_level().items() if part.count("PASS"))
+        if report.count("PASS") and not any(map(_is_shown, report.by_level().values())):
+            parts = (_level_and_count(level, part) for level, part in report.by_level().items() if part.count("PASS"))
             return f"Right as far as it was answered, which is too little for a word: {', '.join(parts)}{expected}"
         missing = " or ".join(sorted({"images", "texts"} - report.embedded))
         if missing:
             known = {level: part for level, part in report.by_level().items() if part.count("PASS")}
-            levels = ", ".join(level for level, part in known.items() if _shown(part))
-            few = "".join(f"; too few in {_answered(level, part)}" for level, part in known.items() if not _shown(part))
+            levels = ", ".join(level for level, part in known.items() if _is_shown(part))
+            few = "".join(
+                f"; too few in {_level_and_count(level, part)}" for level, part in known.items() if not _is_shown(part)
+            )
             grade = "Right" if report.grade == "exact" else f"{report.grade}-conformant"
             return f"{grade} in {levels}: {right}; no {missing} were embedded, as CLIP does; {answered}{few}"
         return f"CLIP, {report.grade}-conformant: {right}; {answered}"
@@ -88,7 +90,7 @@ def _verdict(report: Report) -> str:
     return f"Not {report.precision}-conformant: {failed} of {answers} answers fail{expected}{_as_it_is(report)}"
 
 
-# So many answers that all err as a precision does are not a wrong constant that happens to.
+# Answers that all err as a precision does, when there are so many, are not a wrong constant that happens to.
 _ANSWERS_TO_GRADE = 8
 
 
@@ -106,7 +108,7 @@ def _as_it_is(report: Report) -> str:
     return f"; as it is, {report.grade}-conformant, by {rounded} answers"
 
 
-def _tolerated(report: Report) -> str:
+def _tolerance_in_words(report: Report) -> str:
     """What a tolerance that was asked for was needed for."""
     if report.pixels == "exact":
         return ""

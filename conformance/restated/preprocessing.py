@@ -89,11 +89,11 @@ def transformers_profile(version: str, torchvision: bool = False) -> str:
 
 def resize(image: Image.Image, side: int, steps: Steps = Steps()) -> Array:
     """The pixels before they are normalised: [R, R, 3] uint8, or float64 where the steps don't round."""
-    whole, (left, top) = resized(image, side, steps)
+    whole, (left, top) = resize_whole(image, side, steps)
     return whole[top : top + side, left : left + side]
 
 
-def resized(image: Image.Image, side: int, steps: Steps = Steps(), longer: int = 0) -> tuple[Array, Size]:
+def resize_whole(image: Image.Image, side: int, steps: Steps = Steps(), longer: int = 0) -> tuple[Array, Size]:
     """The picture before the crop, [h, w, 3], and where the crop's left and top are.
 
     `longer`: a long side that is longer by so many pixels than the steps have it.
@@ -198,7 +198,7 @@ def picture(mode: str, width: int, height: int) -> Image.Image:
 def png(image: Image.Image) -> Array:
     """The bytes of a PNG file, as uint8, as Pillow compresses it here."""
     buffer = io.BytesIO()
-    # Given by name, because not every version of Pillow takes both from `info`.
+    # Metadata are given by name, because not every version of Pillow takes both from `info`.
     metadata = {key: image.info[key] for key in ("exif", "transparency") if key in image.info}
     image.save(buffer, "PNG", **metadata)
     return np.frombuffer(buffer.getvalue(), np.uint8)

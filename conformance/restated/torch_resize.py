@@ -31,7 +31,7 @@ def triangle(x: Array, a: float) -> Array:
     return values
 
 
-# By Pillow's names: how far each reaches, and the filter.
+# Filters by Pillow's names: how far each reaches, and the filter.
 FILTERS: dict[str, tuple[int, Callable[[Array, float], Array]]] = {"BICUBIC": (2, cubic), "BILINEAR": (1, triangle)}
 
 

@@ -23,7 +23,7 @@ from .search import Candidate, Item, Search, Verdict
 from .vectors import grid_of, match, read_store
 
 LIMIT = 16
-# In which an engine may have computed: what is finer than float32 shows no more than it.
+# Precisions in which an engine may have computed: what is finer than float32 shows no more than it.
 PRECISIONS = tuple(name for name in EPSILON if name in ("float32", "tf32", "float16", "bfloat16"))
 
 

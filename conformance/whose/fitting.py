@@ -98,7 +98,7 @@ def _best_scale(found: Array, half: Array, expected: Array, off: float) -> tuple
 
 # How many standard deviations of summed rounding errors: beyond it once in a thousand million.
 _DEVIATIONS = 6.0
-# To how many digits a match has to be beyond chance, after all variants that were tried.
+# Digits to which a match has to be beyond chance, after all variants that were tried.
 _DIGITS = 6.0
 
 

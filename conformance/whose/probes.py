@@ -13,8 +13,8 @@ from ..restated.preprocessing import picture
 from .fitting import slack
 from .search import Trial
 
-# Each has something that a step may treat in another way: a half in the crop's offset, EXIF, transparency, palettes,
-# sides beyond a thumbnail's.
+# Pictures, each with something that a step may treat in another way: a half in the crop's offset, EXIF, transparency,
+# palettes, sides beyond a thumbnail's.
 PICTURES: Mapping[str, tuple[str, int, int]] = {
     "an RGB picture of 640 x 427 pixels": ("RGB", 640, 427),
     "a large RGB picture, 1300 x 901 pixels": ("RGB", 1300, 901),

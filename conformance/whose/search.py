@@ -135,7 +135,7 @@ class Search:
             tower: Any = model.config.vision if model.kind == "image" else model.config.text
             width = tower.width
         found = forms(stored, width)
-        # Of whole numbers without their step only the direction is there.
+        # The direction is all that whole numbers have without their step.
         if self.grid.steps is not None and np.isnan(self.grid.steps).any():
             return found[:1]
         return found

@@ -26,9 +26,9 @@ from ..restated import preprocessing, tokenizer
 Picture: TypeAlias = Image.Image
 Edit: TypeAlias = Callable[[Picture], Picture]
 AS_IT_IS = "as the model has it"
-# Whether embeddings have length 1, and how sums are rounded, is told of every variant, not one of them.
+# Variants told otherwise: whether embeddings have length 1, and how sums are rounded, is told of every one.
 _TOLD_OTHERWISE = {"normalised", "sums-in-float16"}
-# With each profile too: the commonest mistake in a tower, in the commonest libraries.
+# Variants tried with each profile too: the commonest mistake in a tower, in the commonest libraries.
 _WITH_PROFILES = ("gelu-exact", "gelu-quick")
 
 

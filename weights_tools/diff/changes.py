@@ -27,7 +27,7 @@ from ..stored import Array
 _NAMES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 # Binary digits of each dtype's numbers.
 _DIGITS = {"F16": 11, "BF16": 8, "F32": 24, "F64": 53}
-# By how much each dtype's smallest steps are apart, where numbers are tiny.
+# The distance of each dtype's smallest numbers.
 _TINY = {"F16": 2.0**-24, "BF16": 2.0**-133, "F32": 2.0**-149, "F64": 2.0**-1074}
 # How improbable it has to be, in doublings, that numbers lie on a grid of steps by chance.
 _BITS = 60
@@ -41,14 +41,14 @@ def change_of(before: Array, dtype: str, after: Array, after_dtype: str) -> str:
     if dtype == after_dtype and before.tobytes() == after.tobytes():
         return "identical"
     a, b = cast(before, dtype, "F64"), cast(after, after_dtype, "F64")
-    for find in (_cast, _permuted, _quantised, _low_rank):
+    for find in (_cast, _permutation, _quantisation, _low_rank):
         if (found := find(a, dtype, b, after_dtype)) is not None:
             return found
     size = rms(a)
     return f"retrained ({100 * rms(b - a) / size:.3g} % of its size)" if size else "retrained"
 
 
-def _rounded(x: Array, dtype: str) -> Array:
+def _in_dtype(x: Array, dtype: str) -> Array:
     """Numbers as a dtype has them, in float64; what it can't hold is infinite."""
     with np.errstate(over="ignore"):
         if dtype == "BF16":
@@ -63,11 +63,11 @@ def _cast(a: Array, dtype: str, b: Array, after_dtype: str) -> str | None:
     if np.array_equal(a, b):
         return f"cast to {_NAMES[after_dtype]}" if dtype != after_dtype else None
     for through in _coarser(dtype, after_dtype):
-        if np.array_equal(_rounded(_rounded(a, through), after_dtype), b):
+        if np.array_equal(_in_dtype(_in_dtype(a, through), after_dtype), b):
             back = "" if through == after_dtype else f" and back to {_NAMES[after_dtype]}"
             return f"cast to {_NAMES[through]}{back}"
     for through in _coarser(after_dtype, dtype):
-        if np.array_equal(_rounded(_rounded(b, through), dtype), a):
+        if np.array_equal(_in_dtype(_in_dtype(b, through), dtype), a):
             return f"the first is this cast to {_NAMES[through]}"
     return None
 
@@ -79,7 +79,7 @@ def _coarser(given: str, kept: str) -> Iterator[str]:
             yield through
 
 
-def _permuted(a: Array, dtype: str, b: Array, after_dtype: str) -> str | None:
+def _permutation(a: Array, dtype: str, b: Array, after_dtype: str) -> str | None:
     if a.size < 2 or not np.array_equal(np.sort(a, axis=None), np.sort(b, axis=None)):
         return None
     if a.ndim < 2:
@@ -91,7 +91,7 @@ def _permuted(a: Array, dtype: str, b: Array, after_dtype: str) -> str | None:
     return "permuted"
 
 
-def _quantised(a: Array, dtype: str, b: Array, after_dtype: str) -> str | None:
+def _quantisation(a: Array, dtype: str, b: Array, after_dtype: str) -> str | None:
     relative = 2.0 ** -_DIGITS[after_dtype]
     for bits in (4, 8):
         for where, before, after in _groups(a, b):

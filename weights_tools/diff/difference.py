@@ -97,30 +97,30 @@ def diff(
 
 def _tensors(a: Source, b: Source) -> tuple[tuple[TensorChange, ...], tuple[str, str], tuple[str, str]]:
     """What became of each tensor, and both digests of both. Two tensors are in memory at a time."""
-    recipes = [{name: r for name, r in source.tensors.items() if not ignored(name)} for source in (a, b)]
+    assemblies = [{name: r for name, r in source.tensors.items() if not ignored(name)} for source in (a, b)]
     expected = [tensor_shapes(source.config) for source in (a, b)]
-    names = list(dict.fromkeys([*recipes[0], *recipes[1]]))
+    names = list(dict.fromkeys([*assemblies[0], *assemblies[1]]))
     exact: list[dict[str, Any]] = [{}, {}]
     rounded: list[dict[str, Any]] = [{}, {}]
     changes = []
     for name in names:
-        stored = [part[name].read() if name in part else None for part in recipes]
+        stored = [part[name].read() if name in part else None for part in assemblies]
         for i, x in enumerate(stored):
             if x is not None and name in expected[i]:
-                recipe = recipes[i][name]
-                exact[i][name] = (recipe.dtype, recipe.shape, tensor_digest(x))
-                rounded[i][name] = (recipe.shape, rounded_digest(x, recipe.dtype))
-        changes.append(TensorChange(name, _change(name, recipes, stored)))
+                assembly = assemblies[i][name]
+                exact[i][name] = (assembly.dtype, assembly.shape, tensor_digest(x))
+                rounded[i][name] = (assembly.shape, rounded_digest(x, assembly.dtype))
+        changes.append(TensorChange(name, _change(name, assemblies, stored)))
     one, other = (model_digest(found) for found in exact)
     first, second = (model_digest({n: ("F16", *entry) for n, entry in found.items()}) for found in rounded)
     return tuple(changes), (one, other), (first, second)
 
 
-def _change(name: str, recipes: Sequence[Mapping[str, Any]], stored: Sequence[Array | None]) -> str:
+def _change(name: str, assemblies: Sequence[Mapping[str, Any]], stored: Sequence[Array | None]) -> str:
     before, after = stored
     if before is None or after is None:
         return "only in the second" if before is None else "only in the first"
-    (a, b) = (part[name] for part in recipes)
+    (a, b) = (part[name] for part in assemblies)
     if a.shape != b.shape:
         return f"another shape: {list(a.shape)} before, {list(b.shape)} after"
     return change_of(before, a.dtype, after, b.dtype)
@@ -159,7 +159,7 @@ def _embeddings(
     for path in paths:
         model = AutoModel.from_pretrained(path, backend=backend, activation=activation, config=config)
         found.append([_images_of(model, pictures), _texts_of(model, texts)])
-    return {kind: _compared(*rows) for kind, *rows in zip(("images", "texts"), *found, strict=True)}
+    return {kind: _comparison(*rows) for kind, *rows in zip(("images", "texts"), *found, strict=True)}
 
 
 def _images_of(model: CLIP, pictures: Sequence[Any]) -> Array | None:
@@ -179,7 +179,7 @@ def _texts_of(model: CLIP, texts: Sequence[str]) -> Array | None:
     return model.encode_text(ids)
 
 
-def _compared(a: Array | None, b: Array | None) -> dict[str, Any] | None:
+def _comparison(a: Array | None, b: Array | None) -> dict[str, Any] | None:
     """How alike the embeddings [N, E] of the same items are; None where one hasn't got the tower."""
     if a is None or b is None:
         return None

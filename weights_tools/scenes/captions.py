@@ -28,7 +28,7 @@ from ..shapes.captions import (
 )
 from .world import BACKGROUNDS, KIND, Kind, Scene
 
-# Where the kind that is named first is: the words between the two.
+# Relations: where the kind that is named first is, and the words between the two.
 RELATIONS = {
     "left": ["left of", "to the left of"],
     "right": ["right of", "to the right of"],

@@ -77,15 +77,17 @@ def lower_bound(share: float, n: int, z: float = 1.96) -> float:
     return (centre - z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))) / (1 + z * z / n)
 
 
-def named(scene: world.Scene) -> tuple[str, ...]:
+def kind_prompts(scene: world.Scene) -> tuple[str, ...]:
     """A text for each kind of a scene: "a red circle", "a blue star"."""
     return tuple(class_prompt(kind.colour, kind.shape) for kind in scene.kinds)
 
 
 # Maps [2, rows, columns] of a scene's preprocessed pixels [1, 3, R, R], one for each kind's text.
 MAPS: dict[str, Callable[[CLIP, world.Scene, Array], Array]] = {
-    "direct effect": lambda model, scene, pixels: look.direct_effect(model, list(named(scene)), pixels=pixels).maps,
-    "occlusion": lambda model, scene, pixels: look.occlusion(model, list(named(scene)), pixels=pixels).maps,
+    "direct effect": lambda model, scene, pixels: (
+        look.direct_effect(model, list(kind_prompts(scene)), pixels=pixels).maps
+    ),
+    "occlusion": lambda model, scene, pixels: look.occlusion(model, list(kind_prompts(scene)), pixels=pixels).maps,
 }
 
 
@@ -102,7 +104,7 @@ def localisation(
         pixels = model.trace(scene.draw(), only="pixels")["pixels"]
         for name, make in maps.items():
             for i, values in enumerate(make(model, scene, pixels)):
-                large = _enlarged(values, masks.shape[-1])
+                large = _enlarge(values, masks.shape[-1])
                 areas[name].append(area_under_curve(large[masks[i]], large[masks[1 - i]]))
     return {name: float(np.mean(found)) for name, found in areas.items()}
 
@@ -114,7 +116,7 @@ def area_under_curve(above: Array, below: Array) -> float:
     return float(wins.mean() / len(ordered))
 
 
-def _enlarged(map_: Array, side: int) -> Array:
+def _enlarge(map_: Array, side: int) -> Array:
     """A map [rows, columns] as pixels [side, side], each cell as large as the others."""
     rows, columns = (np.arange(side) * n // side for n in map_.shape)
     return map_[np.ix_(rows, columns)]

@@ -36,7 +36,7 @@ from clipref.transformer import merge_heads, split_heads
 
 from ..folder import write_json
 from ..shapes.captions import class_prompt
-from ..shapes.train import EMBED_DIM, Trainee, contrast, decaying_adam, learning_rates, rendered
+from ..shapes.train import EMBED_DIM, Trainee, contrast, decaying_adam, learning_rates, render_all
 from ..shapes.vocabulary import learn_merges
 from . import captions, evaluate, world
 
@@ -193,7 +193,7 @@ def train(recipe: Recipe, folder: Path, seed: int = 0, stop_after: int | None = 
     print(f"{sum(p.numel() for p in trainee.tensors.values())} parameters, {tokenizer.vocab_size} tokens", flush=True)
 
     started = time.perf_counter()
-    pixels = rendered(scenes, recipe.vision.resolution)
+    pixels = render_all(scenes, recipe.vision.resolution)
     kinds, grounds = captions.encode_scenes(scenes)
     if recipe.places:
         there, bare = what_lies_where(scenes, kinds, grounds, recipe.vision.grid)
@@ -214,7 +214,7 @@ def train(recipe: Recipe, folder: Path, seed: int = 0, stop_after: int | None = 
         matches = torch.from_numpy(captions.truth((kinds[chosen], grounds[chosen]), mentions)).float()
         bound = [text for i in groups for text in captions.binding_captions(scenes[i])]
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            shown = shifted(pixels[chosen].float(), recipe.shift, rng)
+            shown = shift(pixels[chosen].float(), recipe.shift, rng)
             if recipe.places:
                 images, places = encode_places(trainee, shown)
                 classes = there[chosen][there[chosen][..., 0] >= 0].unique(dim=0)
@@ -265,7 +265,7 @@ def train(recipe: Recipe, folder: Path, seed: int = 0, stop_after: int | None = 
     print(json.dumps(provenance["scores"]))
 
 
-def shifted(pixels: Tensor, most: int, rng: random.Random) -> Tensor:
+def shift(pixels: Tensor, most: int, rng: random.Random) -> Tensor:
     """Each picture of [N, 3, R, R] moved by up to `most` pixels along both axes, its border repeated.
 
     Kinds lie at five places. A ViT has to learn each place by itself, which a ResNet doesn't, and else knows a cross

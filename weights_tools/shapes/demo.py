@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
 
 def results(name: str, backend: str, n: int, seed: int) -> tuple[dict[str, Any], list[world.Scene]]:
     """The content of the page and the tables, as JSON types; and the scenes, by number."""
-    # Far from the seeds of training.
+    # The seeds are far from those of training.
     unseen = [world.scene(50_000_000 + 1000 * seed + i, held_out=True) for i in range(n)]
     others = [world.scene(60_000_000 + 1000 * seed + i, held_out=False) for i in range(OTHER_SCENES)]
     scenes = unseen + others

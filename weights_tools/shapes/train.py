@@ -27,7 +27,7 @@ from safetensors.numpy import save_file
 from clipref import AutoModel
 from clipref.architecture import ImageConfig
 from clipref.config import ClipConfig, ResNetConfig, TextConfig, ViTConfig, tensor_shapes
-from clipref.files import written_whole
+from clipref.files import write_whole
 from clipref.kernels.torch import TorchOps
 from clipref.preprocessing import preprocess
 from clipref.tokenizer import Tokenizer
@@ -118,11 +118,11 @@ class Trainee:
         for name, tensor in self.tensors.items():
             wide = tensor.ndim < 2 or "embedding" in name
             tensors[name] = tensor.detach().numpy().astype(np.float32 if wide else np.float16)
-        with written_whole(folder / "model.safetensors") as scratch:
+        with write_whole(folder / "model.safetensors") as scratch:
             save_file(tensors, scratch)
         write_config(folder, self.config)
         lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
-        with written_whole(folder / "merges.txt") as scratch:
+        with write_whole(folder / "merges.txt") as scratch:
             scratch.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -162,7 +162,7 @@ def render(scene: Drawable, resolution: int) -> np.ndarray[Any, Any]:
     return preprocess(scene.draw(size), resolution).astype(np.float16)
 
 
-def rendered(scenes: Sequence[Drawable], resolution: int) -> Tensor:
+def render_all(scenes: Sequence[Drawable], resolution: int) -> Tensor:
     """Pixels [N, 3, R, R] of many scenes, float16."""
     pixels = np.empty((len(scenes), 3, resolution, resolution), np.float16)  # once: it is gigabytes
     with ProcessPoolExecutor() as pool:
@@ -219,7 +219,7 @@ def train(recipe: Recipe, folder: Path, seed: int = 0) -> None:
     )
 
     started = time.perf_counter()
-    pixels = rendered(scenes, recipe.vision.resolution)
+    pixels = render_all(scenes, recipe.vision.resolution)
     truth = indices([scene.attributes for scene in scenes])
     print(f"{len(pixels)} scenes drawn in {time.perf_counter() - started:.0f} s", flush=True)
     check = Progress(trainee)
@@ -271,8 +271,8 @@ class Progress:
     def __init__(self, trainee: Trainee) -> None:
         self.trainee = trainee
         resolution = trainee.config.vision.resolution
-        self.unseen = rendered([world.scene(seed, True) for seed in HELD_OUT_SEEDS[:300]], resolution)
-        self.varied = rendered([world.scene(seed) for seed in SEARCH_SEEDS[:200]], resolution)
+        self.unseen = render_all([world.scene(seed, True) for seed in HELD_OUT_SEEDS[:300]], resolution)
+        self.varied = render_all([world.scene(seed) for seed in SEARCH_SEEDS[:200]], resolution)
 
     def __call__(self) -> str:
         trainee = self.trainee

@@ -14,15 +14,15 @@ STD = np.array([0.26862954, 0.26130258, 0.27577711])
 _random = np.random.Generator(np.random.PCG64(1))
 
 
-def _normalised(x: Array) -> Array:
+def _normalisation(x: Array) -> Array:
     return (x / 255 - MEAN) / STD
 
 
 def _symbols_of(word: str, ranks: Mapping[tuple[str, str], int]) -> list[str]:
-    return _merged([*word[:-1], word[-1] + "</w>"], ranks)
+    return _merge([*word[:-1], word[-1] + "</w>"], ranks)
 
 
-def _merged(symbols: list[str], ranks: Mapping[tuple[str, str], int]) -> list[str]:
+def _merge(symbols: list[str], ranks: Mapping[tuple[str, str], int]) -> list[str]:
     """Byte-pair encoding: the pair that was learned first is merged, until none is known."""
     while True:
         pairs = [(ranks[pair], i) for i, pair in enumerate(pairwise(symbols)) if pair in ranks]
@@ -52,8 +52,8 @@ def _one_merge(word: str, ranks: Mapping[tuple[str, str], int]) -> list[str]:
     return symbols
 
 
-def _unmarked(word: str, ranks: Mapping[tuple[str, str], int]) -> list[str]:
-    return _merged(list(word), ranks)
+def _without_mark(word: str, ranks: Mapping[tuple[str, str], int]) -> list[str]:
+    return _merge(list(word), ranks)
 
 
 _RANKS = {("a", "b"): 3, ("b", "c"): 0, ("c</w>", "x"): 9, ("bc", "d</w>"): 1, ("a", "bcd</w>"): 2, ("c", "d</w>"): 4}
@@ -95,7 +95,7 @@ def _tokens_of(patches: Array, token: Array, positions: Array, *, kind: str) -> 
 EXERCISES = {
     "pixels": Exercise(
         "From a picture [R, R, 3] of whole numbers up to 255 to pixels [3, R, R] as the towers take them.",
-        lambda x: _normalised(x).transpose(2, 0, 1),
+        lambda x: _normalisation(x).transpose(2, 0, 1),
         [(_random.integers(0, 256, (n, n, 3)).astype(np.uint8),) for n in (2, 5)],
         {
             "the numbers weren't divided by 255 before the mean was taken off": lambda x: ((x - MEAN) / STD).transpose(
@@ -105,12 +105,12 @@ EXERCISES = {
             "the mean is taken off, but nothing is divided by the deviation": lambda x: (x / 255 - MEAN).transpose(
                 2, 0, 1
             ),
-            "the colours are still the last axis; `transpose(2, 0, 1)` moves them to the front": _normalised,
+            "the colours are still the last axis; `transpose(2, 0, 1)` moves them to the front": _normalisation,
             "`reshape` doesn't move an axis, it reads the same numbers in another pattern; `transpose(2, 0, 1)` moves "
-            "the colours to the front": lambda x: _normalised(x).reshape(3, *x.shape[:2]),
+            "the colours to the front": lambda x: _normalisation(x).reshape(3, *x.shape[:2]),
             "rows and columns are exchanged: `.T` turns all axes round, `transpose(2, 0, 1)` leaves rows before "
-            "columns": lambda x: _normalised(x).T,
-            "red and blue are exchanged": lambda x: _normalised(x[..., ::-1]).transpose(2, 0, 1),
+            "columns": lambda x: _normalisation(x).T,
+            "red and blue are exchanged": lambda x: _normalisation(x[..., ::-1]).transpose(2, 0, 1),
         },
     ),
     "symbols": Exercise(
@@ -122,7 +122,7 @@ EXERCISES = {
                 _from_the_left
             ),
             "it stops after one merge; go on until no pair is known": _one_merge,
-            "the end of the word isn't marked: its last letter is a symbol of its own, with </w>": _unmarked,
+            "the end of the word isn't marked: its last letter is a symbol of its own, with </w>": _without_mark,
         },
     ),
     "end": Exercise(

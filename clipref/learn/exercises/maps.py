@@ -19,7 +19,7 @@ def _share_right(values: Array, mask: Array) -> Array:
     return np.mean((values > values.mean()) == mask)
 
 
-def _lost(cosines: Array, whole: float) -> Array:
+def _losses(cosines: Array, whole: float) -> Array:
     side = int(np.sqrt(len(cosines)))
     return (whole - cosines).reshape(side, side)
 
@@ -48,13 +48,13 @@ EXERCISES = {
     "occlusion": Exercise(
         "The map [rows, columns] of a square picture from the cosines [rows * columns] with each cell hidden, row by "
         "row, and the cosine of the whole.",
-        _lost,
+        _losses,
         [(_random.random(9), 0.4), (_random.random(16), 0.3)],
         {
-            "it is upside down: what matters is what the cosine loses, whole less hidden": lambda c, w: -_lost(c, w),
-            "those are the cosines themselves; the map is what is lost": lambda c, w: _lost(-c, 0.0),
-            "rows and columns are exchanged": lambda c, w: _lost(c, w).T,
-            "that is a share of the whole; cosines are subtracted": lambda c, w: _lost(c, w) / w,
+            "it is upside down: what matters is what the cosine loses, whole less hidden": lambda c, w: -_losses(c, w),
+            "those are the cosines themselves; the map is what is lost": lambda c, w: _losses(-c, 0.0),
+            "rows and columns are exchanged": lambda c, w: _losses(c, w).T,
+            "that is a share of the whole; cosines are subtracted": lambda c, w: _losses(c, w) / w,
         },
     ),
 }

@@ -22,12 +22,12 @@ def _attention(q: Array, k: Array, v: Array, visible: Array) -> Array:
     return ops.attention(q, k, v, visible[None])
 
 
-def _masked_with(value: float, q: Array, k: Array, v: Array, visible: Array) -> Array:
+def _with_mask_value(value: float, q: Array, k: Array, v: Array, visible: Array) -> Array:
     scores = np.where(visible, _scores(q, k), value)
     return ops.softmax(scores) @ v
 
 
-def _masked_late(q: Array, k: Array, v: Array, visible: Array) -> Array:
+def _mask_after_softmax(q: Array, k: Array, v: Array, visible: Array) -> Array:
     return (ops.softmax(_scores(q, k)) * visible) @ v
 
 
@@ -41,7 +41,7 @@ def _heads(x: Array, heads: int) -> Array:
     return x.reshape(length, heads, width // heads).swapaxes(0, 1)
 
 
-def _interleaved(x: Array, heads: int) -> Array:
+def _strided_heads(x: Array, heads: int) -> Array:
     length, width = x.shape
     return x.reshape(length, width // heads, heads).transpose(2, 0, 1)
 
@@ -90,7 +90,7 @@ EXERCISES = {
         _heads,
         [(_normal(5, 12), 3), (_normal(2, 6), 2)],
         {
-            "the heads are interleaved: they should be blocks of channels, one after another": _interleaved,
+            "the heads are interleaved: they should be blocks of channels, one after another": _strided_heads,
             "`reshape` to [H, L, W / H] at once mixes positions; split the last axis, then move the heads": (
                 lambda x, heads: x.reshape(heads, len(x), -1)
             ),
@@ -114,9 +114,9 @@ EXERCISES = {
                 lambda q, k, v, seen: _attention(q * (q.shape[-1] / q.shape[-2]) ** 0.5, k, v, seen)
             ),
             "the softmax runs over the queries; what each query takes has to sum to 1": _over_queries,
-            "hidden scores are 0, a score like any other; they have to be -inf": lambda *a: _masked_with(0, *a),
+            "hidden scores are 0, a score like any other; they have to be -inf": lambda *a: _with_mask_value(0, *a),
             "hidden weights are set to 0 after the softmax, so that the others don't sum to 1; hide the scores": (
-                _masked_late
+                _mask_after_softmax
             ),
             "the mask is the wrong way round: True is what may be seen": lambda q, k, v, seen: _attention(
                 q, k, v, ~seen | np.eye(len(seen), dtype=bool)

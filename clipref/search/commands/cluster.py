@@ -19,7 +19,7 @@ from ...cli.texts import lines_of, name_of
 from ...errors import InputError
 from ..clusters import clusters, names_of
 from ..pages import Section, page
-from .common import add_index_arguments, add_refresh_arguments, refreshed
+from .common import add_index_arguments, add_refresh_arguments, open_fresh_index
 
 # Pictures of a group that a page shows.
 SHOWN = 24
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"--{name} is {getattr(args, name)}; expected at least 0.")
     if args.clusters is not None and args.clusters < 1:
         raise InputError(f"--clusters is {args.clusters}; expected at least 1.")
-    with refreshed(args) as index:
+    with open_fresh_index(args) as index:
         paths, rows = index.snapshot()
         if not paths:
             say("no pictures.")

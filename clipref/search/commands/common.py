@@ -37,13 +37,13 @@ def add_refresh_arguments(parser: argparse.ArgumentParser) -> None:
     add_update_arguments(parser)
 
 
-def refreshed(args: argparse.Namespace) -> Index:
+def open_fresh_index(args: argparse.Namespace) -> Index:
     """The index, up to date unless --no-update; says what was embedded, and what could not be."""
     index = open_index(args, is_read=args.no_update)
     if not args.no_update:
         summary = refresh(index, args)
         if summary.embedded or summary.failed:
-            say(f"{summary.told()}.")
+            say(f"{summary.sentence()}.")
     return index
 
 

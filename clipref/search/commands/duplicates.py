@@ -18,7 +18,7 @@ from ...cli.streams import say
 from ...cli.texts import name_of
 from ..duplicates import COSINE, DISTANCE, Group, Member, check_limits, groups
 from ..pages import Section, page
-from .common import add_index_arguments, add_refresh_arguments, refreshed
+from .common import add_index_arguments, add_refresh_arguments, open_fresh_index
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the groups."""
     check_limits(args.cosine, args.distance)  # before any work
-    with refreshed(args) as index:
+    with open_fresh_index(args) as index:
         found, without = groups(index, args.cosine, args.distance, args.exact)
         if args.html is not None:
             with text_file(args.html) as write:

@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
                     "left_out": dict(summary.found.left_out),
                 }
             )
-        say(f"{summary.told()}; {len(index)} in {index.place}.")
+        say(f"{summary.sentence()}; {len(index)} in {index.place}.")
         return 0 if summary.is_whole else LEFT_OUT
 
 

@@ -17,8 +17,8 @@ from ...cli.common import print_json, print_table
 from ...cli.streams import say
 from ...cli.texts import lines_of, name_of, text_argument
 from ...errors import InputError
-from ..labels import check_margin, labelled, moves, sort_into
-from .common import add_index_arguments, add_refresh_arguments, refreshed
+from ..labels import check_margin, moves, picture_labels, sort_into
+from .common import add_index_arguments, add_refresh_arguments, open_fresh_index
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,8 +47,8 @@ def run(args: argparse.Namespace) -> int:
     if args.top_k < 1:
         raise InputError(f"--top-k is {args.top_k}; expected at least 1.")
     check_margin(args.margin)
-    with refreshed(args) as index:
-        found = list(labelled(index, labels, args.template or TEMPLATES, args.margin, args.top_k))
+    with open_fresh_index(args) as index:
+        found = list(picture_labels(index, labels, args.template or TEMPLATES, args.margin, args.top_k))
         planned = [] if args.sort_into is None else moves(index, found, args.sort_into)
     if args.dry_run:
         for move in planned:

@@ -29,7 +29,7 @@ from ...cli.texts import name_of, text_argument
 from ...errors import InputError
 from ..pages import Section, page
 from ..query import Hit, Restriction, Term
-from .common import add_index_arguments, add_refresh_arguments, refreshed
+from .common import add_index_arguments, add_refresh_arguments, open_fresh_index
 from .paths import read_paths
 
 # "-1" as a weight would be taken for an option, as -0 is one.
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     if args.top_k < 1:
         raise InputError(f"--top-k is {args.top_k}; expected at least 1.")
     listed = None if args.paths_from is None else read_paths(args.paths_from)
-    with refreshed(args) as index:
+    with open_fresh_index(args) as index:
         options = {name: getattr(args, name) for name in ("top_k", "min_score", "within", "after", "before", "path")}
         hits = index.search(terms, paths=listed, **options)
         if args.html is not None:
@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
                 write(
                     page(
                         title,
-                        [Section("", [(hit.path, described(hit, terms)) for hit in hits])],
+                        [Section("", [(hit.path, caption(hit, terms)) for hit in hits])],
                         index.folder,
                         index.upright,
                     )
@@ -127,7 +127,7 @@ def words(term: Term) -> str:
     return f"{sign}{term.name}"
 
 
-def described(hit: Hit, terms: Sequence[Term]) -> str:
+def caption(hit: Hit, terms: Sequence[Term]) -> str:
     """What stands below a thumbnail."""
     parts = [f"{hit.score:.3f}"]
     if len(terms) > 1:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import InputError
-from ..calls import Array, Call, Source, kind, required
+from ..calls import Array, Call, Source, kind, required_field
 from ..core import Text, units
 from ..folders import Folder, distinct
 from ..refusals import Refusal, wrong
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 NAME = "clip-retrieval"
 
-# As there: pictures that come with their facts, unless the request says.
+# Pictures that come with their facts, unless the request says: as many as in clip-retrieval.
 NUM_IMAGES = 100
 
 
@@ -51,18 +51,18 @@ async def knn_service(call: Call) -> Any:
     if call.flag("deduplicate"):
         hits = await call.core.folders.call(lambda: _distinct(folder, hits))
     pictures = await thumbnails(call, folder, [hit.path for hit in hits[:num_images]])
-    shown = [_shown(hit, picture) for hit, picture in zip(hits, pictures, strict=False)]
+    shown = [_entry(hit, picture) for hit, picture in zip(hits, pictures, strict=False)]
     return shown + [{"id": hit.id, "similarity": hit.score} for hit in hits[num_images:]]
 
 
 async def metadata(call: Call) -> Any:
     """Ids of hits -> what is known of each, with a small copy."""
-    ids = ids_of(required(call.body, "ids"), "ids")
+    ids = ids_of(required_field(call.body, "ids"), "ids")
     folder = call.core.folders.find(call.body.get("indice_name"), "indice_name")
     if not ids:
         return []
     call.core.check_count(len(ids), "ids")
-    known = await call.core.folders.call(lambda: folder.known(ids))
+    known = await call.core.folders.call(lambda: folder.pictures(ids))
     pictures = await thumbnails(call, folder, [known[number].path for number in ids])
     return [
         {"id": number, "metadata": _metadata(known[number], picture)}
@@ -86,7 +86,7 @@ async def _vector(call: Call, folder: Folder) -> Array:
             rows = await call.images(model, [Source(name, value)], name)
         unit: Array = units(rows)[0]
         return unit
-    given = required(body, "embedding_input")
+    given = required_field(body, "embedding_input")
     from ...search.query import Term
 
     try:
@@ -106,7 +106,7 @@ def _distinct(folder: Folder, hits: list[Hit]) -> list[Hit]:
     return [there[i] for i in distinct(np.stack([known[hit.id].vector for hit in there if hit.id is not None]))]
 
 
-def _shown(hit: Hit, picture: str | None) -> dict[str, Any]:
+def _entry(hit: Hit, picture: str | None) -> dict[str, Any]:
     return {**_metadata(hit, picture), "id": hit.id, "similarity": hit.score}
 
 

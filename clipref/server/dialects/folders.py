@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...cli.texts import name_of
 from ...errors import InputError
-from ..calls import Array, Call, Source, kind, required
+from ..calls import Array, Call, Source, kind, required_field
 from ..core import Text, units
 from ..folders import MOST_HITS, Folder
 from ..refusals import Refusal, wrong
@@ -44,7 +44,7 @@ async def search(call: Call) -> Any:
     from ...search.query import Term
 
     body = call.body
-    parts = _parts(required(body, "terms"))
+    parts = _parts(required_field(body, "terms"))
     top_k, restriction = count_of(body, "top_k", TOP_K), _restriction(body)
     least = {name: _number(body.get(name), name) for name in ("min_score", "within")}
     folder = call.core.folders.find(body.get("folder"), "folder")
@@ -62,9 +62,9 @@ async def search(call: Call) -> Any:
 
 async def thumbnail(call: Call) -> Any:
     """A picture of a folder by its `id` -> a small JPEG, as a data URI."""
-    (number,) = ids_of([required(call.body, "id")], "id")
+    (number,) = ids_of([required_field(call.body, "id")], "id")
     folder = call.core.folders.find(call.body.get("folder"), "folder")
-    known = await call.core.folders.call(lambda: folder.known([number]))
+    known = await call.core.folders.call(lambda: folder.pictures([number]))
     (found,) = await thumbnails(call, folder, [known[number].path])
     if found is None:
         raise Refusal(404, f"The file of picture {number} can't be read any more.", param="id")
@@ -165,7 +165,7 @@ async def _vectors(call: Call, folder: Folder, parts: list[Part]) -> list[Array]
         found |= zip(chosen, units(await call.images(model, sources, "terms")), strict=True)
     if chosen := by_kind["id"]:
         ids = [parts[i].value for i in chosen]
-        known = await call.core.folders.call(lambda: folder.known(ids))
+        known = await call.core.folders.call(lambda: folder.pictures(ids))
         found |= {i: known[parts[i].value].vector for i in chosen}
     return [found[i] for i in range(len(parts))]
 

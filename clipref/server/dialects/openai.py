@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..calls import Array, Call, Source, is_data_uri, is_url, kind, required
+from ..calls import Array, Call, Source, is_data_uri, is_url, kind, required_field
 from ..core import Text, units
 from ..models import Served
 from ..refusals import Refusal, wrong
@@ -52,7 +52,7 @@ async def embeddings(call: Call) -> Any:
     return {
         "object": "list",
         "data": [
-            {"object": "embedding", "index": i, "embedding": _encoded(row, encoding == "base64")}
+            {"object": "embedding", "index": i, "embedding": _vector_as_json(row, encoding == "base64")}
             for i, row in enumerate(found)
         ],
         "model": model.name,
@@ -77,14 +77,14 @@ async def _unit_vectors(call: Call, model: Served, items: list[Item]) -> tuple[A
     return found, tokens
 
 
-def _encoded(row: Array, as_base64: bool) -> Any:
+def _vector_as_json(row: Array, as_base64: bool) -> Any:
     return base64.b64encode(row.astype("<f4").tobytes()).decode() if as_base64 else row.tolist()
 
 
 def _items(body: Mapping[str, Any]) -> list[Item]:
     if body.get("messages") is not None:
         return [_of_messages(body["messages"])]
-    given = required(body, "input")
+    given = required_field(body, "input")
     listed = given if isinstance(given, list) else [given]
     if (listed and all(isinstance(x, int) for x in listed)) or any(isinstance(x, list) for x in listed):
         raise wrong("input has token ids, which are those of OpenAI's models, not of CLIP; send texts.", "input")

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...classifier import TEMPLATES, label_directions, labels_and_templates, most_probable, prompts_of
 from ...errors import InputError
-from ..calls import Call, Source, kind, required
+from ..calls import Call, Source, kind, required_field
 from ..core import units
 from ..refusals import Refusal, wrong
 from . import Getter, Handler
@@ -18,7 +18,7 @@ NAME = "clipref"
 
 async def classify(call: Call) -> Any:
     """An image and labels -> the labels with their probabilities and cosines, the most probable first."""
-    image = required(call.body, "image")
+    image = required_field(call.body, "image")
     if not isinstance(image, str):
         raise wrong(f"image is {kind(image)}; expected base64, a data URI or a URL.", "image")
     labels, templates = _labels_and_templates(call)
@@ -51,7 +51,7 @@ def _check_prompts(call: Call, labels: tuple[str, ...], templates: tuple[str, ..
 
 def _labels_and_templates(call: Call) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Raises Refusal, which doesn't repeat them."""
-    labels, templates = required(call.body, "labels"), call.body.get("templates")
+    labels, templates = required_field(call.body, "labels"), call.body.get("templates")
     templates = list(TEMPLATES) if templates is None else templates
     for name, given in (("labels", labels), ("templates", templates)):
         if not isinstance(given, list) or not given or not all(isinstance(text, str) for text in given):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...similarity import cosines
-from ..calls import Array, Call, Source, kind, required
+from ..calls import Array, Call, Source, kind, required_field
 from ..core import units
 from ..models import Served
 from ..refusals import Refusal, wrong
@@ -27,7 +27,7 @@ def refusal(error: Refusal) -> dict[str, Any]:
 async def embed_image(call: Call) -> Any:
     """Images -> embeddings, raw, one an image."""
     start = time.monotonic()
-    image = required(call.body, "image")
+    image = required_field(call.body, "image")
     model = _model(call)
     return _answer(model, start, embeddings=(await call.images(model, _sources(image, "image"), "image")).tolist())
 
@@ -35,7 +35,7 @@ async def embed_image(call: Call) -> Any:
 async def embed_text(call: Call) -> Any:
     """Texts -> embeddings, raw, one a text."""
     start = time.monotonic()
-    text = required(call.body, "text")
+    text = required_field(call.body, "text")
     model = _model(call)
     embeddings, _ = await call.texts(model, text, "text", truncate=call.flag("truncate"))
     return _answer(model, start, embeddings=embeddings.tolist())
@@ -44,7 +44,7 @@ async def embed_text(call: Call) -> Any:
 async def compare(call: Call) -> Any:
     """Cosines of one subject with each prompt, in the shape in which the prompts came."""
     start = time.monotonic()
-    subject, prompt = required(call.body, "subject"), required(call.body, "prompt")
+    subject, prompt = required_field(call.body, "subject"), required_field(call.body, "prompt")
     model = _model(call)
     subject_type, prompt_type = (_type(call, name, usual) for name, usual in _TYPES)
     if isinstance(subject, list):

@@ -24,7 +24,7 @@ def refusal(error: Refusal) -> dict[str, Any]:
 
 async def vectorize(call: Call) -> Any:
     """Texts and images -> unit vectors of each."""
-    texts, images = (_listed(call, name) for name in ("texts", "images"))
+    texts, images = (_texts_of(call, name) for name in ("texts", "images"))
     call.core.check_count(len(texts) + len(images), "texts and images")
     model = call.use(None, "model")
     answer: dict[str, Any] = {"textVectors": [], "imageVectors": []}
@@ -37,7 +37,7 @@ async def vectorize(call: Call) -> Any:
     return answer
 
 
-def _listed(call: Call, name: str) -> list[str]:
+def _texts_of(call: Call, name: str) -> list[str]:
     values = call.body.get(name)
     if values is None:
         return []

@@ -28,12 +28,12 @@ def tables() -> dict[str, Any]:
     return {
         "bad": plain_pattern(badness.BADNESS_RE.pattern),
         "mojibake": plain_pattern(chardata.UTF8_DETECTOR_RE.pattern),
-        # Of bytes, as text of the characters U+0000 to U+00FF.
+        # A pattern of bytes, as text of the characters U+0000 to U+00FF.
         "spaced": chardata.ALTERED_UTF8_RE.pattern.decode("latin-1"),
         "graveWord": fixes.A_GRAVE_WORD_RE.pattern.decode("latin-1"),
         "lossy": chardata.LOSSY_UTF8_RE.pattern.decode("latin-1"),
-        "encodings": [[name, decoded(name)] for name in chardata.CHARMAP_ENCODINGS],
-        "windows1252": decoded("windows-1252"),
+        "encodings": [[name, characters_of(name)] for name in chardata.CHARMAP_ENCODINGS],
+        "windows1252": characters_of("windows-1252"),
         "ligatures": {chr(code): letters for code, letters in chardata.LIGATURES.items()},
         "safeEntities": chardata.HTML_ENTITIES,
         "entities": html.entities.html5,
@@ -41,7 +41,7 @@ def tables() -> dict[str, Any]:
     }
 
 
-def decoded(encoding: str) -> list[str | None]:
+def characters_of(encoding: str) -> list[str | None]:
     """The character of each of the 256 bytes, or None where there is none."""
     characters: list[str | None] = []
     for byte in range(256):

@@ -21,6 +21,6 @@ class Engine:
         pass
 
     def preprocess(self, image, resolution):
-        # It takes arrays: whoever calls it has opened the file, and dropped what isn't RGB.
+        # Arrays are what it takes: whoever calls it has opened the file, and dropped what isn't RGB.
         array = np.array(Image.open(io.BytesIO(image)).convert("RGB"))
         return create_clip_preprocessor(resolution)(array, "rgb", torch.device("cpu"))[0].numpy()

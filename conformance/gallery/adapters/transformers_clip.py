@@ -53,7 +53,7 @@ def model_of(folder):
         },
     }  # fmt: skip
     model = transformers.CLIPModel(transformers.CLIPConfig(**settings)).eval()
-    missing = model.load_state_dict(renamed(load_file(folder / "model.safetensors")), strict=False)
+    missing = model.load_state_dict(transformers_names(load_file(folder / "model.safetensors")), strict=False)
     assert not missing.unexpected_keys and all("position_ids" in key for key in missing.missing_keys), missing
     return model
 
@@ -65,7 +65,7 @@ def _part(part):
     }  # fmt: skip
 
 
-def renamed(ours):
+def transformers_names(ours):
     """OpenAI's names and layouts as transformers has them."""
     named = {}
     for name, tensor in ours.items():
