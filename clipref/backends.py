@@ -134,7 +134,8 @@ def describe(name: str) -> dict[str, Any]:
     try:
         kernels = load(name)
     except BackendError as error:
-        return {**about, "overrides": "?", "runs": False, "why not": str(error), "precisions": {}, "same bits": False}
+        nothing: dict[str, Any] = {"precisions": {}, "speeds": {}, "same bits": False}
+        return {**about, "overrides": "?", "runs": False, "why not": str(error), **nothing}
     stated = traits(kernels)
     if entry is None:
         overrides = "nothing"
@@ -148,8 +149,13 @@ def describe(name: str) -> dict[str, Any]:
         "runs": True,
         "why not": None,
         "precisions": dict(stated.fidelity),
+        "speeds": {precision: _speeds(stated, precision) for precision in stated.fidelity},
         "same bits": stated.same_bits_in_any_batch,
     }
+
+
+def _speeds(stated: Traits, precision: str) -> dict[str, float]:
+    return {kind: stated.speed(precision, kind, processor_features()) for kind in get_args(Kind)}
 
 
 def make_engine(

@@ -159,6 +159,24 @@ def test_a_set_without_a_single_operation_is_refused(
     assert not mine["runs"]
 
 
+def test_command_shows_speeds_that_backends_state_of_this_processor(
+    register: Callable[[ModuleType], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def speed(precision: str, kind: str, features: frozenset[str]) -> float:
+        assert features == engines.processor_features()
+        return 0.0 if precision == "float64" else 0.1 + (kind == "resnet")
+
+    module = example()
+    module.TRAITS = engines.Traits({"float32": "x", "float64": "x"}, speed=speed)  # type: ignore[attr-defined]
+    register(module)
+    assert main(["kernels"]) == 0
+    (mine,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("mine"))
+    assert mine.split("  ")[0] == "mine" and "  float32 (0.1, 1.1), float64  " in mine
+    assert main(["kernels", "--json"]) == 0
+    (entry,) = (entry for entry in json.loads(capsys.readouterr().out) if entry["name"] == "mine")
+    assert entry["speeds"] == {"float32": {"vit": 0.1, "resnet": 1.1}, "float64": {"vit": 0, "resnet": 0}}
+
+
 @pytest.mark.parametrize(("name", "meant"), [("avgpool", "avg_pool"), ("Conv2D", "conv2d"), ("sofmtax", "softmax")])
 def test_a_misspelt_operation_among_others_is_refused(
     name: str, meant: str, register: Callable[[ModuleType], None], tiny_vit: Path
