@@ -269,7 +269,7 @@ def fastest(precision: str, kind: Kind, dtype: str, options: Collection[str] = (
             try:
                 return name, load(name)
             except BackendError as error:  # not installed, or not for this machine: the next one
-                reasons[name] = f"can't run: {error}"
+                reasons[name] = f"can't run: {str(error).rstrip('.')}"
     there = sorted({option for kernels in known.values() for option in _option_names(kernels)})
     for option in options:
         if option not in there:

@@ -50,7 +50,8 @@ def unprintable(case: Case, outputs: Outputs) -> Outputs:
 
 
 def reshaped(case: Case, outputs: Outputs) -> Outputs:
-    case.inputs["pixels"].shape = (-1,)
+    pixels = case.inputs["pixels"]
+    pixels.resize(pixels.size, refcheck=False)  # in place
     return outputs
 
 
