@@ -115,11 +115,13 @@ class Backend:
     """What clipref does without a model."""
 
     def tokenize(self, texts: list[str], context_length: int, truncate: bool) -> Any:
+        """Ids [N, context_length] of texts. Raises TextError for one that is too long, unless it is truncated."""
         from clipref.tokenizer import tokenize
 
         return tokenize(texts, context_length, truncate)
 
     def preprocess(self, image: bytes, resolution: int) -> Any:
+        """Pixels [3, R, R] float32 of an image's file."""
         from clipref.preprocessing import preprocess
 
         return preprocess(image, resolution)
@@ -138,6 +140,7 @@ class BackendModel:
             self.trace_image, self.trace_text = engine.trace_image, engine.trace_text
 
     def describe(self) -> dict[str, int]:
+        """The numbers of the model."""
         config = self._model.config
         return {
             "embed_dim": config.embed_dim,
@@ -147,6 +150,7 @@ class BackendModel:
         }
 
     def compare(self, image: bytes, texts: list[str]) -> Any:
+        """Cosines [N] float32 of an image's file with N texts."""
         return np.asarray(self._model.compare(image, texts), np.float32)
 
 
@@ -154,11 +158,13 @@ class Reference(Backend):
     """The operations besides."""
 
     def operation(self, name: str, **arguments: Any) -> Any:
+        """What an operation of `clipref.ops` makes of its arguments."""
         from clipref import ops
 
         return getattr(ops, name)(**arguments)
 
     def similarity(self, image: Any, text: Any, logit_scale: Any) -> dict[str, Any]:
+        """Cosines and logits [N, M] of embeddings [N, E] and [M, E]; the scale is a logarithm, as in checkpoints."""
         found = cosines(image, text)
         return {"cosines": found, "logits": np.exp(logit_scale) * found}
 
@@ -167,9 +173,11 @@ class ReferenceModel(BackendModel):
     """The reference shows what is inside of its towers."""
 
     def trace_image(self, pixels: Any) -> dict[str, Any]:
+        """Every activation of the image tower by its name, of pixels [N, 3, R, R]."""
         return self._trace("encode_image", pixels)
 
     def trace_text(self, ids: Any) -> dict[str, Any]:
+        """Every activation of the text tower by its name, of ids [N, T]."""
         return self._trace("encode_text", ids)
 
     def _trace(self, verb: str, x: Any) -> dict[str, Any]:

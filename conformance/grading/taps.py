@@ -35,6 +35,7 @@ _shapes: dict[tuple[str, str], dict[str, tuple[int, ...]]] = {}
 
 
 def wrong_taps(case: Case, answer: Outputs) -> str | None:
+    """What is wrong with the names of a trace's activations, in words; None if nothing is."""
     known = tap_shapes(case)
     unknown = sorted(answer.keys() - known.keys())
     if unknown:
@@ -64,4 +65,5 @@ def cut(case: Case, name: str, found: Array) -> Array:
 
 
 def take_sample(case: Case, name: str, found: Array) -> Array:
+    """The numbers of an activation that are compared, of the positions that the reference has."""
     return sample(cut(case, name, found))

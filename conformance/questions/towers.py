@@ -54,6 +54,7 @@ def image_claims(config: ClipConfig) -> tuple[str, ...]:
 
 
 def inputs(name: str, tower: str) -> dict[str, Array]:
+    """The pixels [N, 3, R, R] or the ids [N, T] that a tower of a model is asked about."""
     pixels, ids = _inputs(name)
     return {"pixels": pixels.copy()} if tower == "image" else {"ids": ids.copy()}
 
