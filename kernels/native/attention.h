@@ -1,19 +1,24 @@
 /* Attention of one head at a time, all of it in cache: two products and a softmax between them.
 
-   Keys are packed as a weight [K, D], values as one of [D, K]; a few queries at a time have their scores [Q, K]. */
+   Keys are packed as a weight [K, D], values as one of [D, K]. Some queries at a time have their scores, [Q, K]; scores
+   become weights whose sum isn't 1 yet, and the sum divides what the values add up to: channels, and once. */
 #include "vectors.h"
 
-enum { QUERIES = 32 }; /* at a time */
+enum { QUERIES = 32 }; /* at a time, a multiple of LANES */
 
-/* x [rows, channels] as a weight of `rows` outputs: its panels, as common.h draws them. */
+/* x [rows, channels] as a weight of `rows` outputs: its panels, as common.h draws them, a square at a time. */
 INLINE void pack_keys(const float *x, count stride, count rows, count channels, float *panels) {
-    for (count first = 0; first < rows; first += PANEL, panels += PANEL * channels) {
-        count n = smaller(PANEL, rows - first);
-        for (count c = 0; c < channels; c++)
-            for (count r = n; r < PANEL; r++) panels[c * PANEL + r] = 0;
-        for (count r = 0; r < n; r++)
-            for (count c = 0; c < channels; c++) panels[c * PANEL + r] = x[(first + r) * stride + c];
-    }
+    for (count first = 0; first < rows; first += PANEL, panels += PANEL * channels)
+        for (count r = 0; r < PANEL; r += LANES)
+            for (count c = 0; c < channels; c += LANES) {
+                vec square[LANES] = {{0}};
+                const float *corner = x + (first + r) * stride + c;
+                for (count i = 0, n = smaller(LANES, rows - first - r); i < n; i++)
+                    square[i] = load_some(corner + i * stride, channels - c);
+                transpose(square);
+                for (count i = 0, n = smaller(LANES, channels - c); i < n; i++)
+                    store(panels + (c + i) * PANEL + r, square[i]);
+            }
 }
 
 /* x [rows, channels] as a weight of `channels` outputs. */
@@ -27,26 +32,47 @@ INLINE void pack_values(const float *x, count stride, count rows, count channels
         }
 }
 
-/* Scores [padded] of `keys` keys -> weights of sum 1, in place. Those of keys that can't be seen, or aren't there, are
-   0. `padded` is a multiple of PANEL. */
-INLINE void softmax(float *scores, count keys, count padded, float scale, const uint8_t *visible) {
-    if (visible)
-        for (count i = 0; i < keys; i++)
-            if (!visible[i]) scores[i] = -INFINITY;
-    for (count i = keys; i < padded; i++) scores[i] = -INFINITY;
-    vec most = splat(-INFINITY), sum = {0};
-    for (count i = 0; i < padded; i += LANES) {
-        vec s = load(scores + i);
-        most = choose(s > most, s, most);
+/* Which of LANES keys a query may see, by bytes that are 0 or 1, of the first n; the rest aren't there. */
+INLINE ints seen(const uint8_t *visible, count n) {
+    typedef uint8_t bytes __attribute__((vector_size(LANES)));
+    bytes some = {0};
+    if (n >= LANES) memcpy(&some, visible, LANES);
+    else memcpy(&some, visible, n);
+    return -__builtin_convertvector(some, ints);
+}
+
+/* Scores of up to LANES queries -> e to the power of each less the greatest of its row, in place, 0 where a key can't be
+   seen; and 1 divided by a row's sum, to `parts` [LANES]. Rows of scores go on to a multiple of PANEL. */
+INLINE void exponentials(float *scores, count padded, count queries, count keys, float scale, const uint8_t *visible,
+                         count visible_row, float *parts) {
+    static const uint8_t all[LANES] = {[0 ... LANES - 1] = 1};
+    const ints there = seen(all, keys - (keys - 1) / LANES * LANES); /* of the last LANES */
+    vec most[LANES] = {{0}}, sums[LANES] = {{0}};
+    for (count r = 0; r < queries; r++) {
+        float *row = scores + r * padded;
+        vec greatest = splat(-INFINITY);
+        for (count i = 0; i < keys; i += LANES) {
+            vec s = load(row + i);
+            if (visible || keys - i < LANES) {
+                s = choose(visible ? seen(visible + r * visible_row + i, keys - i) : there, s, splat(-INFINITY));
+                store(row + i, s);
+            }
+            greatest = choose(s > greatest, s, greatest);
+        }
+        most[r] = greatest;
     }
-    vec top = splat(greatest(most));
-    for (count i = 0; i < padded; i += LANES) {
-        vec e = exponential((load(scores + i) - top) * scale);
-        sum += e;
-        store(scores + i, e);
+    vec tops = greatest_of_each(most);
+    for (count r = 0; r < queries; r++) {
+        float *row = scores + r * padded;
+        vec sum = {0};
+        for (count i = 0; i < keys; i += LANES) {
+            vec e = exponential((load(row + i) - tops[r]) * scale);
+            sum += e;
+            store(row + i, e);
+        }
+        sums[r] = sum;
     }
-    float part = 1.0f / total(sum);
-    for (count i = 0; i < padded; i += LANES) store(scores + i, load(scores + i) * part);
+    store(parts, 1.0f / totals(sums));
 }
 
 /* A matrix for each item and head: where the first is, and how far apart items, heads and rows are. */
@@ -65,21 +91,36 @@ EXPORT int NAME(attention)(const struct heads *q, const struct heads *k, const s
     float *room = NULL;
     if (posix_memalign((void **)&room, 64, (key_panels + value_panels + QUERIES * padded) * sizeof(float))) return -1;
     float *values = room + key_panels, *scores = values + value_panels;
-    float scale = 1.0f / sqrtf((float)channels);
+    float scale = 1.0f / sqrtf((float)channels), parts[QUERIES], sums[ROWS * PANEL] __attribute__((aligned(64)));
     for (count item = 0; item < items; item++)
         for (count head = begin; head < end; head++) {
+            const float *query = q->first + item * q->item + head * q->head;
             pack_keys(k->first + item * k->item + head * k->head, k->row, keys, channels, room);
             pack_values(v->first + item * v->item + head * v->head, v->row, keys, channels, values);
-            const float *query = q->first + item * q->item + head * q->head;
             for (count i = 0; i < queries; i += QUERIES) {
-                count n = smaller(QUERIES, queries - i);
-                NAME(product)(query + i * q->row, q->row, n, channels, (word *)room, padded, NULL, NULL, 0, scores,
-                              padded, NONE);
-                for (count r = 0; r < n; r++)
-                    softmax(scores + r * padded, keys, padded, scale,
-                            visible ? visible + item * visible_item + (i + r) * visible_row : NULL);
-                NAME(product)(scores, padded, n, keys, (word *)values, channels, NULL, NULL, 0,
-                              out + ((item * queries + i) * all + head) * channels, all * channels, NONE);
+                count n = smaller(QUERIES, queries - i), some;
+                const word *rows = (const word *)query + i * q->row;
+                for (count row = 0; row < n; row += some) {
+                    some = steps(n - row, steps(n - row, ROWS));
+                    for (count first = 0; first < padded; first += PANEL)
+                        NAME(sums)(some, rows + row * q->row, q->row, (word *)room + first * channels, channels,
+                                   (word *)scores + row * padded + first, padded);
+                }
+                for (count r = 0; r < n; r += LANES)
+                    exponentials(scores + r * padded, padded, smaller(LANES, n - r), keys, scale,
+                                 visible ? visible + item * visible_item + (i + r) * visible_row : NULL, visible_row,
+                                 parts + r);
+                for (count row = 0; row < n; row += some) {
+                    some = steps(n - row, steps(n - row, ROWS));
+                    for (count first = 0; first < channels; first += PANEL) {
+                        NAME(sums)(some, (word *)scores + row * padded, padded, (word *)values + first * keys, keys,
+                                   (word *)sums, PANEL);
+                        for (count r = 0; r < some; r++)
+                            for (count c = first; c < smaller(first + PANEL, channels); c += LANES)
+                                store_some(out + ((item * queries + i + row + r) * all + head) * channels + c,
+                                           load(sums + r * PANEL + c - first) * parts[row + r], channels - c);
+                    }
+                }
             }
         }
     free(room);

@@ -18,7 +18,8 @@
 #else
 /* Sums [rows, PANEL] of `rows` rows of words and one panel. All loops over rows are unrolled, so that compilers keep
    the sums in registers: Clang leaves those of more than 10 rows in memory otherwise. */
-INLINE void NAME(tile)(const int rows, const word *a, count stride, const word *panel, count depth, word *out) {
+INLINE void NAME(tile)(const int rows, const word *a, count stride, const word *panel, count depth, word *out,
+                       count out_stride) {
     for (int column = 0; column < PANEL; column += 2 * LANES)
         for (count begin = 0; begin < depth; begin += RUN) {
             const word *row[ROWS], *step = panel + begin * PANEL + column;
@@ -39,7 +40,7 @@ INLINE void NAME(tile)(const int rows, const word *a, count stride, const word *
             }
 #pragma GCC unroll 16
             for (int r = 0; r < rows; r++) {
-                word *place = out + r * PANEL + column;
+                word *place = out + r * out_stride + column;
                 store_bits(place, (bits)(begin ? (SUM)load_bits(place) + sum[r][0] : sum[r][0]));
                 place += LANES;
                 store_bits(place, (bits)(begin ? (SUM)load_bits(place) + sum[r][1] : sum[r][1]));
@@ -47,6 +48,20 @@ INLINE void NAME(tile)(const int rows, const word *a, count stride, const word *
         }
 }
 #endif
+
+/* The same for a number of rows, at most ROWS, that isn't known to the compiler. */
+static TARGET void NAME(sums)(count rows, const word *a, count stride, const word *panel, count depth, word *out,
+                              count out_stride) {
+#ifdef DOT
+    NAME(tile)(rows, a, stride, panel, depth, out, out_stride);
+#else
+    switch (rows) {
+#define CASE(height) case height: NAME(tile)(height, a, stride, panel, depth, out, out_stride); break;
+        TILES
+#undef CASE
+    }
+#endif
+}
 
 /* Rows of words times a weight; the parameters are those of `product`. `scales` of the rows are int8's. */
 INLINE void NAME(multiply)(const word *a, count stride, const struct scale *scales, count rows, count depth,
@@ -61,16 +76,7 @@ INLINE void NAME(multiply)(const word *a, count stride, const struct scale *scal
         count n = smaller(PANEL, outputs - first);
         for (count row = 0, some; row < rows; row += some) {
             some = steps(rows - row, steps(rows - row, ROWS)); /* tiles of about equal heights */
-            const word *top = a + row * stride;
-#ifdef DOT
-            NAME(tile)(some, top, stride, panel, depth, sums);
-#else
-            switch (some) {
-#define CASE(height) case height: NAME(tile)(height, top, stride, panel, depth, sums); break;
-                TILES
-#undef CASE
-            }
-#endif
+            NAME(sums)(some, a + row * stride, stride, panel, depth, sums, PANEL);
             for (count r = 0; r < some; r++)
                 for (count i = 0; i < n; i += LANES) {
                     count column = first + i, left = n - i;

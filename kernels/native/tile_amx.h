@@ -13,8 +13,9 @@ static const uint8_t NAME(tiles)[64] __attribute__((aligned(64))) = {
     [48] = 16, [49] = 16, [50] = 16, [51] = 16, [52] = 16, [53] = 16, [54] = 16, [55] = 16,
 };
 
-INLINE void NAME(tile)(count rows, const word *a, count stride, const word *panel, count depth, word *out) {
-    const count across = PANEL * sizeof(word), down = stride * sizeof(word);
+INLINE void NAME(tile)(count rows, const word *a, count stride, const word *panel, count depth, word *out,
+                       count out_stride) {
+    const count across = PANEL * sizeof(word), down = stride * sizeof(word), below = out_stride * sizeof(word);
     __asm__ volatile("" ::: "memory"); /* compilers don't know that loads of tiles read memory */
     _tile_zero(0);
     _tile_zero(1);
@@ -32,8 +33,8 @@ INLINE void NAME(tile)(count rows, const word *a, count stride, const word *pane
             DOT(3, 5, 7);
         }
     }
-    _tile_stored(0, out, across);
-    _tile_stored(1, out + 16, across);
-    _tile_stored(2, out + 16 * PANEL, across);
-    _tile_stored(3, out + 16 * PANEL + 16, across);
+    _tile_stored(0, out, below);
+    _tile_stored(1, out + 16, below);
+    _tile_stored(2, out + 16 * out_stride, below);
+    _tile_stored(3, out + 16 * out_stride + 16, below);
 }

@@ -18,16 +18,21 @@ INLINE void store_bits(void *p, bits v) { *(loose_bits *)p = v; }
 INLINE vec splat(float x) { return x - (vec){0}; }
 INLINE vec choose(ints mask, vec yes, vec no) { return (vec)((mask & (ints)yes) | (~mask & (ints)no)); }
 
-/* The first n of LANES numbers; the rest are 0, or stay what they are in memory. */
-INLINE vec load_some(const float *p, count n) {
+/* The first n of LANES numbers; the rest are 0, or stay what they are in memory. What is done with less than LANES is a
+   function by itself, because a vector whose address is taken lies in memory wherever it is inlined. */
+static TARGET __attribute__((noinline)) vec load_few(const float *p, count n) {
     vec v = {0};
-    if (n >= LANES) return load(p);
     memcpy(&v, p, n * sizeof(float));
     return v;
 }
+static TARGET __attribute__((noinline)) void store_few(float *p, vec v, count n) { memcpy(p, &v, n * sizeof(float)); }
+INLINE vec load_some(const float *p, count n) {
+    if (n >= LANES) return load(p);
+    return load_few(p, n);
+}
 INLINE void store_some(float *p, vec v, count n) {
     if (n >= LANES) store(p, v);
-    else memcpy(p, &v, n * sizeof(float));
+    else store_few(p, v, n);
 }
 INLINE vec keep_some(vec v, count n) {
     for (count i = n; i < LANES; i++) v[i] = 0;
@@ -45,6 +50,52 @@ INLINE vec keep_some(vec v, count n) {
 #define GREATER_OF(a, b) ((b) > (a) || (b) != (b) ? (b) : (a))
 INLINE float total(vec v) { HALVED(v, SUM_OF); }
 INLINE float greatest(vec v) { HALVED(v, GREATER_OF); }
+
+/* The lanes of two vectors in turn, a0 b0 a1 b1 ...: the LOWER half of all, and the UPPER. */
+#if LANES == 4
+#define LOWER 0, 4, 1, 5
+#define UPPER 2, 6, 3, 7
+#elif LANES == 8
+#define LOWER 0, 8, 1, 9, 2, 10, 3, 11
+#define UPPER 4, 12, 5, 13, 6, 14, 7, 15
+#else
+#define LOWER 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define UPPER 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#endif
+#ifdef __clang__
+#define IN_TURN_(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define IN_TURN_(a, b, ...) __builtin_shuffle(a, b, (ints){__VA_ARGS__})
+#endif
+#define IN_TURN(a, b, half) IN_TURN_(a, b, half)
+
+/* A square's rows -> its columns. To lay the lower half of the rows in turn with the upper moves the bits of an
+   element's place, row and column one after the other, round by one; as many times as there are bits of a row, and rows
+   are columns. */
+INLINE void transpose(vec square[LANES]) {
+#pragma GCC unroll 4
+    for (int bit = 1; bit < LANES; bit *= 2) {
+        vec turned[LANES];
+#pragma GCC unroll 8
+        for (int i = 0; i < LANES / 2; i++) {
+            turned[2 * i] = IN_TURN(square[i], square[i + LANES / 2], LOWER);
+            turned[2 * i + 1] = IN_TURN(square[i], square[i + LANES / 2], UPPER);
+        }
+        memcpy(square, turned, sizeof turned);
+    }
+}
+
+/* The total of each row of a square, and the greatest in each, in the same way. */
+#define ACROSS(rows, OF)                                                                                               \
+    _Pragma("GCC unroll 4") for (int half = LANES / 2; half; half /= 2)                                                \
+        _Pragma("GCC unroll 8") for (int i = 0; i < half; i++) {                                                       \
+            vec lower = IN_TURN(rows[i], rows[i + half], LOWER), upper = IN_TURN(rows[i], rows[i + half], UPPER);      \
+            rows[i] = OF(lower, upper);                                                                                \
+        }                                                                                                              \
+    return rows[0]
+#define GREATER_LANES(a, b) choose(b > a, b, a)
+INLINE vec totals(vec rows[LANES]) { ACROSS(rows, SUM_OF); }
+INLINE vec greatest_of_each(vec rows[LANES]) { ACROSS(rows, GREATER_LANES); }
 
 /* e to the x: 2 to a whole number, times a polynomial of what is left, at most half of log 2 on either side. Below
    -87.3 it is 0, and above 88 what it is there. */
