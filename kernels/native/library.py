@@ -97,6 +97,5 @@ def aligned(shape: tuple[int, ...], dtype: Any) -> Array:
     """An array of whatever was there before, which begins where a line of the cache does."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     room = np.empty(size + 64, np.uint8)
-    start = -address(room) % 64
-    found: Array = room[start : start + size].view(dtype).reshape(shape)
+    found: Array = np.ndarray(shape, dtype, room, -address(room) % 64)
     return found

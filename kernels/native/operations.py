@@ -103,7 +103,7 @@ class NativeOps(Eager):
             offset = first * _FLOAT
             self._product[weight.precision](
                 address(rows), rows.strides[0] // _FLOAT, *rows.shape,
-                address(weight.panels[begin:]), last - first,
+                weight.address + begin * weight.panels.strides[0], last - first,
                 None if bias is None else address(bias) + offset,
                 None if residual is None else address(residual) + offset,
                 0 if residual is None else residual.strides[0] // _FLOAT,
@@ -226,13 +226,14 @@ def positions(config: TowerConfig, inputs: tuple[Array, ...]) -> int:
 
 def as_rows(x: Array) -> Array:
     """x [..., W] -> [P, W] whose rows are contiguous; a view where that is possible."""
-    rows = x.reshape(-1, x.shape[-1])
-    return np.require(rows, np.float32, "A") if rows.strides[1] == _FLOAT else np.ascontiguousarray(rows)
+    return in_rows(x.reshape(-1, x.shape[-1]))
 
 
 def in_rows(x: Array) -> Array:
-    """x [N, H, L, D] whose rows are contiguous; itself where they are."""
-    return np.require(x, np.float32, "A") if x.strides[3] == _FLOAT else np.ascontiguousarray(x)
+    """x [..., W] in float32, whose rows are contiguous; itself where they are."""
+    if x.strides[-1] == _FLOAT and x.dtype == np.float32 and x.flags.aligned:
+        return x
+    return np.require(x, np.float32, ["C", "A"])
 
 
 def channels_last(x: Array) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,7 +15,7 @@ from clipref.numerics import to_bfloat16
 
 from ..fold import fold_norms
 from ..quantisation import quantise_weight
-from .library import PANEL, STEP, aligned
+from .library import PANEL, STEP, address, aligned
 
 Array: TypeAlias = NDArray[Any]
 
@@ -35,6 +36,11 @@ class Weight:
     def outputs(self) -> int:
         """O"""
         return self.shape[0]
+
+    @cached_property
+    def address(self) -> int:
+        """Where the first panel is."""
+        return address(self.panels)
 
     def __getitem__(self, rows: slice) -> Weight:
         """Some of the outputs, packed; a view where they begin with a panel."""
