@@ -104,7 +104,7 @@ EXPORT int NAME(attention)(const struct heads *q, const struct heads *k, const s
                     some = steps(n - row, steps(n - row, ROWS));
                     for (count first = 0; first < padded; first += PANEL)
                         NAME(sums)(some, rows + row * q->row, q->row, (word *)room + first * channels, channels,
-                                   (word *)scores + row * padded + first, padded);
+                                   (word *)scores + row * padded + first, padded, (word *)room, 0);
                 }
                 for (count r = 0; r < n; r += LANES)
                     exponentials(scores + r * padded, padded, smaller(LANES, n - r), keys, scale,
@@ -114,7 +114,7 @@ EXPORT int NAME(attention)(const struct heads *q, const struct heads *k, const s
                     some = steps(n - row, steps(n - row, ROWS));
                     for (count first = 0; first < channels; first += PANEL) {
                         NAME(sums)(some, (word *)scores + row * padded, padded, (word *)values + first * keys, keys,
-                                   (word *)sums, PANEL);
+                                   (word *)sums, PANEL, (word *)room, 0);
                         for (count r = 0; r < some; r++)
                             for (count c = first; c < smaller(first + PANEL, channels); c += LANES)
                                 store_some(out + ((item * queries + i + row + r) * all + head) * channels + c,

@@ -31,6 +31,7 @@ enum {
     PANEL = 32,
     STEP = 16,          /* rows that a panel of words of two or four has a multiple of */
     NARROWED = 3 << 15, /* words of rows at a time, 384 KB: with a panel they fit a second cache of 1 MB */
+    AHEAD = 128,        /* rows of a panel, 16 KB, by which it is fetched before it is read, if it is read once */
     WHOLE = 1 << 30     /* more words than any sum has */
 };
 

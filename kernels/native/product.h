@@ -10,16 +10,17 @@
    and of the processor how many rows fit its registers (ROWS).
 
    Panel by panel: a panel of the weight goes from memory to the second cache once and meets many rows, ROWS of them at
-   a time. A sum runs over the inputs in order, so a row's result has the same bits whatever rows are beside it. */
+   a time, while the next panel comes to that cache, some of it at each step. A sum runs over the inputs in order, so a row's result has the same bits whatever rows are beside it. */
 #include "vectors.h"
 
 #ifdef DOT
 #include "tile_amx.h"
 #else
 /* Sums [rows, PANEL] of `rows` rows of words and one panel. All loops over rows are unrolled, so that compilers keep
-   the sums in registers: Clang leaves those of more than 10 rows in memory otherwise. */
+   the sums in registers: Clang leaves those of more than 10 rows in memory otherwise. Each step has `pace` words from
+   `next` on brought to the second cache: a line of the cache, or the two of a row of the panel. */
 INLINE void NAME(tile)(const int rows, const word *a, count stride, const word *panel, count depth, word *out,
-                       count out_stride) {
+                       count out_stride, const word *next, count pace) {
     for (int column = 0; column < PANEL; column += 2 * LANES)
         for (count begin = 0; begin < depth; begin += RUN) {
             const word *row[ROWS], *step = panel + begin * PANEL + column;
@@ -31,6 +32,9 @@ INLINE void NAME(tile)(const int rows, const word *a, count stride, const word *
             }
             for (count k = 0, n = smaller(RUN, depth - begin); k < n; k++, step += PANEL) {
                 bits left = load_bits(step), right = load_bits(step + LANES);
+                __builtin_prefetch(next, 0, 2);
+                if (pace == PANEL) __builtin_prefetch(next + PANEL / 2, 0, 2);
+                next += pace;
 #pragma GCC unroll 16
                 for (int r = 0; r < rows; r++) {
                     bits x = (bits){0} + row[r][k];
@@ -51,12 +55,13 @@ INLINE void NAME(tile)(const int rows, const word *a, count stride, const word *
 
 /* The same for a number of rows, at most ROWS, that isn't known to the compiler. */
 static TARGET void NAME(sums)(count rows, const word *a, count stride, const word *panel, count depth, word *out,
-                              count out_stride) {
+                              count out_stride, const word *next, count pace) {
 #ifdef DOT
+    (void)next, (void)pace;
     NAME(tile)(rows, a, stride, panel, depth, out, out_stride);
 #else
     switch (rows) {
-#define CASE(height) case height: NAME(tile)(height, a, stride, panel, depth, out, out_stride); break;
+#define CASE(height) case height: NAME(tile)(height, a, stride, panel, depth, out, out_stride, next, pace); break;
         TILES
 #undef CASE
     }
@@ -71,12 +76,15 @@ INLINE void NAME(multiply)(const word *a, count stride, const struct scale *scal
 #ifdef DOT
     _tile_loadconfig(NAME(tiles));
 #endif
+    /* A panel is gone through so often, and the next one comes in as many parts; what is read once comes just before. */
+    const count turns = PANEL / (2 * LANES), times = turns * steps(rows, ROWS), pace = steps(PANEL, times);
     for (count first = 0; first < outputs; first += PANEL, panels += (HEAD + depth) * PANEL) {
-        const word *panel = panels + HEAD * PANEL;
+        const word *panel = panels + HEAD * PANEL, *next = panel + (times > 1 ? depth : AHEAD) * PANEL;
         count n = smaller(PANEL, outputs - first);
         for (count row = 0, some; row < rows; row += some) {
             some = steps(rows - row, steps(rows - row, ROWS)); /* tiles of about equal heights */
-            NAME(sums)(some, a + row * stride, stride, panel, depth, sums, PANEL);
+            NAME(sums)(some, a + row * stride, stride, panel, depth, sums, PANEL, next, pace);
+            next += turns * depth * pace;
             for (count r = 0; r < some; r++)
                 for (count i = 0; i < n; i += LANES) {
                     count column = first + i, left = n - i;
