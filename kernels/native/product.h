@@ -83,6 +83,11 @@ INLINE void NAME(multiply)(const word *a, count stride, const struct scale *scal
         count n = smaller(PANEL, outputs - first);
         for (count row = 0, some; row < rows; row += some) {
             some = steps(rows - row, steps(rows - row, ROWS)); /* tiles of about equal heights */
+            for (count r = row; r < row + some; r++)
+                for (count i = first; i < first + n; i += LANES) {
+                    if (residual) __builtin_prefetch(residual + r * residual_stride + i);
+                    __builtin_prefetch(out + r * out_stride + i, 1);
+                }
             NAME(sums)(some, a + row * stride, stride, panel, depth, sums, PANEL, next, pace);
             next += turns * depth * pace;
             for (count r = 0; r < some; r++)
