@@ -41,14 +41,22 @@ INLINE float least(vec v) { return -greatest(-v); }
 /* A row of floats -> words. What is NaN or infinite makes the step NaN, and so all that comes of the row. */
 INLINE struct scale NAME(narrow)(const float *x, count depth, word *out, count words) {
     typedef uint8_t bytes __attribute__((vector_size(LANES)));
-    vec low = {0}, high = {0}, odd = {0};
-    for (count i = 0; i < depth; i += LANES) {
-        vec some = load_some(x + i, depth - i);
-        low = choose(some < low, some, low);
-        high = choose(some > high, some, high);
-        odd += some * 0.0f;
+    vec low[4] = {{0}}, high[4] = {{0}}, odd[4] = {{0}}; /* of every fourth vector, so that none waits for the last */
+    for (count i = 0; i < depth; i += 4 * LANES)
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+            count left = depth - i - j * LANES;
+            vec some = left > 0 ? load_some(x + i + j * LANES, left) : (vec){0};
+            low[j] = choose(some < low[j], some, low[j]);
+            high[j] = choose(some > high[j], some, high[j]);
+            odd[j] += some * 0.0f;
+        }
+    for (int j = 1; j < 4; j++) {
+        low[0] = choose(low[j] < low[0], low[j], low[0]);
+        high[0] = choose(high[j] > high[0], high[j], high[0]);
+        odd[0] += odd[j];
     }
-    float broken = total(odd), from = least(low), range = greatest(high) - from;
+    float broken = total(odd[0]), from = least(low[0]), range = greatest(high[0]) - from;
     if (broken != 0) from = range = 0;
     float step = range > 1e-30f ? range * (1 / 255.0f) : 1.0f, inverse = 1.0f / step;
     const float shift = 12582912.0f; /* 1.5 * 2**23: a sum's lowest bits are the whole number */

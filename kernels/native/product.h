@@ -90,14 +90,16 @@ INLINE void NAME(multiply)(const word *a, count stride, const struct scale *scal
                 }
             NAME(sums)(some, a + row * stride, stride, panel, depth, sums, PANEL, next, pace);
             next += turns * depth * pace;
-            for (count r = 0; r < some; r++)
-                for (count i = 0; i < n; i += LANES) {
-                    count column = first + i, left = n - i;
+            for (count i = 0; i < n; i += LANES) {
+                count column = first + i, left = n - i;
+                vec added = bias ? load_some(bias + column, left) : (vec){0};
+                for (count r = 0; r < some; r++) {
                     vec y = NAME(floats)(sums + r * PANEL + i, panels + i, scales ? scales + row + r : NULL);
-                    if (bias) y += load_some(bias + column, left);
+                    if (bias) y += added;
                     if (residual) y += load_some(residual + (row + r) * residual_stride + column, left);
                     store_some(out + (row + r) * out_stride + column, activate(y, activation), left);
                 }
+            }
         }
     }
 #ifdef DOT
