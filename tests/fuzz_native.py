@@ -28,6 +28,8 @@ if __name__ == "__main__":
         fuzz.test_products()
         fuzz.test_rows()
         fuzz.test_attention()
+        fuzz.test_attention_of_sizes_that_models_have()
+        fuzz.test_attention_of_scores_far_apart()
         fuzz.test_convolutions()
     narrow.test_products()
     narrow.test_convolutions()

@@ -52,13 +52,37 @@ def test_rows(made: tuple[str, int], rows: int, width: int) -> None:
 
 
 @few
-@given(kernels, st.integers(1, 3), st.integers(1, 4), sizes, sizes, sizes, st.sampled_from(["all", "some", "causal"]))
+@given(
+    kernels, st.integers(1, 3), st.integers(1, 4), sizes, sizes, sizes,
+    st.sampled_from(["all", "some", "causal", "itself"]),
+)  # fmt: skip
 def test_attention(
     made: tuple[str, int], items: int, heads: int, queries: int, keys: int, channels: int, seen: str
 ) -> None:
+    attended(made, items, heads, queries, keys, channels, seen)
+
+
+def test_attention_of_sizes_that_models_have() -> None:
+    for name in PROCESSORS:
+        for length, channels in ((1, 64), (50, 64), (50, 80), (77, 64), (257, 64), (577, 32)):
+            attended((name, 2), 1, 1, min(length, 35), length, channels, "all" if length > 77 else "causal")
+
+
+def test_attention_of_scores_far_apart() -> None:
+    """Each query's greatest score is its own: those of the first are of the order of 1, of others 1,000."""
+    q, k, v = (normal(i, 1, 1, 50, 64) for i in range(3))
+    q[:, :, 1:] *= 400
+    expected = ops.attention(wide(q), wide(k), wide(v))
+    for name in PROCESSORS:
+        assert np.abs(NativeOps(name, 1).attention(q, k, v) - expected).max() < 0.01
+
+
+def attended(made: tuple[str, int], items: int, heads: int, queries: int, keys: int, channels: int, seen: str) -> None:
+    """Queries, keys and values lie in one array, as the towers have them."""
     own = NativeOps(*made)
-    q = normal(1, items, queries, heads, channels).swapaxes(1, 2)
-    k, v = (normal(i, items, keys, heads, channels).swapaxes(1, 2) for i in (2, 3))
+    lengths = (queries, keys, keys)
+    qkv = normal(1, items, max(lengths), 3, heads, channels).swapaxes(1, 3)
+    q, k, v = (qkv[:, :, i, :length] for i, length in enumerate(lengths))
     visible = None
     if seen == "some":
         visible = normal(4, items, queries, keys) > 0
@@ -66,6 +90,8 @@ def test_attention(
     elif seen == "causal":
         causal = np.tri(queries, keys, max(0, keys - queries), dtype=bool)
         visible = np.broadcast_to(causal, (items, queries, keys))
+    elif seen == "itself":
+        visible = np.broadcast_to(np.arange(queries)[:, None] % keys == np.arange(keys), (items, queries, keys))
     size = np.abs(wide(q)) @ np.abs(wide(k)).swapaxes(-1, -2) * channels**-0.5  # what a score is summed of
     bound = 8 * (channels + keys + size.max()) * (1 + size.max()) * np.abs(v).max()
     assert_within(own.attention(q, k, v, visible), ops.attention(wide(q), wide(k), wide(v), visible), bound)

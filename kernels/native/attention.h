@@ -1,7 +1,11 @@
 /* Attention of one head at a time, all of it in cache: two products and a softmax between them.
 
-   Keys are packed as a weight [K, D], values as one of [D, K]. Some queries at a time have their scores, [Q, K]; scores
-   become weights whose sum isn't 1 yet, and the sum divides what the values add up to: channels, and once. */
+   Keys are packed as a weight [K, D], values as one of [D, K]; a few queries at a time have their scores [Q, K].
+
+       queries [Q, D]  x  keys [D, K]  ->  scores [Q, K]          e to the power of each, less the greatest of its row
+                                           scores  x  values [K, D]  ->  sums [Q, D], divided by the sum of the scores
+
+   So a row is divided once for each of its channels, not once for each key. */
 #include "vectors.h"
 
 enum { QUERIES = 32 }; /* at a time, a multiple of LANES */
@@ -75,6 +79,17 @@ INLINE void exponentials(float *scores, count padded, count queries, count keys,
     store(parts, 1.0f / totals(sums));
 }
 
+/* Sums [rows, columns] of rows of floats and a packed weight, some rows at a time; both have whole panels of columns. */
+INLINE void NAME(sums_of_rows)(const float *a, count stride, count rows, count depth, const float *panels,
+                               count columns, float *out) {
+    for (count first = 0; first < columns; first += PANEL, panels += PANEL * depth)
+        for (count row = 0, some; row < rows; row += some) {
+            some = steps(rows - row, steps(rows - row, ROWS));
+            NAME(sums)(some, (const word *)a + row * stride, stride, (const word *)panels, depth,
+                       (word *)out + row * columns + first, columns, (const word *)panels, 0);
+        }
+}
+
 /* A matrix for each item and head: where the first is, and how far apart items, heads and rows are. */
 struct heads {
     const float *first;
@@ -86,40 +101,29 @@ struct heads {
 EXPORT int NAME(attention)(const struct heads *q, const struct heads *k, const struct heads *v, const uint8_t *visible,
                            count visible_item, count visible_row, count items, count begin, count end, count all,
                            count queries, count keys, count channels, float *out) {
-    count padded = steps(keys, PANEL) * PANEL;
-    count key_panels = padded * channels, value_panels = steps(channels, PANEL) * PANEL * keys;
+    count padded = steps(keys, PANEL) * PANEL, columns = steps(channels, PANEL) * PANEL;
     float *room = NULL;
-    if (posix_memalign((void **)&room, 64, (key_panels + value_panels + QUERIES * padded) * sizeof(float))) return -1;
-    float *values = room + key_panels, *scores = values + value_panels;
-    float scale = 1.0f / sqrtf((float)channels), parts[QUERIES], sums[ROWS * PANEL] __attribute__((aligned(64)));
+    count size = padded * channels + columns * keys + QUERIES * (padded + columns);
+    if (posix_memalign((void **)&room, 64, size * sizeof(float))) return -1;
+    float *values = room + padded * channels, *scores = values + columns * keys, *sums = scores + QUERIES * padded;
+    float scale = 1.0f / sqrtf((float)channels), parts[QUERIES];
     for (count item = 0; item < items; item++)
         for (count head = begin; head < end; head++) {
-            const float *query = q->first + item * q->item + head * q->head;
             pack_keys(k->first + item * k->item + head * k->head, k->row, keys, channels, room);
             pack_values(v->first + item * v->item + head * v->head, v->row, keys, channels, values);
+            const float *query = q->first + item * q->item + head * q->head;
             for (count i = 0; i < queries; i += QUERIES) {
-                count n = smaller(QUERIES, queries - i), some;
-                const word *rows = (const word *)query + i * q->row;
-                for (count row = 0; row < n; row += some) {
-                    some = steps(n - row, steps(n - row, ROWS));
-                    for (count first = 0; first < padded; first += PANEL)
-                        NAME(sums)(some, rows + row * q->row, q->row, (word *)room + first * channels, channels,
-                                   (word *)scores + row * padded + first, padded, (word *)room, 0);
-                }
+                count n = smaller(QUERIES, queries - i);
+                NAME(sums_of_rows)(query + i * q->row, q->row, n, channels, room, padded, scores);
                 for (count r = 0; r < n; r += LANES)
                     exponentials(scores + r * padded, padded, smaller(LANES, n - r), keys, scale,
                                  visible ? visible + item * visible_item + (i + r) * visible_row : NULL, visible_row,
                                  parts + r);
-                for (count row = 0; row < n; row += some) {
-                    some = steps(n - row, steps(n - row, ROWS));
-                    for (count first = 0; first < channels; first += PANEL) {
-                        NAME(sums)(some, (word *)scores + row * padded, padded, (word *)values + first * keys, keys,
-                                   (word *)sums, PANEL, (word *)room, 0);
-                        for (count r = 0; r < some; r++)
-                            for (count c = first; c < smaller(first + PANEL, channels); c += LANES)
-                                store_some(out + ((item * queries + i + row + r) * all + head) * channels + c,
-                                           load(sums + r * PANEL + c - first) * parts[row + r], channels - c);
-                    }
+                NAME(sums_of_rows)(scores, padded, n, keys, values, columns, sums);
+                for (count r = 0; r < n; r++) {
+                    float *to = out + ((item * queries + i + r) * all + head) * channels;
+                    for (count c = 0; c < channels; c += LANES)
+                        store_some(to + c, load(sums + r * columns + c) * parts[r], channels - c);
                 }
             }
         }
