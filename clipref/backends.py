@@ -18,7 +18,7 @@ import difflib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from inspect import Parameter, isfunction, signature
 from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
@@ -29,6 +29,7 @@ from .arguments import brief
 from .config import ClipConfig
 from .engine import Engine, NumpyEngine, ReferenceEngine
 from .errors import BackendError
+from .installed import entry_points
 from .lazy import no_fork
 from .peers import backend_advice, option_advice
 from .transformer import Ops

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from types import UnionType
 from typing import Any, ClassVar, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
@@ -170,9 +171,14 @@ def _value(data: Mapping[str, Any], key: str, kind: type, where: str) -> Any:
     return value
 
 
+@cache
+def _types(cls: type[Any]) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
 def _build(cls: type[Any], data: dict[str, Any], where: str) -> Any:
     """One dataclass from JSON: every key known, none missing, every value of the field's type."""
-    fields, types = {field.name: field for field in dataclasses.fields(cls)}, get_type_hints(cls)
+    fields, types = {field.name: field for field in dataclasses.fields(cls)}, _types(cls)
     unknown = sorted(set(data) - set(fields))
     if unknown:
         raise ConfigError(f"config.json: unknown key {where}.{unknown[0][:80]}; expected {', '.join(fields)}.")

@@ -13,7 +13,6 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 
 from .arguments import brief
@@ -21,6 +20,7 @@ from .config import PUBLISHED, Activation, ClipConfig
 from .digests import checked_digest, read_provenance, recorded_digest, refuse_other
 from .errors import InputError, ModelNotFound, WeightsError
 from .files import home as home
+from .installed import entry_points
 from .lazy import no_fork
 from .published import MODELS
 from .weights import SafetensorsFile
@@ -208,7 +208,7 @@ def pinned_digest(path: Path) -> str | None:
 
 def _fetch() -> Callable[..., tuple[Path, ClipConfig]]:
     with no_fork:
-        for entry in entry_points(group=GROUP, name="fetch"):
+        for entry in entry_points(group=GROUP).select(name="fetch"):
             fetch: Callable[..., tuple[Path, ClipConfig]] = entry.load()
             return fetch
     raise ModelNotFound("This installation can't open checkpoints; install the package anew, whole.")

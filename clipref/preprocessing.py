@@ -23,7 +23,6 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import cache
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +33,7 @@ from .config import OPENAI_MEAN, OPENAI_STD, Interpolation, ResizeMode
 from .errors import BackendError, ImageError, InputError
 from .image_locks import pillow
 from .images import MAX_PIXELS, check_size, decoded_file, decoded_image, decoded_path, read_stream
+from .installed import entry_points
 from .lazy import no_fork
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
 
@@ -24,8 +25,9 @@ _TURNED = struct.pack("<2sHI H HHIHH I", b"II", 42, 8, 1, 0x0112, 3, 1, 6, 0, 0)
 _STORED = 0xFFFF  # bytes of a block of DEFLATE that isn't compressed, at most
 
 
+@cache
 def png(mode: str, width: int, height: int) -> Array:
-    """The bytes of a picture's file, as uint8: sharp edges, the full range of values.
+    """The bytes of a picture's file, as uint8, read-only: sharp edges, the full range of values.
 
     "RGB with EXIF" has to be turned by a quarter to stand upright; in modes "with tRNS" half of it is transparent.
     """

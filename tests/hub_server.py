@@ -100,9 +100,9 @@ def handler(state: Hub) -> type[BaseHTTPRequestHandler]:
 
 
 # Processes of their own, because huggingface_hub reads the environment once. They are forked from a server that has
-# imported the rest already.
+# imported the rest already, and what the versions of huggingface_hub import.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["tests.hub_server"])
+PROCESSES.set_forkserver_preload(["tests.hub_server", "httpx2", "httpx", "requests", "tqdm.auto", "filelock", "yaml"])
 
 
 def _locate(

@@ -13,11 +13,12 @@ import difflib
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import Any, NoReturn
 
 from .. import __version__
 from ..errors import ClipError
+from ..installed import entry_points
 from .interrupts import interruptible
 from .streams import flush, say, standard_streams
 

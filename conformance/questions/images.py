@@ -65,15 +65,9 @@ def preprocess(profile: str) -> Iterator[Question]:
         claims = ("IMG-1", "IMG-2", "IMG-3", *_MODES.get(mode, ()), "IMG-5", "IMG-6", "IMG-7")
         yield question(
             f"preprocess/{mode} {width}x{height} to {side}", claims, "preprocess", None,
-            lambda m=mode, w=width, h=height: {"image": _png(m, w, h)},
+            lambda m=mode, w=width, h=height: {"image": pictures.png(m, w, h)},
             {"resolution": side}, partial(_pixels, profile), partial(_measure_pixels, profile),
         )  # fmt: skip
-
-
-@cache
-def _png(mode: str, width: int, height: int) -> Array:
-    """The file of a picture, read-only."""
-    return pictures.png(mode, width, height)
 
 
 def _pixels(profile: str, case: Case) -> Exact:
@@ -124,7 +118,7 @@ def golden_levels(name: str, profile: str) -> Array:
     require(f"The right pixels of {name!r} are made", "pillow")
     mode, _, size = name.rpartition(" to ")[0].rpartition(" ")
     width, height = (int(side) for side in size.split("x"))
-    image = preprocessing.open_png(_png(mode, width, height))
+    image = preprocessing.picture(mode, width, height)
     levels = np.ascontiguousarray(preprocessing.resize(image, int(name.rpartition(" ")[2]), PROFILES[profile]))
     if hashlib.sha256(levels.tobytes()).hexdigest() != golden_digests()[key]:
         import PIL

@@ -10,6 +10,7 @@ without, compute this (the latter but for results of one column). On a GPU, torc
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 
@@ -55,8 +56,9 @@ def _resize_axis(image: Array, axis: int, length: int, filter: str, antialias: b
     return np.moveaxis(levels.reshape(*lines.shape[:-1], length), -1, axis)
 
 
+@lru_cache(maxsize=64)  # searches for a fault resize one picture hundreds of times
 def weights(before: int, after: int, filter: str, antialias: bool) -> Array:
-    """How much of each old pixel is in each new one, [after, before] float64; a row's sum is 1."""
+    """How much of each old pixel is in each new one, [after, before] float64, read-only; a row's sum is 1."""
     reach, function = FILTERS[filter]
     scale = before / after
     widened = max(scale, 1.0) if antialias else 1.0
@@ -72,6 +74,7 @@ def weights(before: int, after: int, filter: str, antialias: bool) -> Array:
             at = np.clip(taps, 0, before - 1).astype(int)
             np.add.at(row, at, function(taps - centre + 0.5, -0.75))
         row /= row.sum()
+    found.flags.writeable = False
     return found
 
 
