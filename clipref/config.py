@@ -178,7 +178,8 @@ def _types(cls: type[Any]) -> dict[str, Any]:
 
 def _build(cls: type[Any], data: dict[str, Any], where: str) -> Any:
     """One dataclass from JSON: every key known, none missing, every value of the field's type."""
-    fields, types = {field.name: field for field in dataclasses.fields(cls)}, _types(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    types = _types(cls)  # type: ignore[arg-type]  # mypy takes the hash of its instances for a class's
     unknown = sorted(set(data) - set(fields))
     if unknown:
         raise ConfigError(f"config.json: unknown key {where}.{unknown[0][:80]}; expected {', '.join(fields)}.")

@@ -16,6 +16,7 @@ from clipref.weights_tools import synthetic
 
 from . import cases
 from .engine_questions import TINY_VIT, questions
+from .fault_answers import Kept, kept_answers
 
 if TYPE_CHECKING:
     from .live_server import Live
@@ -72,6 +73,19 @@ def server() -> Iterator["Live"]:
 
     with live("--model", "clipref/shapes-vit", "--backend", "reference") as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def answers() -> Kept:
+    """Answers of faults that tests of several files ask for."""
+    return {}
+
+
+@pytest.fixture
+def kept(answers: Kept) -> Iterator[None]:
+    """What faults answer to a question of the conformance suite is computed once in a run."""
+    with kept_answers(answers):
+        yield
 
 
 @pytest.fixture

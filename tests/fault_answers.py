@@ -11,31 +11,33 @@ from clipref.weights import DType
 
 # Bytes of an answer that is kept. Embeddings, ids and similarities are smaller, most pixels are not.
 SMALL = 2**16
-Key = tuple[str, tuple[str, ...], str, str]
+Key = tuple[object, ...]
+Kept = dict[Key, tuple[Outputs | Exception, Sequence[faults.Fault]]]
 
 
 @contextmanager
-def kept_answers() -> Iterator[None]:
-    """Within, `faults.answer` computes what it is asked once. For questions of the suite, whose id says all of them."""
-    known: dict[Key, Outputs | Exception] = {}
+def kept_answers(known: Kept) -> Iterator[None]:
+    """Within, `faults.answer` computes what isn't `known`. A checkpoint's name has to say what is in it."""
     compute = faults.answer
 
     def answer(
         case: Case, faulty: Sequence[faults.Fault] = (), dtype: DType = "float64", profile: str = "openai"
     ) -> Outputs:
-        key = case.id, tuple(fault.id for fault in faulty), dtype, profile
+        inputs = tuple((name, x.shape, x.tobytes()) for name, x in case.inputs.items())
+        asked = case.verb, hash(inputs), repr(case.attributes), case.checkpoint and case.checkpoint.name
+        key = *asked, tuple(id(fault.change) for fault in faulty), dtype, profile
         if key not in known:
             try:
                 found = compute(case, faulty, dtype, profile)
             except (ValueError, KeyError, IndexError) as problem:  # the faults can't be together, or not in this case
-                known[key] = type(problem)(*problem.args)
+                known[key] = type(problem)(*problem.args), faulty
                 raise
             if sum(x.nbytes for x in found.values()) > SMALL:
                 return found
             for x in found.values():
                 x.flags.writeable = False
-            known[key] = found
-        kept = known[key]
+            known[key] = found, faulty
+        kept, _ = known[key]
         if isinstance(kept, Exception):
             raise type(kept)(*kept.args)
         return dict(kept)

@@ -228,6 +228,7 @@ def ours(change: Any) -> faults.Fault:
 WITHOUT_RESNETS = [q for q in levels.questions(["towers"]) if "/rn" not in q.id or q.id.endswith("text")]
 
 
+@pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize("precision", ["float16", pytest.param("bfloat16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("fault", "models"),
@@ -247,6 +248,7 @@ def test_a_wrong_formula_is_no_precision(fault: faults.Fault, models: set[str], 
     assert not models or failed == models
 
 
+@pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize("precision", ["float16", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_what_is_right_is_no_mixture_and_leans_to_nothing(precision: str) -> None:
     assert suite.run(FaultyEngine(), WITHOUT_RESNETS, precision=precision).passed

@@ -134,6 +134,7 @@ class Fixed(FaultyEngine):
         return super().answer(case)
 
 
+@pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize("fault", ["crop-floor", "crop-ceil", "rgb-first", "exif-turned", "transparent-colour"])
 def test_an_engine_of_one_size_is_asked_every_kind_of_picture(fault: str) -> None:
     report = ran(Fixed(faults.BY_ID[fault]), "preprocess")
@@ -150,6 +151,7 @@ def test_a_word_is_withheld_of_what_was_hardly_answered() -> None:
     )
 
 
+@pytest.mark.usefixtures("kept")
 def test_another_profile_is_told_apart_from_a_fault() -> None:
     both = (faults.BY_ID["crop-floor"], faults.BY_ID["rgb-first"])
     report = ran(FaultyEngine(*both), "preprocess")

@@ -20,6 +20,8 @@ from clipref.conformance.protocol import Array, Case, Outputs
 from clipref.conformance.restated.preprocessing import Steps
 from clipref.weights import Checkpoint
 
+pytestmark = pytest.mark.usefixtures("kept")
+
 
 def asked(engine: object, level: str, only: str = "", profile: str = "openai") -> Report:
     questions = [q for q in levels.questions([level], profile=profile) if only in q.id]

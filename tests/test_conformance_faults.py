@@ -24,7 +24,7 @@ SOME_TOWER_FAULTS = ("gelu-tanh", "qkv-kqv", "ln-pre-missing", "conv2-strided")
 @pytest.fixture(scope="module", autouse=True)
 def kept() -> Iterator[None]:
     """Answers of faults that searches have in common are computed once."""
-    with kept_answers():
+    with kept_answers({}):
         yield
 
 

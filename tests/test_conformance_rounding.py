@@ -18,6 +18,7 @@ from clipref.conformance.restated.preprocessing import Steps
 
 from .conformance_engines import Emulated, Spoilt
 
+pytestmark = pytest.mark.usefixtures("kept")
 COARSE = ("float16", "tf32", "bfloat16", "int8")
 STD = np.array(Steps.std, np.float32)[:, None, None]
 

@@ -40,6 +40,7 @@ def no_search(*given: object) -> tuple[()]:
 # --- models, items, activations ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("kept")
 def test_the_kind_of_model_that_fails_is_told() -> None:
     report = asked(FaultyEngine(BY_ID["gelu-quick"]), "towers", only="vit")
     assert report.shared == (
@@ -67,6 +68,7 @@ def test_the_items_that_are_wrong_are_told(wrong: slice, says: str, monkeypatch:
     assert any(said.endswith(says) for said in asked(Changed(change), "towers", only="vit-a").shared)
 
 
+@pytest.mark.usefixtures("kept")
 def test_the_texts_that_are_wrong_are_told() -> None:
     report = asked(FaultyEngine(BY_ID["pool-last-end"]), "towers", only="vit")
     assert any(said.endswith("are wrong: texts with two end-of-text tokens.") for said in report.shared)
@@ -77,6 +79,7 @@ def test_the_texts_that_are_wrong_are_told() -> None:
     )
 
 
+@pytest.mark.usefixtures("kept")
 def test_where_all_traces_leave_the_band_is_told() -> None:
     report = asked(FaultyEngine(BY_ID["scale-missing"]), "taps", only="image")
     name = "visual.transformer.resblocks.0.attn"
@@ -113,6 +116,7 @@ def turned(turn: Callable[[Array], Array]) -> Changed:
     return Changed(lambda case, outputs: {"pixels": np.ascontiguousarray(turn(outputs["pixels"]))})
 
 
+@pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize(
     ("engine", "says"),
     [
@@ -154,6 +158,7 @@ def test_advice_is_on_every_surface(monkeypatch: pytest.MonkeyPatch) -> None:
     assert f"<li>{advice}</li>" in html.as_html(report)
 
 
+@pytest.mark.usefixtures("kept")
 def test_what_is_explained_needs_no_advice() -> None:
     explained = asked(FaultyEngine(BY_ID["gelu-tanh"]), "towers", only="vit-a plain")
     assert explained.advice is None and explained.diagnoses

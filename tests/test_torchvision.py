@@ -15,6 +15,7 @@ from clipref.conformance.restated import preprocessing, torch_resize
 from clipref.conformance.restated.preprocessing import PROFILES, Steps
 
 PROFILE = "transformers-5-torchvision"
+pytestmark = pytest.mark.usefixtures("kept")
 
 
 class Processor:
