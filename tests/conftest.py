@@ -34,10 +34,17 @@ def pytest_xdist_setupnodes() -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what has the largest models, two of which would need more memory at once than there is."""
+    """Mark what has the largest models, two of which would need more memory at once than there is; and slow cases."""
     for item in items:
+        fast, slow = (item.get_closest_marker(name) for name in ("fast_cases", "slow_cases"))
+        if (fast and not _has_part(item, fast.args)) or (slow and _has_part(item, slow.args)):
+            item.add_marker(pytest.mark.slow)
         if any(name in item.nodeid for name in LARGEST):
             item.add_marker(pytest.mark.largest)
+
+
+def _has_part(item: pytest.Item, parts: tuple[str, ...]) -> bool:
+    return any(part in item.name for part in parts)
 
 
 @pytest.fixture(scope="session", params=sorted(TINY))

@@ -18,6 +18,7 @@ from clipref.weights_tools.activations import FLOAT16_MAX, audit
 Tensors = dict[str, np.ndarray]
 
 
+@pytest.mark.fast_cases("shapes-vit")
 @pytest.mark.parametrize("name", ["clipref/shapes-vit", "clipref/shapes-rn", "clipref/scenes-rn"])
 def test_a_clean_model_is_not_blamed(name: str) -> None:
     found = audit(Checkpoint(locate(name)[0]))

@@ -33,6 +33,7 @@ def test_operations_are_right() -> None:
     assert max(max(units.values()) for units in check("blas").units.values()) < BUDGET / 1.5
 
 
+@pytest.mark.fast_cases("trained")
 @pytest.mark.parametrize("style", synthetic.STYLES)
 @pytest.mark.parametrize("name", cases.TINY)
 def test_towers_are_the_reference(name: str, style: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -265,6 +265,7 @@ def test_wrong_usage(capsys: pytest.CaptureFixture[str], tiny: Path) -> None:
         run("compare", "x.png", "a", "--model", "clip/ViT-B32", "--debug")
 
 
+@pytest.mark.slow
 def test_as_a_program() -> None:
     code = "import sys; from clipref.cli import main; sys.exit(main())"
     shown = subprocess.run([sys.executable, "-c", f"{code}", "tokenize", *["a"] * 5_000], capture_output=True)

@@ -217,6 +217,7 @@ def test_what_a_terminal_would_obey_is_escaped(capsys: pytest.CaptureFixture[str
     assert streams.printable("\u00e9\U0001f600\t") == "\u00e9\U0001f600\\t"
 
 
+@pytest.mark.fast_cases("/dev/full", "tokenize")
 @pytest.mark.skipif(os.name == "nt", reason="a shell of Unix")
 @pytest.mark.parametrize(
     ("command", "code", "message"),
@@ -235,6 +236,7 @@ def test_standard_streams_that_are_full_or_closed(command: str, code: int, messa
     assert written == ["e.names.json", "e.npy"] * (code == 0)
 
 
+@pytest.mark.fast_cases("[2]")
 @pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_command_ends_at_once_and_leaves_nothing(number: int, tiny_vit: Path, tmp_path: Path) -> None:

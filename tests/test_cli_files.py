@@ -259,6 +259,7 @@ def test_texts_are_utf8(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out)["text"] == "\u00e9"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="locales are other ones")
 def test_an_ascii_locale(tiny_vit: Path, tmp_path: Path) -> None:
     name = "\u00e9\U0001f600"

@@ -78,9 +78,8 @@ def test_the_golden_ids_go_to_the_brim_and_to_both_ends_of_the_table() -> None:
     assert np.diff(sorted(i for i in used if i >= 512)).max() < 100
 
 
-@pytest.mark.parametrize(
-    "profile", [pytest.param(p, marks=() if p == "openai" else pytest.mark.slow) for p in preprocessing.PROFILES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("profile", preprocessing.PROFILES)
 def test_the_recipe_gives_the_golden_pixels(profile: str) -> None:
     for mode, width, height, side in images.PICTURES:
         image = preprocessing.open_png(preprocessing.png(preprocessing.picture(mode, width, height)))
@@ -184,9 +183,8 @@ def test_a_precision_is_graded_as_what_it_is(precision: str) -> None:
         assert not claimed.passed and claimed.grade == report.grade
 
 
-@pytest.mark.parametrize(
-    "precision", ["int8", *(pytest.param(p, marks=pytest.mark.slow) for p in ("float16", "bfloat16"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["int8", "float16", "bfloat16"])
 def test_a_fault_within_a_coarse_precision_is_told(precision: str) -> None:
     """Each of its answers would pass: it is what they have in common that is not rounding."""
     fault = faults.BY_ID["patches-columns-first" if precision == "int8" else "gelu-exact"]
@@ -248,8 +246,9 @@ def test_a_wrong_formula_is_no_precision(fault: faults.Fault, models: set[str], 
     assert not models or failed == models
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("kept")
-@pytest.mark.parametrize("precision", ["float16", pytest.param("bfloat16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
 def test_what_is_right_is_no_mixture_and_leans_to_nothing(precision: str) -> None:
     assert suite.run(FaultyEngine(), WITHOUT_RESNETS, precision=precision).passed
 

@@ -134,6 +134,7 @@ class Fixed(FaultyEngine):
         return super().answer(case)
 
 
+@pytest.mark.fast_cases("crop-floor")
 @pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize("fault", ["crop-floor", "crop-ceil", "rgb-first", "exif-turned", "transparent-colour"])
 def test_an_engine_of_one_size_is_asked_every_kind_of_picture(fault: str) -> None:

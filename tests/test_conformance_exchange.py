@@ -135,6 +135,7 @@ def test_answers_of_another_checkpoint_are_refused(copy: Path, tmp_path: Path) -
         open_engine(f"results:{copy}").answer(case)
 
 
+@pytest.mark.fast_cases("openai-I;16")
 @pytest.mark.parametrize(
     ("exported", "only", "asked", "profile", "verdict"),
     [

@@ -17,6 +17,8 @@ from .fault_answers import kept_answers
 
 TOWER_FAULTS = [fault for fault in FAULTS if fault.places[0] in LEVEL]
 OTHER_FAULTS = [fault for fault in FAULTS if fault.places[0] not in LEVEL]
+OTHERS = list(enumerate(OTHER_FAULTS))
+EVERY = {"preprocess": 12}  # every how manieth isn't slow
 # One of each kind of change; the rest of them is slow.
 SOME_TOWER_FAULTS = ("gelu-tanh", "qkv-kqv", "ln-pre-missing", "conv2-strided")
 
@@ -43,7 +45,7 @@ def caught(fault: faults.Fault) -> Report:
 @pytest.mark.parametrize(
     "fault",
     [
-        *(pytest.param(f, marks=pytest.mark.slow if i % 6 else ()) for i, f in enumerate(OTHER_FAULTS)),
+        *(pytest.param(f, marks=pytest.mark.slow if i % EVERY.get(f.places[0], 6) else ()) for i, f in OTHERS),
         *(pytest.param(f, marks=() if f.id in SOME_TOWER_FAULTS else pytest.mark.slow) for f in TOWER_FAULTS),
     ],
     ids=lambda fault: fault.id,

@@ -62,6 +62,7 @@ def test_each_command_does_what_the_guide_says(command: str, tmp_path: Path) -> 
         assert re.search(f"{last}$", done.stdout), done.stdout
 
 
+@pytest.mark.slow
 def test_the_fault_is_found_as_the_guide_shows(tmp_path: Path) -> None:
     assert RIGHT in EXAMPLE
     my_clip(tmp_path, EXAMPLE.replace(RIGHT, 'kind = "gelu"'))
@@ -73,6 +74,7 @@ def test_the_fault_is_found_as_the_guide_shows(tmp_path: Path) -> None:
         assert line in done.stdout
 
 
+@pytest.mark.slow
 def test_files_are_answered_and_checked(tmp_path: Path) -> None:
     my_clip(tmp_path, EXAMPLE)
     asked = [command for command in commands() if " questions" in command]

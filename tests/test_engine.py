@@ -99,6 +99,7 @@ def in_turn(model: CLIP, batch: np.ndarray, ids: np.ndarray) -> list[bytes]:
     return [x.tobytes() for x in found]
 
 
+@pytest.mark.fast_cases("[vit-")
 @pytest.mark.parametrize("backend", IN_PROCESS)
 def test_eight_threads_at_once_get_the_bits_of_one(tiny: Path, backend: str) -> None:
     model = AutoModel.from_pretrained(tiny, backend=backend)

@@ -45,6 +45,7 @@ def test_onnx_files_answer_for_their_checkpoint_and_for_no_other(onnx_root: Path
     assert report.passed and report.grade == "float32"
 
 
+@pytest.mark.slow
 def test_onnx_files_are_named_with_their_checkpoint(onnx_root: Path) -> None:
     folder = onnx_root / "vit-a-plain"
     pair = f"{folder / 'visual.onnx'},{folder / 'textual.onnx'}"

@@ -191,6 +191,7 @@ def test_a_program_refuses_by_its_exit_code(body: str, verdict: str, tmp_path: P
     assert verdicts(run(engine, "tokenize/refused")) == {"tokenize/refused": verdict}
 
 
+@pytest.mark.fast_cases("nan", "float64")
 @pytest.mark.parametrize(
     ("kind", "says"),
     [

@@ -70,6 +70,7 @@ def test_a_python_engine_is_found_in_the_current_folder(tmp_path: Path, monkeypa
     }
 
 
+@pytest.mark.fast_cases("RuntimeError", "SystemExit")
 @pytest.mark.parametrize(
     ("code", "says"),
     [
@@ -106,6 +107,7 @@ class Engine:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no C library of that name")
 def test_an_engine_may_print_and_change_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
@@ -160,6 +162,7 @@ def test_an_object_may_answer_for_itself(name: str, image_case: Case) -> None:
     assert open_here(f"{__name__}:{name}").answer(image_case)["length"] == len(image_case.id)
 
 
+@pytest.mark.fast_cases("SIGSEGV", "no such scale")
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes that can be waited for")
 @pytest.mark.parametrize(
     ("body", "problem", "says"),

@@ -58,6 +58,7 @@ def forked(slow: str, code: str, *arguments: str) -> None:
 OPEN = "clipref.AutoModel.from_pretrained('clipref/shapes-vit', backend='blas')"
 
 
+@pytest.mark.fast_cases("clipref.tokenizer")
 @pytest.mark.parametrize(
     ("slow", "use"),
     [

@@ -182,6 +182,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
+@pytest.mark.slow_cases("40,000")
 @pytest.mark.parametrize("name", FOLDERS)
 def test_hostile_folder(name: str, tmp_path: Path) -> None:
     spoil, message = FOLDERS[name]

@@ -83,6 +83,7 @@ def wmf() -> bytes:
     return head + b"\x01\0\x09\0" + bytes(14)
 
 
+@pytest.mark.slow_cases("ICNS")
 @pytest.mark.parametrize("name", [name for name in FORMATS if name in Image.SAVE and FORMATS[name].opened])
 def test_formats_that_pillow_writes_are_opened(name: str) -> None:
     if name == "AVIF" and "AVIF" not in Image.OPEN:

@@ -126,7 +126,7 @@ with no_fork:  # which doesn't keep a thread from forking itself
 """)
 
 
-FORKS = {("onnx", 0.01), ("onnx", 0.05), ("blas", 0.01)}  # of them all, those that are tried each time
+FORKS = {("blas", 0.01)}  # of them all, those that are tried each time
 FIRST_USE = """
 import numpy as np, os, signal, sys, threading, time
 from clipref import AutoModel

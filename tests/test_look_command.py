@@ -79,6 +79,7 @@ def check_page(page: str) -> Outline:
     return outline
 
 
+@pytest.mark.fast_cases("vit]")
 @pytest.mark.parametrize("name", ["clipref/shapes-vit", "clipref/shapes-rn"])
 def test_page_and_json_of_an_image(name: str, scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "look.html"

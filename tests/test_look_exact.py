@@ -33,6 +33,7 @@ def embedded(name: str, dtype: str) -> tuple[CLIP, np.ndarray, np.ndarray]:
     return model, pixels, model.tokenize(["three red circles on a black background", "a star"])
 
 
+@pytest.mark.fast_cases("trained")
 @pytest.mark.parametrize("style", synthetic.STYLES)
 @pytest.mark.parametrize("name", list(cases.TINY))
 def test_sums_and_knockouts(name: str, style: str, tmp_path: Path) -> None:
@@ -181,6 +182,7 @@ MUTANTS: dict[str, tuple[Any, str, Callable[..., Any], str]] = {
 }
 
 
+@pytest.mark.fast_cases("heads rolled", "causal mask")
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_mutants_are_caught(mutant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = opened(tmp_path, cases.TINY["vit-a"], "trained", "float64")

@@ -29,6 +29,7 @@ def cosines(model: CLIP, pixels: np.ndarray) -> np.ndarray:
     return found
 
 
+@pytest.mark.fast_cases("vit]")
 def test_occlusion_is_the_loss_where_a_cell_is_hidden(model: CLIP) -> None:
     found = look.occlusion(model, TEXTS, image=IMAGE, stride=12, window=12, batch_size=5)
     pixels = model.trace(IMAGE, only="pixels")["pixels"]

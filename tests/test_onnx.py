@@ -344,6 +344,7 @@ def test_options(tiny: Path) -> None:
         AutoModel.from_pretrained(tiny, backend="onnx", providers=["NoSuchProvider"])
 
 
+@pytest.mark.fast_cases("[vit]")
 def test_auto_falls_back_when_onnxruntime_is_missing(tiny: Path) -> None:
     code = f"""
 import sys

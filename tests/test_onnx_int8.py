@@ -211,6 +211,7 @@ def agreement(pair: tuple[CLIP, CLIP], scenes: int) -> tuple[float, float, float
     return float(cosines(*images).mean()), float(cosines(*texts).mean()), float((exact == found).mean())
 
 
+@pytest.mark.slow
 def test_embedded_models_lose_little(pair: tuple[CLIP, CLIP]) -> None:
     image, text, same = agreement(pair, scenes=300)
     assert image >= 0.999 and text >= 0.999 and same >= 0.99

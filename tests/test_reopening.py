@@ -82,6 +82,7 @@ def test_a_spawned_process_gets_the_model(tiny_vit: Path) -> None:
         assert (pool.apply(_embed, (model, "a cat")) == model.embed_text("a cat")).all()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_fork_while_texts_are_embedded(tiny_vit: Path) -> None:

@@ -58,6 +58,7 @@ def _enlarged(seed: int) -> world.Scene:
     return world.one_kind(seed).enlarge(1.4)
 
 
+@pytest.mark.fast_cases("two_kinds")
 @pytest.mark.parametrize("make", [world.one_kind, world.two_kinds, _enlarged])
 def test_masks_are_where_the_objects_are(make: Callable[[int], world.Scene]) -> None:
     """Inside a mask the picture has the kind's colour, outside all masks the background, edges left out."""
@@ -183,18 +184,21 @@ def test_the_lower_bound_is_wilsons() -> None:
         assert evaluate.lower_bound(share, n) == pytest.approx(low, abs=1e-9)
 
 
+@pytest.mark.fast_cases("vit-40]")
 @pytest.mark.parametrize("n", [40, pytest.param(600, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", MODELS)
 def test_pairs_never_seen_are_classified(name: str, n: int) -> None:
     assert evaluate.held_out_accuracy(AutoModel.from_pretrained(name), n) >= 0.95
 
 
+@pytest.mark.fast_cases("vit-40]")
 @pytest.mark.parametrize("n", [40, pytest.param(500, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", MODELS)
 def test_what_belongs_to_what_is_told(name: str, n: int) -> None:
     assert all(low > 0.9 for _, low in evaluate.binding(AutoModel.from_pretrained(name), n).values())
 
 
+@pytest.mark.fast_cases("vit-4]")
 @pytest.mark.parametrize("n", [4, pytest.param(50, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", MODELS)
 def test_maps_show_what_a_text_names(name: str, n: int) -> None:
@@ -202,6 +206,7 @@ def test_maps_show_what_a_text_names(name: str, n: int) -> None:
     assert areas["occlusion"] >= 0.95 and areas["direct effect"] >= 0.95, areas
 
 
+@pytest.mark.slow
 def test_a_model_that_never_saw_two_kinds_cannot_tell_what_belongs_to_what() -> None:
     assert all(low < 0.6 for _, low in evaluate.binding(AutoModel.from_pretrained("clipref/shapes-rn"), 200).values())
 
@@ -214,6 +219,7 @@ def test_files_are_small(name: str) -> None:
     assert json.loads((path / "provenance.json").read_text())["digest"] == hub.EMBEDDED[name].digest
 
 
+@pytest.mark.fast_cases("scenes-vit")
 @pytest.mark.parametrize(("name", "share"), [("clipref/shapes-rn", 0.85), *((name, 0.95) for name in MODELS)])
 def test_drawings_by_other_code_are_recognised(name: str, share: float) -> None:
     model = AutoModel.from_pretrained(name)

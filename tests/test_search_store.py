@@ -261,6 +261,7 @@ def write_some(store: Store, committed: dict[str, int]) -> None:
     committed["last"] = 99
 
 
+@pytest.mark.fast_cases("power-cut")
 @pytest.mark.parametrize("failing", [False, True], ids=["power-cut", "full-disk"])
 def test_what_was_committed_outlives_a_disk_that_reorders(place: Path, disk_of: Any, failing: bool) -> None:
     total = 0
@@ -299,6 +300,7 @@ def test_what_was_committed_outlives_a_disk_that_reorders(place: Path, disk_of: 
     assert 10 < total < 99
 
 
+@pytest.mark.slow
 def test_killed_writers_leave_the_truth(tmp_path: Path) -> None:
     killing.rounds(tmp_path, 3, seed=1)
 

@@ -22,18 +22,21 @@ def model(name: str, backend: str = "auto") -> clipref.CLIP:
     return AutoModel.from_pretrained(name, backend=backend)
 
 
+@pytest.mark.fast_cases("vit-40]")
 @pytest.mark.parametrize("scenes", [40, pytest.param(600, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", MODELS)
 def test_pairs_never_seen_are_classified(name: str, scenes: int) -> None:
     assert evaluate.held_out_accuracy(model(name), scenes) >= 0.9
 
 
+@pytest.mark.fast_cases("vit-60]")
 @pytest.mark.parametrize("scenes", [60, pytest.param(200, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", MODELS)
 def test_texts_find_their_scenes(name: str, scenes: int) -> None:
     assert evaluate.recall_at_1(model(name), scenes) >= 0.9
 
 
+@pytest.mark.fast_cases("vit-40]")
 @pytest.mark.parametrize("scenes", [40, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", MODELS)
 def test_each_attribute_is_told_from_its_alternatives(name: str, scenes: int) -> None:
@@ -41,6 +44,7 @@ def test_each_attribute_is_told_from_its_alternatives(name: str, scenes: int) ->
     assert shares.keys() == world.ATTRIBUTES.keys() and min(shares.values()) >= 0.9, shares
 
 
+@pytest.mark.fast_cases("vit]")
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_that_knows_nothing_is_measured_as_such(name: str) -> None:
     class Shuffled:
@@ -85,6 +89,7 @@ def test_a_seed_is_a_scene() -> None:
     assert world.scene(5).draw(64).tobytes() == world.scene(5).draw(64).tobytes()
 
 
+@pytest.mark.slow
 def test_held_out_pairs_are_never_trained_on() -> None:
     seen = {(s.colour, s.shape) for s in evaluate.training_scenes()}
     assert seen == set(world.CLASSES) - world.HELD_OUT

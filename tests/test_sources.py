@@ -162,6 +162,7 @@ def test_what_is_doubtful_is_refused_alike_everywhere(
 ACTIVATIONS: tuple[Literal["gelu", "quick_gelu"], ...] = ("gelu", "quick_gelu")
 
 
+@pytest.mark.fast_cases("a file", "in shards")
 @pytest.mark.parametrize("case", DOUBTFUL)
 def test_what_is_said_settles_it(case: str, ours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = put(tmp_path / "doubtful", DOUBTFUL[case](ours))

@@ -243,6 +243,7 @@ LONG = {
 }
 
 
+@pytest.mark.slow_cases("signs")
 @pytest.mark.parametrize("name", LONG)
 def test_a_million_characters_cost_what_the_context_takes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     merged: list[int] = []

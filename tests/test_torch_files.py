@@ -78,6 +78,7 @@ def test_a_module_may_be_part_of_two(tmp_path: Path) -> None:
     assert opened(content, tmp_path).keys() == {"a.a.w", "a.b.w", "b.a.w", "b.b.w"}
 
 
+@pytest.mark.slow_cases("tuples as keys", "3,000 names", "tuples without end", "300,000 numbers")
 @pytest.mark.parametrize("name", [name for name in HOSTILE if name not in BOMBS])
 def test_hostile_file(name: str, tmp_path: Path) -> None:
     make, message = HOSTILE[name]
@@ -142,6 +143,7 @@ def test_damaged_files(tmp_path_factory: pytest.TempPathFactory, data: st.DataOb
 OPCODES = [operation.code.encode("latin-1") for operation in pickletools.opcodes]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=1000)
 @given(
     st.lists(

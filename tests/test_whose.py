@@ -51,6 +51,7 @@ def test_the_model_is_among_the_few_that_are_left(folder: Path, vectors: np.ndar
     assert finding.to_dict()["candidates"][0].keys() == {"model", "variant", "storage", "normalised", "error"}
 
 
+@pytest.mark.slow
 def test_what_is_refused_is_far_off(folder: Path, tmp_path: Path) -> None:
     """Of a tower without a LayerNorm, whose eps could be off by next to nothing."""
     resnet = AutoModel.from_pretrained(RESNET, backend="onnx").embed_images(sorted(folder.iterdir()))
@@ -83,6 +84,7 @@ def test_another_models_vectors_and_random_ones_are_nobodys(folder: Path, vector
         assert finding.verdict == "none" and not finding.candidates and finding.runner_up is not None
 
 
+@pytest.mark.slow
 def test_an_engine_of_half_precision_is_allowed_its_errors(folder: Path, vectors: np.ndarray, tmp_path: Path) -> None:
     half = vectors.astype(np.float16).astype(np.float32)
     stored = saved(tmp_path / "v.npy", half / np.linalg.norm(half, axis=1, keepdims=True))
