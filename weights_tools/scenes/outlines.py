@@ -23,7 +23,7 @@ def draw_shape(shape: str, side: int, centre: Point, radius: float, style: rando
 
     The outline's unit is `radius` pixels, and `style` decides all in which two objects of one shape differ.
     """
-    from PIL import Image, ImageDraw, ImageFilter
+    from PIL import Image, ImageDraw
 
     filled, cut = OUTLINES[shape](style)
     turn = style.uniform(-_MOST_TURNED, _MOST_TURNED)
@@ -44,8 +44,21 @@ def draw_shape(shape: str, side: int, centre: Point, radius: float, style: rando
     if cut:
         draw.polygon(place(cut), fill=0)
     if rounding:  # blurred and cut at half, a corner becomes an arc
-        mask = mask.filter(ImageFilter.GaussianBlur(rounding)).point(lambda value: 255 if value > 127 else 0)
+        mask = blur(mask, rounding).point(lambda value: 255 if value > 127 else 0)
     return mask
+
+
+def blur(mask: Image, radius: float) -> Image:
+    """`mask.filter(GaussianBlur(radius))`, computed around the object alone: further off, all is and stays 0."""
+    from PIL import Image, ImageFilter
+
+    left, top, right, bottom = mask.getbbox() or (0, 0, 0, 0)
+    margin = math.ceil(4 * radius) + 4  # Pillow's three boxes reach less far
+    around = (max(left - margin, 0), max(top - margin, 0), right + margin, bottom + margin)
+    blurred = Image.new("L", mask.size, 0)
+    part = mask.crop((*around[:2], min(around[2], mask.width), min(around[3], mask.height)))
+    blurred.paste(part.filter(ImageFilter.GaussianBlur(radius)), around[:2])
+    return blurred
 
 
 def _ellipse(x: float, y: float, radius: float) -> list[Point]:

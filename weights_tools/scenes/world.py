@@ -19,7 +19,7 @@ import numpy as np
 from clipref.errors import InputError
 
 from ..shapes.world import CLASSES, HELD_OUT, PATTERNS, SHAPES, SIZES
-from .outlines import Point, draw_shape
+from .outlines import Point, blur, draw_shape
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -118,15 +118,16 @@ class Scene:
 
         style = random.Random(f"edges {self.seed}")
         sampling = style.choice((1, 2, 2, 4))  # Pillow draws without antialiasing
-        blur = style.choice((0.0, 0.0, 0.004, 0.008)) * size
+        softness = style.choice((0.0, 0.0, 0.004, 0.008)) * size
         picture = Image.new("RGB", (size * sampling,) * 2, _tone(BACKGROUNDS[self.background], style))
         for kind, masks in zip(self.kinds, self._masks(size * sampling), strict=True):
             colour = _tone(TONES[kind.colour], style)
             for mask in masks:
-                picture.paste(colour, mask=mask)
+                box = mask.getbbox()
+                picture.paste(colour, box, mask.crop(box))
         if sampling > 1:
             picture = picture.reduce(sampling)
-        return picture.filter(ImageFilter.GaussianBlur(blur)) if blur else picture
+        return picture.filter(ImageFilter.GaussianBlur(softness)) if softness else picture
 
     def masks(self, size: int = 224) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """Where each kind's objects are in `draw(size)`: [kinds, size, size]."""
@@ -201,12 +202,12 @@ def _tone(tones: tuple[RGB, ...], style: random.Random) -> RGB:
 
 def _object_mask(kind: Kind, side: int, centre: Point, radius: float, style: random.Random) -> Image:
     """One object's mask: its outline filled, less its pattern's gaps, with a rim that keeps the shape plain."""
-    from PIL import Image, ImageChops, ImageDraw, ImageFilter
+    from PIL import Image, ImageChops, ImageDraw
 
     whole = draw_shape(kind.shape, side, centre, radius, style)
     if kind.pattern == "solid":
         return whole
-    inside = whole.filter(ImageFilter.GaussianBlur(0.1 * radius)).point(lambda value: 255 if value > 215 else 0)
+    inside = blur(whole, 0.1 * radius).point(lambda value: 255 if value > 215 else 0)
     step = radius * style.uniform(0.36, 0.46)
     gaps = Image.new("L", (side, side), 0 if kind.pattern == "striped" else 255)
     draw = ImageDraw.Draw(gaps)
