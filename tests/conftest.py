@@ -15,6 +15,8 @@ from clipref.conformance.protocol import Case
 from clipref.weights_tools import synthetic
 
 from . import cases
+from .budget import pytest_runtest_call as pytest_runtest_call
+from .budget import pytest_terminal_summary as pytest_terminal_summary
 from .engine_questions import TINY_VIT, questions
 from .fault_answers import Kept, kept_answers
 
