@@ -64,6 +64,7 @@ def a_token(tensors: Tensors) -> None:
     tensors[f"{BLOCK}.mlp.c_proj.weight"][:, 3] = 100
 
 
+@pytest.mark.slow_cases("in float16")
 @pytest.mark.parametrize(
     ("plant", "says"),
     [

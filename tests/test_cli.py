@@ -40,6 +40,7 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
     return captured.err
 
 
+@pytest.mark.fast_cases("[vit]")
 def test_compare(tiny: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, model = images / "b.png", AutoModel.from_pretrained(tiny)
     expected = model.compare(path, ["a cat", "red"])
@@ -57,6 +58,7 @@ def test_compare(tiny: Path, images: Path, capsys: pytest.CaptureFixture[str]) -
     assert json.loads(capsys.readouterr().out)[0]["cosine"] == pytest.approx(1)
 
 
+@pytest.mark.fast_cases("[vit]")
 def test_classify(tiny: Path, images: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = images / "b.png"
     expected = AutoModel.from_pretrained(tiny).classify(path, ["cat", "dog"], ["a {}"])

@@ -54,6 +54,7 @@ def test_each_group_of_failures_has_its_own_cause() -> None:
         assert f": explains {len(diagnosis.cases)} of {len(failed)}; everyday, cosines of 0." in diagnosis.sentence
 
 
+@pytest.mark.slow
 def test_what_nothing_explains_does_not_silence_the_rest() -> None:
     class Worse(FaultyEngine):
         def answer(self, case: Case) -> Outputs:

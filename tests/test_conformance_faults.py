@@ -42,6 +42,7 @@ def caught(fault: faults.Fault) -> Report:
     return report
 
 
+@pytest.mark.slow_cases("torch-no-antialias", "conv2-strided")
 @pytest.mark.parametrize(
     "fault",
     [

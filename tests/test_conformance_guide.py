@@ -37,6 +37,7 @@ def my_clip(folder: Path, code: str) -> None:
 SLOW = ("--html", "--junit", "pytest", "!")
 
 
+@pytest.mark.slow_cases("conformance run", "gelu-exact")
 @pytest.mark.parametrize(
     "command",
     [

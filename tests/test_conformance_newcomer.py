@@ -97,6 +97,7 @@ def told(*known: str, only: str) -> list[str]:
     return [diagnosis.says for diagnosis in report.diagnoses]
 
 
+@pytest.mark.slow
 def test_a_server_is_told_that_its_embeddings_have_length_1() -> None:
     right = "your embeddings of image files equal the reference with embeddings of length 1 already (OUT-3)"
     assert told("normalised", only="shapes-rn/image L") == [right]

@@ -78,7 +78,7 @@ def test_a_failure_is_explained_and_may_be_expected(tmp_path: Path, run: Run) ->
     assert done.code == 0 and "5 xfailed" in done.out, done.out
 
 
-@pytest.mark.fast_cases("arguments0")
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

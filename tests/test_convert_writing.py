@@ -97,6 +97,7 @@ def conversion_that_waits(source: Path, destination: Path) -> "subprocess.Popen[
     return process
 
 
+@pytest.mark.fast_cases("[2]")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_nothing(how: signal.Signals, tmp_path: Path, trained_vit: Path) -> None:
     process = conversion_that_waits(trained_vit, tmp_path / "deep" / "out")

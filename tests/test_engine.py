@@ -222,6 +222,7 @@ def test_a_tap_sees_every_part_and_stands_in(tiny_vit: Path) -> None:
     assert engine.encode_image(batch).any()
 
 
+@pytest.mark.fast_cases("[vit-")
 @pytest.mark.parametrize("backend", IN_PROCESS)
 def test_what_is_stated_of_bits_in_any_batch_holds(backend: str, tiny: Path) -> None:
     model = AutoModel.from_pretrained(tiny, backend=backend)

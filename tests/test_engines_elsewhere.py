@@ -73,6 +73,7 @@ def test_what_is_not_there_is_told(spec: str, says: str, tmp_path: Path) -> None
         open_engine(named)
 
 
+@pytest.mark.slow
 def test_all_verbs_reach_it(tmp_path: Path) -> None:
     """Whatever the verb, the answer is that of the example of the guide: the reference's, in another process."""
     (tmp_path / "adapter.py").write_text(

@@ -231,6 +231,7 @@ def endless(inner: list[Any], name: str, dims: list[Any]) -> Any:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
 
 
+@pytest.mark.slow
 def test_a_graph_without_an_end_is_stopped(tmp_path: Path) -> None:
     onnx.save(endless([], "pixels", ["n", 3, 30, 30]), tmp_path / "visual.onnx")
     started = time.monotonic()

@@ -61,6 +61,7 @@ def test_the_example_in_cpp_is_clip_and_its_faults_are_named(tmp_path: Path) -> 
     assert [diagnosis.faults for diagnosis in named] == [("gelu-exact",)] * 2
 
 
+@pytest.mark.fast_cases("shape mismatch", "SIGABRT", "loading", "[pass-", "mkfifo")
 @pytest.mark.parametrize(
     ("body", "problem", "says"),
     [

@@ -34,6 +34,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return folder / "checkpoint", folder / "out"
 
 
+@pytest.mark.fast_cases("vit-c")
 @pytest.mark.skipif(
     tuple(map(int, version("onnx").split(".")[:2])) < (1, 23), reason="its evaluator refuses indices that are strided"
 )

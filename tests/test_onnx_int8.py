@@ -224,6 +224,7 @@ def test_embedded_models_lose_little_on_all_scenes(pair: tuple[CLIP, CLIP]) -> N
     assert image >= 0.999 and text >= 0.999 and same >= 0.99
 
 
+@pytest.mark.fast_cases("trained")
 @pytest.mark.parametrize("style", synthetic.STYLES)
 @pytest.mark.parametrize("kind", TINY)
 def test_tiny_towers_are_near(kind: str, style: str, tmp_path: Path) -> None:

@@ -84,6 +84,7 @@ def bits(name: str, style: str, folder: Path) -> dict[str, str]:
     return found
 
 
+@pytest.mark.fast_cases("trained")
 @pytest.mark.parametrize("style", synthetic.STYLES)
 @pytest.mark.parametrize("name", cases.TINY)
 def test_the_reference_gives_the_bits_that_it_gave(name: str, style: str, tmp_path: Path) -> None:

@@ -185,21 +185,21 @@ def test_the_lower_bound_is_wilsons() -> None:
 
 
 @pytest.mark.fast_cases("vit-40]")
-@pytest.mark.parametrize("n", [40, pytest.param(600, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [40, 600])
 @pytest.mark.parametrize("name", MODELS)
 def test_pairs_never_seen_are_classified(name: str, n: int) -> None:
     assert evaluate.held_out_accuracy(AutoModel.from_pretrained(name), n) >= 0.95
 
 
-@pytest.mark.fast_cases("vit-40]")
-@pytest.mark.parametrize("n", [40, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [40, 500])
 @pytest.mark.parametrize("name", MODELS)
 def test_what_belongs_to_what_is_told(name: str, n: int) -> None:
     assert all(low > 0.9 for _, low in evaluate.binding(AutoModel.from_pretrained(name), n).values())
 
 
 @pytest.mark.fast_cases("vit-4]")
-@pytest.mark.parametrize("n", [4, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [4, 50])
 @pytest.mark.parametrize("name", MODELS)
 def test_maps_show_what_a_text_names(name: str, n: int) -> None:
     areas = evaluate.localisation(AutoModel.from_pretrained(name), n)

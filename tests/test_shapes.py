@@ -23,28 +23,28 @@ def model(name: str, backend: str = "auto") -> clipref.CLIP:
 
 
 @pytest.mark.fast_cases("vit-40]")
-@pytest.mark.parametrize("scenes", [40, pytest.param(600, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("scenes", [40, 600])
 @pytest.mark.parametrize("name", MODELS)
 def test_pairs_never_seen_are_classified(name: str, scenes: int) -> None:
     assert evaluate.held_out_accuracy(model(name), scenes) >= 0.9
 
 
 @pytest.mark.fast_cases("vit-60]")
-@pytest.mark.parametrize("scenes", [60, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("scenes", [60, 200])
 @pytest.mark.parametrize("name", MODELS)
 def test_texts_find_their_scenes(name: str, scenes: int) -> None:
     assert evaluate.recall_at_1(model(name), scenes) >= 0.9
 
 
 @pytest.mark.fast_cases("vit-40]")
-@pytest.mark.parametrize("scenes", [40, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("scenes", [40, 100])
 @pytest.mark.parametrize("name", MODELS)
 def test_each_attribute_is_told_from_its_alternatives(name: str, scenes: int) -> None:
     shares = evaluate.attribute_accuracy(model(name), scenes)
     assert shares.keys() == world.ATTRIBUTES.keys() and min(shares.values()) >= 0.9, shares
 
 
-@pytest.mark.fast_cases("vit]")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_that_knows_nothing_is_measured_as_such(name: str) -> None:
     class Shuffled:

@@ -115,6 +115,7 @@ class Counting(np.ndarray):
         return function(*(x.dtype if isinstance(x, Counting) else x for x in args))
 
 
+@pytest.mark.slow
 def test_a_search_costs_little_more_than_the_product(monkeypatch: pytest.MonkeyPatch) -> None:
     """It reads each row once, as a product does, makes no copy of them, and sorts only what may be found.
 

@@ -243,7 +243,7 @@ LONG = {
 }
 
 
-@pytest.mark.slow_cases("signs")
+@pytest.mark.fast_cases("letters]", "words", "escapes")
 @pytest.mark.parametrize("name", LONG)
 def test_a_million_characters_cost_what_the_context_takes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     merged: list[int] = []
@@ -313,6 +313,7 @@ def test_lines_are_cleaned_as_the_whole() -> None:
             assert clean(several) == cleaning._space().sub(" ", whole).strip().lower()
 
 
+@pytest.mark.fast_cases("long1")
 @pytest.mark.parametrize("long", ["a" * 100_000, "ab!1" * 30_000, "abcdefghij" * 10_000])
 def test_a_long_word_is_not_quadratic(long: str) -> None:
     # The plain loop would take hours.

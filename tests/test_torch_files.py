@@ -130,6 +130,7 @@ def reads_or_refuses(content: bytes, folder: Path) -> None:
         opened(content, folder)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(st.data())
 def test_damaged_files(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:

@@ -117,6 +117,7 @@ def test_only_keeps_what_is_asked_for(vit: Path) -> None:
         assert x.flags.owndata and x.flags.writeable
 
 
+@pytest.mark.fast_cases("vit-blas", "resnet-reference")
 # Of each activation: what makes it as it was changes nothing, what makes it zero changes what comes after it.
 @pytest.mark.parametrize("backend", ["reference", "blas"])
 def test_edits(tiny: Path, backend: str) -> None:

@@ -135,6 +135,7 @@ USES: dict[str, Callable[[clipref.CLIP], object]] = {
 }
 
 
+@pytest.mark.fast_cases("[used-")
 @pytest.mark.parametrize("backend", ["reference", "blas", "onnx"])
 @pytest.mark.parametrize("first", ["used", "not used"])
 def test_a_file_written_to_under_an_open_model_is_refused(backend: str, first: str, tmp_path: Path) -> None:

@@ -210,6 +210,7 @@ def test_the_activation_of_models_can_be_said(folder: Path, tmp_path: Path) -> N
     assert [drift.what for drift in check_stamp(stamp)] == ["arithmetic"] * 3
 
 
+@pytest.mark.slow
 def test_command_and_stamp(
     folder: Path, vectors: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
