@@ -67,7 +67,7 @@ def end_of(code: str, home: Path) -> int:
     return subprocess.run([sys.executable, "-c", code], env=environment, cwd=home, timeout=60).returncode
 
 
-@pytest.mark.fast_cases("[onnx]")
+@pytest.mark.fast_cases("[onnx]", "openvino")
 @watched
 @pytest.mark.parametrize("backend", ["onnx", "onnx-int8", pytest.param("openvino", marks=pytest.mark.extra)])
 def test_nothing_is_looked_up_or_written(backend: str, tmp_path: Path) -> None:
