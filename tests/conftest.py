@@ -1,9 +1,11 @@
 """What the tests share: a tiny checkpoint of each architecture, and images."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import os
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,7 @@ from .fault_answers import Kept, kept_answers
 if TYPE_CHECKING:
     from .live_server import Live
 
+HERE = Path(__file__).parent
 TINY = {"vit": cases.TINY["vit-a"], "resnet": cases.TINY["rn-a"]}
 LARGEST = ("clip/RN50x16", "clip/RN50x64", "clip/ViT-L-14", "the_largest_published")
 FASTEST = "openvino" if importlib.util.find_spec("openvino") else "onnx"  # what `auto` takes
@@ -32,6 +35,20 @@ MERGES = "#version: 0.2\na t</w>\nc at</w>\nd o\ndo g</w>\nr e\nre d</w>\nb l\n"
 def pytest_xdist_setupnodes() -> None:
     """Before xdist starts its workers: each gets one thread of BLAS, or they would wait for one another's threads."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Of xdist's workers, every other one compiles test files from the last one on, where all are asked for.
+
+    pytest keeps what it compiled: in a fresh checkout, two workers meet in the middle and each does half.
+    """
+    worker: str = getattr(session.config, "workerinput", {"workerid": "gw0"})["workerid"]
+    whole = [Path(argument).resolve() for argument in session.config.args] == [HERE]
+    if whole and int(worker.removeprefix("gw")) % 2:
+        for path in sorted(HERE.glob("test_*.py"), reverse=True):
+            with contextlib.suppress(Exception, pytest.skip.Exception):  # which collecting it tells
+                import_module(f"{__package__}.{path.stem}")
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses

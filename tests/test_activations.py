@@ -79,6 +79,7 @@ def test_what_was_planted_is_found(plant: Callable[[Tensors], Any], says: str, t
     assert any(finding.startswith(says) for finding in found["findings"]), found["findings"]
 
 
+@pytest.mark.slow
 def test_the_command_runs_what_it_inspects(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["inspect", "clipref/shapes-vit", "--run"]) == 0
     out = capsys.readouterr().out

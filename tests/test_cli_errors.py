@@ -217,7 +217,7 @@ def test_what_a_terminal_would_obey_is_escaped(capsys: pytest.CaptureFixture[str
     assert streams.printable("\u00e9\U0001f600\t") == "\u00e9\U0001f600\\t"
 
 
-@pytest.mark.fast_cases("/dev/full", "tokenize")
+@pytest.mark.fast_cases("/dev/full")
 @pytest.mark.skipif(os.name == "nt", reason="a shell of Unix")
 @pytest.mark.parametrize(
     ("command", "code", "message"),

@@ -226,8 +226,9 @@ def ours(change: Any) -> faults.Fault:
 WITHOUT_RESNETS = [q for q in levels.questions(["towers"]) if "/rn" not in q.id or q.id.endswith("text")]
 
 
+@pytest.mark.fast_cases("1.7 for 1.702-float16")
 @pytest.mark.usefixtures("kept")
-@pytest.mark.parametrize("precision", ["float16", pytest.param("bfloat16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
 @pytest.mark.parametrize(
     ("fault", "models"),
     [

@@ -152,6 +152,7 @@ def test_a_word_is_withheld_of_what_was_hardly_answered() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("kept")
 def test_another_profile_is_told_apart_from_a_fault() -> None:
     both = (faults.BY_ID["crop-floor"], faults.BY_ID["rgb-first"])

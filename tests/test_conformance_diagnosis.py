@@ -136,6 +136,7 @@ def test_the_classic_mistake_shows_in_every_precision(precision: str) -> None:
     assert len(report.diagnoses) == 2
 
 
+@pytest.mark.slow
 def test_heads_not_transposed_are_what_a_whole_other_program_gives_without_the_transpose(tmp_path: Path) -> None:
     """The fault has to add a block and keep padding, because the reference computes what is read alone."""
     source = (Path(suite.__file__).parent / "examples" / "engine.py").read_text(encoding="utf-8")

@@ -54,9 +54,8 @@ class Engine:
 """
 
 
-@pytest.mark.parametrize(
-    ("asked", "says"), [((), "5 skipped"), pytest.param(("-k", "nothing"), "5 deselected", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("asked", "says"), [((), "5 skipped"), (("-k", "nothing"), "5 deselected")])
 def test_nothing_answered_is_no_pass(asked: tuple[str, ...], says: str, tmp_path: Path, run: Run) -> None:
     (tmp_path / "skips.py").write_text(SKIPS)
     given = ("--pyargs", "clipref.conformance", "--engine=skips:Engine", "--levels", "similarity")

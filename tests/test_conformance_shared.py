@@ -40,6 +40,7 @@ def no_search(*given: object) -> tuple[()]:
 # --- models, items, activations ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("kept")
 def test_the_kind_of_model_that_fails_is_told() -> None:
     report = asked(FaultyEngine(BY_ID["gelu-quick"]), "towers", only="vit")
@@ -164,6 +165,7 @@ def test_what_is_explained_needs_no_advice() -> None:
     assert explained.advice is None and explained.diagnoses
 
 
+@pytest.mark.slow
 def test_causes_come_first_and_cases_when_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     command = ["conformance", "run", f"{__name__}:wrong", "--levels", "towers", "--only", "vit-a"]
     assert main(command) == 1

@@ -107,6 +107,7 @@ def test_an_interrupted_run_leaves_nothing(how: signal.Signals, tmp_path: Path, 
     assert process.returncode == 130 and list((tmp_path / "deep").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_killed_runs_leave_is_removed_by_the_next_one(tmp_path: Path, trained_vit: Path) -> None:
     killed = [conversion_that_waits(trained_vit, tmp_path / "out" / name) for name in ("one", "two")]
     at_work = conversion_that_waits(trained_vit, tmp_path / "out" / "three")

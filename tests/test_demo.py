@@ -27,7 +27,7 @@ def test_page_shows_what_was_computed(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "http" not in page and "url(" not in page and "@import" not in page
 
 
-@pytest.mark.fast_cases("vit]")
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["clipref/shapes-vit", "clipref/shapes-rn"])
 def test_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str], model: str) -> None:
     out = tmp_path / "demo.html"

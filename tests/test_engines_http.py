@@ -88,6 +88,7 @@ def clip_server(path: str, request: dict[str, Any]) -> tuple[int, Any]:
     return 404, {"message": "no such route"}
 
 
+@pytest.mark.slow
 def test_a_server_is_right_from_files_to_cosines(words_model: Path) -> None:
     with served(clip_server) as address:
         report = run(open_engine(address), "pipeline/", f"towers/{TINY_VIT}/image")

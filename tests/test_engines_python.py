@@ -206,6 +206,7 @@ def test_an_exit_is_no_refusal(verdict: str, body: str, tmp_path: Path, monkeypa
     assert report.results[0].verdict == verdict
 
 
+@pytest.mark.slow
 def test_an_engine_that_does_not_open_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "never.py").write_text("while True: pass\n")
     (tmp_path / "gone.py").write_text("import os; os._exit(7)\n")

@@ -36,6 +36,7 @@ def saved(path: Path, x: np.ndarray) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_model_is_among_the_few_that_are_left(folder: Path, vectors: np.ndarray, tmp_path: Path) -> None:
     finding = whose(saved(tmp_path / "v.npy", vectors), images=folder, models=[VIT], limit=1)
     assert finding.verdict == "one of" and finding.decides is not None
