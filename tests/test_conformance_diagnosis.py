@@ -39,6 +39,7 @@ class FaultsByCase:
         return faults.answer(case, found, "float32", self.profile)
 
 
+@pytest.mark.slow
 def test_each_group_of_failures_has_its_own_cause() -> None:
     """Pictures of 224 pixels by another code than small ones, as where a fast path has been written."""
     engine = FaultsByCase({"to 224": "bilinear", "preprocess/": "imagenet-mean"})

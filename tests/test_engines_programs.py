@@ -105,6 +105,7 @@ def test_a_program_that_ends_takes_all_that_it_started_along(ending: str, tmp_pa
     assert_none_is_left(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="orphans are adopted on Linux only")
 def test_an_engine_in_python_takes_its_children_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     body = f"exec({leaves_children(tmp_path) + 'time.sleep(60)'!r})"
@@ -180,6 +181,7 @@ def test_failures_of_a_program_are_verdicts_of_the_suite(tmp_path: Path) -> None
     assert not report.passed and report.grade is None
 
 
+@pytest.mark.slow_cases("sleep")
 @pytest.mark.parametrize(
     ("body", "verdict"),
     [

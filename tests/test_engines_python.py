@@ -23,6 +23,7 @@ from clipref.numerics import cosines
 from .engine_questions import TINY_VIT, python_engine, questions, run, verdicts
 
 
+@pytest.mark.slow_cases("json:no_such_name")
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
@@ -196,6 +197,7 @@ def test_an_engine_in_python_is_stopped_and_outlived(
     assert problem is Hung or report.results[0].verdict == ("SKIP" if problem is Unsupported else "FAIL")
 
 
+@pytest.mark.fast_cases("PASS")
 @pytest.mark.parametrize(("verdict", "body"), [("FAIL", "sys.exit(0)"), ("PASS", "raise ValueError('too long')")])
 def test_an_exit_is_no_refusal(verdict: str, body: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "unused", None)

@@ -56,6 +56,7 @@ def test_the_folder_is_what_inference_models_reads(checkpoint: Path, tmp_path: P
         assert_close(session.run(None, {taken.name: given})[0], tower(given), "onnx")
 
 
+@pytest.mark.slow
 def test_merges_beside_the_weights_must_be_the_published_ones(checkpoint: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(checkpoint, tmp_path / "checkpoint")
     shutil.copy(DEFAULT_MERGES, folder / "merges.txt.gz")

@@ -49,6 +49,7 @@ def test_operations_are_right(processor: str) -> None:
     assert [finding for finding in found if not finding.units <= BUDGET] == []
 
 
+@pytest.mark.fast_cases("trained")
 @pytest.mark.parametrize("style", synthetic.STYLES)
 @pytest.mark.parametrize("name", cases.TINY)
 def test_towers_are_the_reference(name: str, style: str, tmp_path: Path) -> None:

@@ -186,6 +186,7 @@ def test_nan_is_not_hidden(precision: str) -> None:
         assert np.isfinite(found[0]).all() and np.isnan(found[1]).all()
 
 
+@pytest.mark.fast_cases("trained")
 @pytest.mark.parametrize("style", synthetic.STYLES)
 @pytest.mark.parametrize("kind", cases.TINY)
 def test_tiny_towers_are_near_by_every_processor(kind: str, style: str, tmp_path: Path) -> None:

@@ -219,7 +219,7 @@ def test_files_are_small(name: str) -> None:
     assert json.loads((path / "provenance.json").read_text())["digest"] == hub.EMBEDDED[name].digest
 
 
-@pytest.mark.fast_cases("scenes-vit")
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "share"), [("clipref/shapes-rn", 0.85), *((name, 0.95) for name in MODELS)])
 def test_drawings_by_other_code_are_recognised(name: str, share: float) -> None:
     model = AutoModel.from_pretrained(name)

@@ -383,6 +383,7 @@ def test_the_commands(folder: Path, model: CLIP, capsys: pytest.CaptureFixture[s
     assert "There is no index in" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_paths_for_xargs_and_from_standard_input(folder: Path, model: CLIP) -> None:
     odd = os.fsencode(folder) + b"/\xff odd\n.png"
     with open(odd, "wb") as file:

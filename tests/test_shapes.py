@@ -36,7 +36,7 @@ def test_texts_find_their_scenes(name: str, scenes: int) -> None:
     assert evaluate.recall_at_1(model(name), scenes) >= 0.9
 
 
-@pytest.mark.fast_cases("vit-40]")
+@pytest.mark.slow
 @pytest.mark.parametrize("scenes", [40, 100])
 @pytest.mark.parametrize("name", MODELS)
 def test_each_attribute_is_told_from_its_alternatives(name: str, scenes: int) -> None:

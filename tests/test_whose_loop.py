@@ -20,6 +20,7 @@ TEXTS = ["a red circle", "It's a blue square!", "two rings &amp;amp; 12 squares"
 VARIANTS = {name: slice(None) if "shapes" in name else slice(0, None, 5) for name in EMBEDDED}
 
 
+@pytest.mark.slow
 def test_a_few_variants_of_an_embedded_model() -> None:
     models = [Kept("clipref/shapes-vit", "image")]
     counted = loop(models, models[0], ITEMS[:1], slice(0, None, 30))
