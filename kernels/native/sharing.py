@@ -3,8 +3,8 @@
 The C functions hold no lock and start no thread, and ctypes lets other Python threads run meanwhile. So a forked child
 finds nothing that its parent left behind, and makes threads of its own.
 
-A picture by itself is a hundred operations, each shared out, in some ten milliseconds. An executor of
-`concurrent.futures` takes 40 microseconds of each, several times what a queue and a lock do.
+A picture by itself is some sixty operations that are shared out, in some twenty milliseconds. Sharing one out takes 12
+microseconds of a processor; by an executor of `concurrent.futures` it takes 23.
 """
 
 from __future__ import annotations
