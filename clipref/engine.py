@@ -77,6 +77,7 @@ class TowerEngine:
     - `calibrate(params, tower_config)` changes a tower's weights (nested numpy arrays), for the same result in real
       arithmetic, so that the set's precision comes nearer to it.
     - `prepare(params)` lays a tower's weights (nested numpy arrays) out as its operations want them.
+      Either is given mappings that may read an array anew each time that it is taken out of them.
     - `place(array)` brings a numpy array to where the set computes: each weight once, and the inputs of each call.
     - `fetch(own)` brings a result back, as a numpy array.
     - `batch_size(tower_config)` is how many items go through a tower together.
@@ -145,7 +146,7 @@ class TowerEngine:
         if hasattr(self.ops, "calibrate"):
             params = self.ops.calibrate(params, config)
         prepared = self.ops.prepare(params) if hasattr(self.ops, "prepare") else params
-        return map_arrays(self.ops.place, prepared) if hasattr(self.ops, "place") else prepared
+        return map_arrays(getattr(self.ops, "place", np.asarray), prepared)  # which reads what isn't read so far
 
 
 def map_arrays(function: Callable[[Array], Any], params: Any) -> Any:
@@ -158,8 +159,8 @@ def map_arrays(function: Callable[[Array], Any], params: Any) -> Any:
 
 
 def checkpoint_params(checkpoint: Checkpoint, dtype: DType) -> TowerParams:
-    """A checkpoint's weights as numpy arrays of a dtype."""
-    return {"visual": lambda: checkpoint.visual(dtype), "text": lambda: checkpoint.text(dtype)}
+    """A checkpoint's weights as numpy arrays of a dtype, each read when it is taken out."""
+    return {"visual": lambda: checkpoint.unread_visual(dtype), "text": lambda: checkpoint.unread_text(dtype)}
 
 
 class NumpyEngine(TowerEngine):
@@ -167,6 +168,12 @@ class NumpyEngine(TowerEngine):
 
     def __init__(self, checkpoint: Checkpoint, dtype: DType, ops: Ops = reference_ops) -> None:
         super().__init__(checkpoint.config, checkpoint_params(checkpoint, dtype), ops, dtype)
+        self._file = checkpoint.file
+
+    def _placed(self, params: Params, config: Any) -> Any:
+        placed = super()._placed(params, config)
+        self._file.release()  # tensors that the set has copies of
+        return placed
 
 
 class ReferenceEngine(NumpyEngine):

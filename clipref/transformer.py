@@ -4,7 +4,7 @@ From "Learning Transferable Visual Models From Natural Language Supervision" (ht
 OpenAI's clip/model.py. Differs from most transformers: LayerNorm comes before attention and MLP, q, k and v come from
 one stacked matrix, and the last block computes one position only, because no other is read.
 
-Parameters are nested as their names in the checkpoint are (`nest` in clipref/weights.py): the tensor
+Parameters are nested as their names in the checkpoint are (`nest` in clipref/nesting.py): the tensor
 `transformer.resblocks.0.attn.in_proj_weight` is `transformer["resblocks"][0]["attn"]["in_proj_weight"]`. So a function
 whose arguments have the names of tensors is called with `**` and a part of them, and a tensor that is missing, or one
 too many, is a TypeError. Matrices lie in two ways, as they do in the checkpoint: those of linear layers [O, I], an
@@ -88,7 +88,7 @@ def resblock(
 
     `visible` has a row for each position that is computed: [N, L, L] or [N, S, L]. None: each sees all.
     """
-    # ln_1, attn, ln_2 and mlp are dicts, nested as the checkpoint's names are (`nest` in clipref/weights.py); so
+    # ln_1, attn, ln_2 and mlp are dicts, nested as the checkpoint's names are (`nest` in clipref/nesting.py); so
     # `**attn` is in_proj_weight=, in_proj_bias= and out_proj=, and `**ln_1` weight= and bias=.
     y = tap(f"{name}.ln_1", ops.layer_norm(x, **ln_1))
     queries = None if pool is None else pool(y)

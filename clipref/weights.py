@@ -18,7 +18,7 @@ import mmap
 import os
 import re
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -31,6 +31,8 @@ from .digests import model_digest, part_digest, read_provenance, recorded_digest
 from .errors import ConfigError, ModelNotFound, WeightsError
 from .files import no_weights, open_regular, parse_json, read_bytes
 from .lazy import no_fork
+from .memory import trim
+from .nesting import Unread, nest
 
 DType: TypeAlias = Literal["float32", "float64"]
 
@@ -226,6 +228,7 @@ class SafetensorsFile:
         """Give back the memory of what was read of the mapped file; what is needed again is read again."""
         if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
             self._map.madvise(mmap.MADV_DONTNEED)
+        trim()
 
     def read(self, name: str, dtype: DType) -> NDArray[Any]:
         """One tensor as `dtype`; a read-only view of the file where that is its dtype already.
@@ -317,14 +320,22 @@ class Checkpoint:
 
     def visual(self, dtype: DType) -> Any:
         """The image tower's parameters, nested, without the prefix `visual`."""
-        return self._read_nested(visual_shapes(self.config), dtype)["visual"]
+        return nest({name: self.file.read(name, dtype) for name in visual_shapes(self.config)})["visual"]
 
     def text(self, dtype: DType) -> Any:
         """The text tower's parameters, nested."""
-        return self._read_nested(text_shapes(self.config), dtype)
+        return nest({name: self.file.read(name, dtype) for name in text_shapes(self.config)})
 
-    def _read_nested(self, names: Mapping[str, Shape], dtype: DType) -> Any:
-        return nest({name: self.file.read(name, dtype) for name in names})
+    def unread_visual(self, dtype: DType) -> Any:
+        """As `visual`, but each tensor is read, and checked, whenever it is asked for."""
+        return self._unread(visual_shapes(self.config), dtype)["visual"]
+
+    def unread_text(self, dtype: DType) -> Any:
+        """As `text`, but each tensor is read, and checked, whenever it is asked for."""
+        return self._unread(text_shapes(self.config), dtype)
+
+    def _unread(self, names: Iterable[str], dtype: DType) -> Unread:
+        return Unread(nest({name: name for name in names}), lambda name: self.file.read(name, dtype))
 
 
 def _weights_file(path: Path) -> Path:
@@ -377,23 +388,3 @@ def check_tensors(shapes: Mapping[str, Shape], dtypes: Mapping[str, str], config
         more = len(misshapen) + len(missing) + len(unexpected) - len(problems[:5])
         rest = f"; and {more} more" if more else ""
         raise WeightsError(f"{where} does not fit its configuration: {'; '.join(problems[:5])}{rest}.")
-
-
-def nest(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """{"a.0.w": x, "a.1.w": y} -> {"a": [{"w": x}, {"w": y}]}: dots nest, numbers count."""
-    tree: dict[str, Any] = {}
-    for name, tensor in tensors.items():
-        *path, leaf = name.split(".")
-        node = tree
-        for key in path:
-            node = node.setdefault(key, {})
-        node[leaf] = tensor
-
-    def to_lists(node: Any) -> Any:
-        if not isinstance(node, dict):
-            return node
-        if all(key.isdigit() for key in node):
-            return [to_lists(node[str(i)]) for i in range(len(node))]
-        return {key: to_lists(value) for key, value in node.items()}
-
-    return {key: to_lists(value) for key, value in tree.items()}

@@ -10,7 +10,7 @@ Convolutions are laid out once, with their BatchNorm in them; 3x3 ones in the tr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -87,8 +87,9 @@ def lay_out_convolutions(params: Any) -> Any:
     """A tower's parameters, `fold_norms`, with each convolution laid out."""
     if isinstance(params, list):
         return [lay_out_convolutions(item) for item in params]
-    if not isinstance(params, dict):
+    if not isinstance(params, Mapping):
         return params
+    params = dict(params)
     if getattr(params.get("weight"), "ndim", 0) == 4:
         return {"weight": lay_out(**params)}
     return {name: lay_out_convolutions(item) for name, item in params.items()}

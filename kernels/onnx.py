@@ -253,7 +253,7 @@ def engine(
     config = checkpoint.config
     return OnnxEngine(
         checkpoint,
-        lambda: record_image(config, checkpoint.visual("float32"), OnnxRuntimeOps()),
-        lambda: record_tree(config, checkpoint.text("float32"), OnnxRuntimeOps()),
+        lambda: record_image(config, checkpoint.unread_visual("float32"), OnnxRuntimeOps()),
+        lambda: record_tree(config, checkpoint.unread_text("float32"), OnnxRuntimeOps()),
         Settings(threads or available_threads(), providers, spinning, arena),
     )

@@ -215,10 +215,10 @@ def engine(
         _check_range(calibration, config.preprocess)
 
     def image_params() -> Any:
-        return checkpoint.visual("float32")
+        return checkpoint.unread_visual("float32")
 
     def text_params() -> Any:
-        return checkpoint.text("float32")
+        return checkpoint.unread_text("float32")
 
     @once
     def image_ranges() -> Ranges:

@@ -57,12 +57,14 @@ class OpenVinoEngine:
                 "PERFORMANCE_HINT": "LATENCY",
             }
             try:
-                return core.compile_model(core.read_model(complete(record, name)), "CPU", settings)
+                compiled = core.compile_model(core.read_model(complete(record, name)), "CPU", settings)
             except RuntimeError as error:
                 raise BackendError(f"OpenVINO can't run the tower {name!r}: {error}") from error
+            checkpoint.file.release()
+            return compiled
 
-        self._visual = once(lambda: compile_tower(record_image(config, checkpoint.visual("float32")), "visual"))
-        self._text = once(lambda: compile_tower(record_tree(config, checkpoint.text("float32")), "textual"))
+        self._visual = once(lambda: compile_tower(record_image(config, checkpoint.unread_visual("float32")), "visual"))
+        self._text = once(lambda: compile_tower(record_tree(config, checkpoint.unread_text("float32")), "textual"))
 
     def encode_image(self, pixels: Array) -> Array:
         """Preprocessed pixels [N, 3, R, R] float32 -> embeddings [N, E] float32."""

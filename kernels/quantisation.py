@@ -36,15 +36,15 @@ def balance_channels(params: Mapping[str, Any], ranges: Ranges, name: str) -> di
     """
     blocks = []
     for i, block in enumerate(params["transformer"]["resblocks"]):
-        attn, mlp = block["attn"], block["mlp"]
+        attn, mlp, c_fc = dict(block["attn"]), block["mlp"], dict(block["mlp"]["c_fc"])  # each weight read once
         first = _factors(ranges[f"{name}.resblocks.{i}.ln_1"], attn["in_proj_weight"])
-        second = _factors(ranges[f"{name}.resblocks.{i}.ln_2"], mlp["c_fc"]["weight"])
+        second = _factors(ranges[f"{name}.resblocks.{i}.ln_2"], c_fc["weight"])
         blocks.append(
             {
                 "ln_1": {key: value / first for key, value in block["ln_1"].items()},
                 "attn": {**attn, "in_proj_weight": attn["in_proj_weight"] * first},
                 "ln_2": {key: value / second for key, value in block["ln_2"].items()},
-                "mlp": {**mlp, "c_fc": {**mlp["c_fc"], "weight": mlp["c_fc"]["weight"] * second}},
+                "mlp": {**mlp, "c_fc": {**c_fc, "weight": c_fc["weight"] * second}},
             }
         )
     return {**params, "transformer": {"resblocks": blocks}}

@@ -20,10 +20,11 @@ from clipref.engine import TowerEngine
 from clipref.kernels import torch as kernels
 from clipref.kernels.check import BUDGET, check, check_operations, errors
 from clipref.model import CLIP
+from clipref.nesting import nest
 from clipref.text_transformer import encode_tree, single_texts
 from clipref.towers import encoder
 from clipref.trees import plant
-from clipref.weights import Checkpoint, nest
+from clipref.weights import Checkpoint
 from clipref.weights_tools import synthetic
 
 from . import cases

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 import clipref
 from clipref import weights
 from clipref.errors import ClipError, ConfigError, ModelNotFound, WeightsError
-from clipref.weights import Checkpoint, SafetensorsFile, nest
+from clipref.weights import Checkpoint, SafetensorsFile
 from clipref.weights_tools import synthetic
 
 from .conftest import MERGES, TINY, make_tiny, pixels
@@ -365,7 +365,3 @@ def _original(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     if not _cache:
         _cache.append((make_tiny(tmp_path_factory.mktemp("fuzz"), "vit") / "model.safetensors").read_bytes())
     return _cache[0]
-
-
-def test_nesting() -> None:
-    assert nest({"a.0.w": 1, "a.1.w": 2, "b": 3}) == {"a": [{"w": 1}, {"w": 2}], "b": 3}

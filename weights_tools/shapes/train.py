@@ -29,10 +29,10 @@ from clipref.architecture import ImageConfig
 from clipref.config import ClipConfig, ResNetConfig, TextConfig, ViTConfig, tensor_shapes
 from clipref.files import write_whole
 from clipref.kernels.torch import TorchOps
+from clipref.nesting import nest
 from clipref.preprocessing import preprocess
 from clipref.tokenizer import Tokenizer
 from clipref.towers import encoder
-from clipref.weights import nest
 
 from ..folder import write_config, write_json
 from . import captions, world
