@@ -14,7 +14,7 @@ No answer is NaN or infinite: weights that lead there are a WeightsError.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -27,8 +27,9 @@ from .config import NoTower
 from .directions import Kind, checked_embeddings, directions
 from .engine import ReferenceEngine, checked_pixels
 from .errors import ImageError, InputError
-from .lazy import available_threads, once
-from .loading import AN_IMAGE_OR_SEVERAL, import_libraries, preprocessed_batches, preprocessor, with_gaps
+from .image_batches import embedded_batches
+from .lazy import once
+from .loading import AN_IMAGE_OR_SEVERAL, import_libraries, with_gaps
 from .memory import Memory
 from .similarity import cosines, finite_embeddings, nearest
 from .texts import check_tokenizer, checked_ids, embed_rows, rows_of
@@ -117,7 +118,9 @@ class CLIP:
         (1, 96)
         """
         pixels = checked_pixels(pixels, self.config.vision.resolution, self.dtype)
-        return finite_embeddings(self._image_embeddings(pixels), "item", range(len(pixels)))
+        with self.weights_in_use():
+            embeddings = self.engine.encode_image(pixels)
+        return finite_embeddings(embeddings, "item", range(len(pixels)))
 
     def encode_text(self, ids: Array) -> Array:
         """Token ids [N, T] int, T at most the context length -> embeddings [N, E]. Raises InputError, WeightsError.
@@ -139,11 +142,6 @@ class CLIP:
         """
         with self._checkpoint.file.guard(), np.errstate(over="ignore", invalid="ignore"):
             yield
-
-    def _image_embeddings(self, pixels: Array) -> Array:
-        """The engine's embeddings of checked pixels."""
-        with self.weights_in_use():
-            return self.engine.encode_image(pixels)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -219,18 +217,15 @@ class CLIP:
         if errors is not None and not isinstance(errors, list):
             raise InputError(f"errors is {brief(errors)}; expected a list, which the errors are appended to.")
         normalize, progress = is_true("normalize", normalize), is_true("progress", progress)
-        pixels_of = preprocessor(self.config, input_color_format, max_pixels or self.max_pixels)
         if is_one_image(images):
             images = [images]
         check_ordered(images, "images", AN_IMAGE_OR_SEVERAL)
         failed: dict[int, ImageError] = {}
-        kept = None if on_error == "raise" else failed
-        read = preprocessed_batches(images, pixels_of, workers or available_threads(), batch_size, kept, progress)
-        batches: list[Array] = []
-        with closing(read):
-            for indices, pixels in read:
-                pixels = checked_pixels(pixels, self.config.vision.resolution, self.dtype)
-                batches.append(finite_embeddings(self._image_embeddings(pixels), "image", indices, normalize))
+        embedded = embedded_batches(
+            self, images, normalize=normalize, input_color_format=input_color_format, batch_size=batch_size,
+            progress=progress, workers=workers, max_pixels=max_pixels, failed=None if on_error == "raise" else failed,
+        )  # fmt: skip
+        batches = [rows for _, rows in embedded]
         if not batches and not failed:
             raise InputError("No images were given; expected at least one.")
         if errors is not None:

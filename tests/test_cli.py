@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from safetensors import safe_open
 
 import clipref
 from clipref import CLIP, AutoModel
-from clipref.cli import main
+from clipref.cli import embed, main
+from clipref.image_batches import embedded_batches
 
 from .conftest import pictures
 from .tolerances import UNIT
@@ -102,6 +104,34 @@ def test_embed_to_a_file(
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
+def counted_batches(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """How many images each batch has, of each time that the command begins to read images."""
+    counts: list[list[int]] = []
+
+    def counted(*arguments: Any, **options: Any) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
+        counts.append([])
+        for numbers, rows in embedded_batches(*arguments, **options):
+            counts[-1].append(len(rows))
+            yield numbers, rows
+
+    monkeypatch.setattr(embed, "embedded_batches", counted)
+    return counts
+
+
+def test_embed_fills_its_batches(
+    tiny_vit: Path, images: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All images are one stream to the engine, whatever is left out of it."""
+    counts = counted_batches(monkeypatch)
+    paths = [images / name for name in ["b.png", "notes.txt", *["deep/a.PNG", "b.png"] * 9, "notes.txt"]]
+    assert run("embed", *paths, "--model", tiny_vit, "--batch-size", 2, "--keep-going") == 3
+    captured = capsys.readouterr()
+    assert counts == [[2] * 9 + [1]]
+    names = [json.loads(line)["name"] for line in captured.out.splitlines()]
+    assert names == [str(path) for path in paths if path.name != "notes.txt"]
+    assert [line.split(": ")[3] for line in captured.err.splitlines()[:-1]] == ["image 1", "image 20"]
+
+
 def test_embed_keeps_going(
     tiny: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,18 +139,10 @@ def test_embed_keeps_going(
     assert run("embed", images, "--model", tiny, "--out", tmp_path / "x.npy") == 1
     told = one_line(capsys)
     assert "aa.png" in told and "--keep-going" in told and not (tmp_path / "x.npy").exists()
-    counts: list[int] = []
-    embed_images = CLIP.embed_images
-
-    def counted(self: CLIP, *arguments: Any, **options: Any) -> np.ndarray:
-        rows = embed_images(self, *arguments, **options)
-        counts.append(len(rows))
-        return rows
-
-    monkeypatch.setattr(CLIP, "embed_images", counted)
+    counts = counted_batches(monkeypatch)
     assert run("embed", images, "--model", tiny, "--keep-going") == 3
     captured = capsys.readouterr()
-    assert len(captured.out.splitlines()) == 2 and counts == [2]  # once
+    assert len(captured.out.splitlines()) == 2 and counts == [[2]]  # once
     warning, last = captured.err.splitlines()
     assert warning.startswith(f"clipref: warning: left out: image 0: '{images / 'aa.png'}'")
     assert last == "clipref: 2 embedded; left out: 1 that can't be read, 1 with other suffixes (1 .txt)."

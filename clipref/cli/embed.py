@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ImageError, InputError, TextError
+from ..image_batches import embedded_batches
 from ..loading import progress_bar
 from .common import add_model_arguments, open_model, print_json
 from .output import check_room, embeddings_file
-from .readable import LEFT_OUT, add_keep_going_argument, embed_readable, leave_out, problem_of
+from .readable import LEFT_OUT, add_keep_going_argument, leave_out, problem_of
 from .streams import say
 from .texts import lines_of, name_of, text_argument
 from .walk import Found, images_at
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from ..model import CLIP
 
 Array = NDArray[Any]
-BATCHES = 4  # of images at a time; while one is embedded, the next ones are read
 TEXT_BATCH = 256
 
 
@@ -113,19 +113,26 @@ def embed_in_batches(
 ) -> Iterator[tuple[list[str], Array]]:
     """Names and embeddings [n, E], a batch at a time; images that can't be read become failures of `found`."""
     with progress_bar(len(found.images) + len(texts), sys.stderr.isatty(), unit="item") as bar:
-        step = BATCHES * args.batch_size
-        for start in range(0, len(found.images), step):
-            paths = found.images[start : start + step]
-            rows, errors = embed_readable(model, paths, normalize=args.normalize, batch_size=args.batch_size)
-            for i, error in errors.items():
+        failed: dict[int, ImageError] = {}
+
+        def leave_out_failed() -> None:
+            for number, error in failed.items():
                 bar.clear()
-                problem = problem_of(start + i, error)
+                problem = problem_of(number, error)
                 leave_out(args, problem)
                 found.failures.append(problem)
-            if len(rows):
-                yield [name_of(path) for i, path in enumerate(paths) if i not in errors], rows
-            bar.total -= len(errors)
-            bar.update(len(rows))
+            bar.total -= len(failed)
+            failed.clear()
+
+        embedded = embedded_batches(
+            model, found.images, normalize=args.normalize, batch_size=args.batch_size, failed=failed
+        )
+        with closing(embedded):
+            for numbers, rows in embedded if found.images else ():  # a model may have no image tower
+                leave_out_failed()
+                yield [name_of(found.images[i]) for i in numbers], rows
+                bar.update(len(rows))
+        leave_out_failed()
         for start in range(0, len(texts), TEXT_BATCH):
             batch = texts[start : start + TEXT_BATCH]
             yield batch, model.embed_text(batch, normalize=args.normalize, truncate=args.truncate)

@@ -42,9 +42,9 @@ def problem_of(number: int, error: ImageError) -> str:
 
 
 def embed_readable(
-    model: CLIP, paths: Sequence[str | os.PathLike[str]], *, normalize: bool, batch_size: int = 32
+    model: CLIP, paths: Sequence[str | os.PathLike[str]], *, normalize: bool
 ) -> tuple[Array, dict[int, ImageError]]:
     """Embeddings [n, E] of the images that can be read, in order; and the errors of the others, by index."""
     errors: list[ImageError] = []
-    rows = model.embed_images(list(paths), normalize=normalize, batch_size=batch_size, on_error="skip", errors=errors)
+    rows = model.embed_images(list(paths), normalize=normalize, on_error="skip", errors=errors)
     return rows, {error.index: error for error in errors if error.index is not None}
