@@ -4,9 +4,10 @@
         [--rounds 2] [--json FILE]
 
 The photographs are drawn into a temporary folder: JPEGs of about 500 x 400. Engine, decoding (with the preprocessing
-behind it) and the whole take turns on the same threads; the share is the slower of the two over the whole: 100 %
-would be a pipeline in which the faster one costs nothing. The vectors are compared with those of each file alone first.
-Weights are synthetic. Wall time: the figures mean something on an idle machine only.
+behind it), the whole, and the whole as `clipref embed` does it take turns on the same threads. The share is the slower
+of the two over the whole: 100 % would be a pipeline in which the faster one costs nothing. Where both need all threads,
+their sum is what the whole costs without a gap; it stands beside. The vectors are compared with those of each file
+alone first. Weights are synthetic. Wall time: the figures mean something on an idle machine only.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import alternate, error_of, write_json
+from measuring import alternate, error_of, machine, write_json
 from PIL import Image
 
 from clipref import CLIP, AutoModel
+from clipref.cli.embed import embed_in_batches
+from clipref.cli.walk import Found
 from clipref.config import PUBLISHED
-from clipref.lazy import available_threads
 from clipref.weights_tools import synthetic
 
 
@@ -54,7 +56,11 @@ class Nothing:
 
 
 def measure(model: CLIP, paths: list[str], rounds: int) -> dict[str, float]:
-    """Medians of seconds: the whole, the engine, decoding; and the share of the pipeline."""
+    """Medians of seconds: the whole, the engine, decoding, the command; and shares, medians of each round's.
+
+    `share`: the slower of engine and decoding over the whole. `both`: their sum over the whole. `embed_share`: the
+    whole over the command's.
+    """
     side, engine = model.config.vision.resolution, model.engine
     ready = np.random.default_rng(0).uniform(-1.8, 2.1, (32, 3, side, side)).astype(np.float32)
 
@@ -69,10 +75,26 @@ def measure(model: CLIP, paths: list[str], rounds: int) -> dict[str, float]:
         finally:
             model.engine = engine
 
-    calls = {"files to vectors": lambda: model.embed_images(paths), "engine": computed, "decoding": decoded}
+    def commanded() -> None:
+        args = argparse.Namespace(normalize=False, batch_size=32, truncate=False, keep_going=False)
+        found = Found(images=[Path(path) for path in paths])
+        done = sum(len(rows) for _, rows in embed_in_batches(model, found, [], args))
+        assert done == len(paths)
+
+    calls = {
+        "files to vectors": lambda: model.embed_images(paths),
+        "engine": computed,
+        "decoding": decoded,
+        "clipref embed": commanded,
+    }
     taken = alternate(calls, rounds)
-    shares = [max(e, d) / w for w, e, d in zip(*taken.values(), strict=True)]
-    return {name: statistics.median(seconds) for name, seconds in taken.items()} | {"share": statistics.median(shares)}
+    whole, engines, decoding, command = taken.values()
+    shares = {
+        "share": [max(e, d) / w for w, e, d in zip(whole, engines, decoding, strict=True)],
+        "both": [(e + d) / w for w, e, d in zip(whole, engines, decoding, strict=True)],
+        "embed_share": [w / c for w, c in zip(whole, command, strict=True)],
+    }
+    return {name: statistics.median(values) for name, values in (taken | shares).items()}
 
 
 def main() -> None:
@@ -91,12 +113,14 @@ def main() -> None:
         paths = draw_photos(Path(name) / "photos", args.photos)
         error = error_of(model.embed_images(paths[:64]), np.concatenate([model.embed_image(p) for p in paths[:64]]))
         found = measure(model, paths, args.rounds)
-    each = ", ".join(f"{key} {found[key] / len(paths) * 1e3:.2f}" for key in found if key != "share")
+    timed = ("files to vectors", "engine", "decoding", "clipref embed")
+    each = ", ".join(f"{key} {found[key] / len(paths) * 1e3:.2f}" for key in timed)
     print(
-        f"{len(paths)} photographs, {args.model}, {args.backend} {model.precision}, {available_threads()} threads: "
-        f"ms each: {each}; share {found['share']:.0%}; error against one at a time {error:.1e}"
+        f"{len(paths)} photographs, {args.model}, {args.backend} {model.precision}, {machine()}: "
+        f"ms each: {each}; share {found['share']:.0%}, engine and decoding together {found['both']:.0%}; clipref embed "
+        f"at {found['embed_share']:.0%} of embed_images; error against one at a time {error:.1e}"
     )
-    write_json(args.json, found | {"photos": len(paths), "error": error})
+    write_json(args.json, found | {"machine": machine(), "photos": len(paths), "error": error})
 
 
 if __name__ == "__main__":

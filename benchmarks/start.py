@@ -51,8 +51,7 @@ with phase("import clipref"):
 with phase("import backend"):
     from clipref import backends
     kernels = backends.load(backend)
-timed(clipref.weights.Checkpoint, "visual", "weights")
-timed(clipref.weights.Checkpoint, "text", "weights")
+timed(clipref.weights.SafetensorsFile, "read", "weights")
 timed(clipref.loading, "preprocess", "preprocessing")
 timed(clipref.tokenizer.Tokenizer, "rows", "tokenizing")
 for attribute, name in (("build", "graph"), ("complete", "graph")):
