@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from tasks import TEMPLATES, WORDS
 from clipref import CLIP, AutoModel
 from clipref.classifier import prompts_of
 from clipref.config import PUBLISHED
+from clipref.memory import trim
 from clipref.texts import rows_of
 from clipref.trees import Tree, plant
 from clipref.weights_tools import synthetic
@@ -87,10 +89,12 @@ def measure(folder: Path, backend: str, precision: str | None, count: int) -> di
     model = AutoModel.from_pretrained(folder, backend=backend, **options)
     if not hasattr(model.engine, "encode_tree"):
         sys.exit(f"The backend {backend!r} shares nothing; there is no rate to compare with.")
-    trees = list(plant(rows_of(prompts_of(labels, TEMPLATES), model.tokenizer, model.config.text.context_length)))
-    tree_count, tokens = len(trees), sum(tree.ids.size for tree in trees)
-    sample = trees[:: max(1, tree_count // SAMPLE)]
-    del trees
+    rows = rows_of(prompts_of(labels, TEMPLATES), model.tokenizer, model.config.text.context_length)
+    sizes = [tree.ids.size for tree in plant(rows)]
+    tree_count, tokens = len(sizes), sum(sizes)
+    sample = list(islice(plant(rows), 0, None, max(1, tree_count // SAMPLE)))
+    del rows
+    trim()  # what is free in this process would hide what the call needs
     seconds_a_tree(model, sample[:3])
     first = seconds_a_tree(model, sample)
     start = time.perf_counter()

@@ -11,6 +11,7 @@ reference's before its time is printed.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import subprocess
 import sys
@@ -179,22 +180,29 @@ def _process(command: Sequence[str], *arguments: str) -> float:
 
 
 MEMORY = """
-import sys
+import json, sys
 from clipref import AutoModel
-model = AutoModel.from_pretrained(sys.argv[1], backend=sys.argv[2])
-model.embed_image(sys.argv[3]), model.embed_text("a photo of a cat")
-print(int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) * 1024 / 1e6)
+options = {"precision": sys.argv[3]} if sys.argv[3] else {}
+model = AutoModel.from_pretrained(sys.argv[1], backend=sys.argv[2], **options)
+model.embed_image(sys.argv[4]), model.embed_text("a photo of a cat")
+status = open("/proc/self/status").read()
+print(json.dumps([int(status.split(key + ":")[1].split()[0]) * 1024 / 1e6 for key in ("VmRSS", "VmHWM")]))
 """
+HELD = ("reference", "blas", "native", "native bfloat16", "native int8", "onnx", "onnx-int8")
 
 
 def memory(folder: Path, backend: str, rounds: int) -> dict[str, Any]:
-    """Peak resident memory of a process that embeds one image and one text, from a float16 file."""
+    """Memory of a process that has embedded one image and one text, from a float16 file: now, and at its peak."""
     picture = folder / "picture.png"
     Image.fromarray(np.zeros((400, 500, 3), np.uint8)).save(picture)
     half = synthetic.write(folder / "half", PUBLISHED[MODEL], 0, "plain", "mixed")
-    found = {name: _process([MEMORY, str(half), name, str(picture)]) for name in dict.fromkeys((backend, "reference"))}
-    for name, megabytes in found.items():
-        print(f"memory   {name:44} {megabytes:10.0f} MB at its peak, one image and one text", flush=True)
+    found = {}
+    for name in dict.fromkeys((backend, *HELD)):
+        set_name, _, precision = name.partition(" ")
+        run = [sys.executable, "-c", MEMORY, str(half), set_name, precision, str(picture)]
+        resident, peak = json.loads(subprocess.run(run, check=True, capture_output=True, text=True).stdout)
+        print(f"memory   {name:44} {resident:10.0f} MB, {peak:6.0f} MB at its peak, one image and one text", flush=True)
+        found[name] = {"resident_mb": resident, "peak_mb": peak}
     return found
 
 

@@ -39,7 +39,7 @@ def plant(texts: Sequence[tuple[int, ...]], max_tokens: int = MAX_TOKENS) -> Ite
         ends: list[int] = []
         path: list[int] = []  # the nodes of the text before
         stop = start
-        for i in order[start:]:
+        for i in map(order.__getitem__, range(start, len(order))):  # no copy of the rest for each tree
             text, before = texts[i], texts[order[stop - 1]] if stop > start else ()
             shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(text, before, strict=False)))
             if ends and len(ids) + len(text) - shared > max_tokens:
