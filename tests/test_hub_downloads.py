@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import pytest
 from huggingface_hub import constants
 from safetensors.numpy import load, save
 
-from clipref import AutoModel, WeightsError
+from clipref import AutoModel, ModelNotFound, WeightsError
 from clipref.config import PUBLISHED
 from clipref.weights import Checkpoint
 from clipref.weights_tools import download
@@ -54,6 +55,13 @@ def test_download_is_converted_once_and_then_needs_no_network(published: Hub, ti
     assert locate("clip/ViT-B-32", tmp_path, HF_ENDPOINT=published.url) == folder
     assert locate("clip/ViT-B-32", tmp_path, HF_HUB_OFFLINE="1") == folder
     assert len(published.asked) == count
+
+
+def test_without_huggingface_hub_there_is_an_error_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLIPREF_HOME", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # importing it raises ImportError
+    with pytest.raises(ModelNotFound, match=r"clip/ViT-B-32 is not on this machine, .*pip install huggingface_hub"):
+        AutoModel.from_pretrained("clip/ViT-B-32")
 
 
 @pytest.mark.parametrize(

@@ -137,9 +137,14 @@ def _convert(source: Source, folder: Path, origin: dict[str, Any], digest: str |
 
 def _snapshot(name: str, repository: str, revision: str | None) -> Path:
     """The folder of the hub's cache that has a repository's config, weights and merges, downloaded if need be."""
-    with no_fork:
-        from huggingface_hub import HfApi, snapshot_download
-
+    try:
+        with no_fork:
+            from huggingface_hub import HfApi, snapshot_download
+    except ImportError as error:  # clipref was installed without what it depends on
+        raise ModelNotFound(
+            f"{name} is not on this machine, and fetching it needs huggingface_hub ({error}): pip install "
+            f"huggingface_hub."
+        ) from error
     try:
         # One request, not tried again: whether there is a network, and the repository.
         found = HfApi().model_info(repository, revision=revision, timeout=10)
