@@ -170,8 +170,8 @@ class NumpyEngine(TowerEngine):
         super().__init__(checkpoint.config, checkpoint_params(checkpoint, dtype), ops, dtype)
         self._file = checkpoint.file
 
-    def _placed(self, params: Params, config: Any) -> Any:
-        placed = super()._placed(params, config)
+    def _place(self, params: Params, config: Any) -> Any:
+        placed = super()._place(params, config)
         self._file.release()  # tensors that the set has copies of
         return placed
 

@@ -1,6 +1,7 @@
 """Nested tensors: as dicts and lists, or read one at a time, so that an engine which lays them out holds no others."""
 
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,8 @@ def test_unread_towers_have_the_same_tensors_folded_or_not(tiny: Path) -> None:
         (checkpoint.visual("float64"), checkpoint.unread_visual("float64")),
         (checkpoint.text("float32"), checkpoint.unread_text("float32")),
     ):
-        for change in (lambda params: params, fold_norms):
+        changes: tuple[Callable[[Any], Any], ...] = (lambda params: params, fold_norms)
+        for change in changes:
             expected, found = leaves(change(whole)), leaves(map_arrays(np.asarray, change(unread)))
             assert [name for name, _ in found] == [name for name, _ in expected] and expected
             assert all((a == b).all() and a.dtype == b.dtype for (_, a), (_, b) in zip(found, expected, strict=True))
