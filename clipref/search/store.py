@@ -51,6 +51,14 @@ class StoreError(ClipError):
     """A store can't be opened, read or written, or is another model's."""
 
 
+class _Connection(sqlite3.Connection):
+    """One that is closed with the last reference to it, which else Python warns of from 3.13 on."""
+
+    def __del__(self) -> None:
+        with suppress(sqlite3.ProgrammingError):  # it was never opened
+            self.close()
+
+
 class Store:
     """An opened store in the folder `place`. Safe for several threads and processes; a fork opens it anew."""
 
@@ -262,7 +270,13 @@ class Store:
 
     def _connect(self) -> sqlite3.Connection:
         with self._failures():
-            db = sqlite3.connect(self.place / DATABASE, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
+            db = sqlite3.connect(
+                self.place / DATABASE,
+                timeout=PATIENCE,
+                isolation_level=None,
+                check_same_thread=False,
+                factory=_Connection,
+            )
             db.execute("PRAGMA synchronous = FULL")
             return db
 
