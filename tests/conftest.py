@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 TINY = {"vit": cases.TINY["vit-a"], "resnet": cases.TINY["rn-a"]}
 LARGEST = ("clip/RN50x16", "clip/RN50x64", "clip/ViT-L-14", "the_largest_published")
-FASTEST = "openvino" if importlib.util.find_spec("openvino") else "onnx"  # what `auto` takes
+# What `auto` takes where a processor tells nothing of itself.
+FASTEST = "openvino" if importlib.util.find_spec("openvino") else "onnx"
 MERGES = "#version: 0.2\na t</w>\nc at</w>\nd o\ndo g</w>\nr e\nre d</w>\nb l\n"
 
 

@@ -251,7 +251,10 @@ def test_what_is_stated_of_bits_in_any_batch_holds(backend: str, tiny: Path) -> 
         ({"precision": "int8", "calibration": None}, "onnx-int8", "int8"),
     ],
 )
-def test_a_precision_chooses_a_backend(tiny_vit: Path, options: dict[str, Any], backend: str, precision: str) -> None:
+def test_a_precision_chooses_a_backend(
+    tiny_vit: Path, options: dict[str, Any], backend: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "processor_features", frozenset)
     model = AutoModel.from_pretrained(tiny_vit, **options)
     assert (model.backend, model.precision) == (backend, precision) and model.fidelity
 
@@ -295,7 +298,10 @@ def test_auto_takes_the_highest_speed_stated_for_this_processor(
         assert asked[-1] == ("float32", kind)
 
 
-def test_auto_leaves_out_what_cannot_be_imported(registered: ModuleType, tiny_vit: Path) -> None:
+def test_auto_leaves_out_what_cannot_be_imported(
+    registered: ModuleType, tiny_vit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "processor_features", frozenset)
     assert AutoModel.from_pretrained(tiny_vit).backend == FASTEST  # a set that states no speed is taken by name only
     del sys.modules["somebodys_kernels"]
     assert AutoModel.from_pretrained(tiny_vit).backend == FASTEST

@@ -24,7 +24,7 @@ SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 def build(out: Path, *flags: str, sources: Path = SOURCES, processors: tuple[str, ...] = ()) -> Path:
     """The library, or its kernels for some processors alone, compiled with more flags, files side by side."""
     assert COMPILER is not None
-    names = (*processors, "processor") if processors else sorted(path.stem for path in sources.glob("*.c"))
+    names = (*processors, "processor", "helping") if processors else sorted(path.stem for path in sources.glob("*.c"))
     objects = [out.with_name(f"{out.stem}-{name}.o") for name in names]
 
     def compiled(name: str, to: Path) -> None:
@@ -124,3 +124,26 @@ def test_what_is_wrong_is_caught(file: str, right: str, wrong: str, tmp_path: Pa
     path = build(tmp_path / "wrong.so", "-O2", *AMX_IN_C, sources=sources, processors=processors)
     found = fuzz(path, processors[0])
     assert found.returncode != 0 and ("AssertionError" in found.stderr or found.returncode == -signal.SIGABRT)
+
+
+@pytest.mark.slow
+@on_gcc
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("", ""),
+        ("__ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE", "__ATOMIC_RELAXED, __ATOMIC_RELAXED"),  # what was given isn't seen
+        ("if (move(mine[i], GIVEN, CLAIMED))", "if (state_of(mine[i]) == GIVEN)"),  # takes back what is being computed
+        ("if (move(places[i], FREE, CLAIMED))", "if (state_of(places[i]) == FREE)"),  # shares a place with others
+        ("if (mine[i]->result) result = mine[i]->result;", ""),  # forgets what failed
+    ],
+)
+def test_who_shares_and_who_helps_race_for_nothing(right: str, wrong: str, tmp_path: Path) -> None:
+    assert COMPILER is not None
+    sources = changed(tmp_path / "native", "helping.c", right, wrong) if right else SOURCES
+    files = [Path(__file__).with_name("helping_threads.c"), sources / "helping.c"]
+    built = tmp_path / "threads"
+    flags = ["-std=gnu11", "-O1", "-g", "-fsanitize=thread", f"-I{sources}", "-pthread"]
+    subprocess.run([COMPILER, *flags, *map(str, files), "-o", str(built)], check=True)
+    done = subprocess.run([built], capture_output=True, text=True, timeout=120)
+    assert (done.returncode == 0 and not done.stdout + done.stderr) == (not right)

@@ -1,65 +1,123 @@
 """How the native backend shares work out: all of it, once, errors too, by threads that end with their owner."""
 
+import ctypes
 import gc
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from clipref.kernels.native.sharing import Sharing
+
+from .native import needs_library
+
+pytestmark = needs_library
+
+PART = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_ssize_t)
+
+
+class Job(ctypes.Structure):
+    """Nothing, which is what a function in Python is told."""
 
 
 def helpers() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("native_")]
 
 
+def share(sharing: Sharing, length: int, work: Callable[[int, int], Any]) -> None:
+    """An operation's parts, computed by a function in Python; where that returns True there is no room."""
+    compute = PART(lambda job, begin, end: -1 if work(begin, end) is True else 0)
+    address = ctypes.cast(compute, ctypes.c_void_p).value
+    assert address
+    sharing.parts(address, Job(), length)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
-def test_ranges_are_the_whole_once(threads: int) -> None:
+def test_parts_are_the_whole_once(threads: int) -> None:
     sharing = Sharing(threads)
-    for length in (1, 2, 5, 100):
+    for length in (1, 2, 5, 100) * 5:
         done: list[int] = []
-        sharing.ranges(lambda begin, end, done=done: done.extend(range(begin, end)), length)  # type: ignore[misc]
+        share(sharing, length, lambda begin, end, done=done: done.extend(range(begin, end)))  # type: ignore[misc]
         assert sorted(done) == list(range(length))
+
+
+def test_threads_help_and_help_again() -> None:
+    sharing = Sharing(3)
+    names: set[int] = set()
+
+    def work(begin: int, end: int) -> None:
+        time.sleep(0.005)
+        names.add(threading.get_ident())
+
+    for _ in range(2):
+        names.clear()
+        for _ in range(1000):  # who is woken may come too late for an operation
+            share(sharing, 3, work)
+            if len(names) == 3:
+                break
+        assert len(names) == 3
+        time.sleep(0.01)  # they sleep by now
+
+
+def test_callers_at_the_same_time_get_all_of_theirs() -> None:
+    sharing = Sharing(3)
+
+    def call(_: int) -> list[int]:
+        done: list[int] = []
+        for _ in range(50):
+            share(sharing, 4, lambda begin, end: done.extend(range(begin, end)))
+        return sorted(done)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(call, range(4))) == [sorted([0, 1, 2, 3] * 50)] * 4
 
 
 def test_items_keep_their_order_and_share_nothing_out_themselves() -> None:
     sharing = Sharing(3)
 
-    def name(i: int) -> tuple[int, str, list[str]]:
-        inside: list[str] = []
-        sharing.ranges(lambda begin, end: inside.append(threading.current_thread().name), 5)
-        return i, threading.current_thread().name, inside
+    def name(i: int) -> tuple[int, int, list[int]]:
+        inside: list[int] = []
+        for _ in range(20):
+            share(sharing, 5, lambda begin, end: inside.append(threading.get_ident()))
+        return i, threading.get_ident(), inside
 
     for i, (found, own, inside) in enumerate(sharing.items(name, [(i,) for i in range(20)])):
-        assert found == i and inside == [own] and own.startswith("native_")
+        assert found == i and inside == [own] * 20 and own != threading.get_ident()
 
 
 def test_an_error_comes_when_all_are_done() -> None:
     sharing = Sharing(3)
     done: list[int] = []
 
-    def work(begin: int, end: int) -> None:
+    def work(begin: int, end: int) -> bool:
         time.sleep(0.01 * begin)
         done.append(begin)
-        if begin == 1:
+        return begin == 1
+
+    def fail(begin: int, end: int) -> None:
+        if work(begin, end):
             raise MemoryError("no room")
 
-    for _ in range(2):  # the threads live on
+    for _ in range(3):  # the threads live on
         done.clear()
-        with pytest.raises(MemoryError, match="no room"):
-            sharing.ranges(work, 3)
+        with pytest.raises(MemoryError, match="There is no room"):
+            share(sharing, 3, work)
         assert sorted(done) == [0, 1, 2]
     with pytest.raises(MemoryError, match="no room"):
-        sharing.items(work, [(i, i) for i in range(3)])
+        sharing.items(fail, [(i, i) for i in range(3)])
 
 
 def test_threads_end_with_their_owner() -> None:
     gc.collect()
     before = set(helpers())
     sharing = Sharing(3)
-    sharing.ranges(lambda begin, end: None, 3)
+    share(sharing, 3, lambda begin, end: None)
+    sharing.items(lambda i: i, [(1,)])
     made = set(helpers()) - before
-    assert len(made) == 3
+    assert len(made) == 5
     del sharing
     gc.collect()
     for thread in made:

@@ -24,14 +24,19 @@ from .operations import NativeOps
 
 __all__ = ["TRAITS", "NativeOps", "available", "operations"]
 
+_ZEN_5 = {"avx512_bf16", "avx_vnni"}  # AMD's processors from Zen 5 on, and Intel's that have AMX
+
 
 def _speed(precision: str, kind: str, features: frozenset[str]) -> float:
-    """In bfloat16 5 to 10 % behind OpenVINO on a Zen 5, in int8 level with `onnx-int8`. float32 is left to those that
-    were compared on a quiet machine.
+    """As compared on a quiet Zen 5, images and texts together. In float32 between OpenVINO, which is faster for one
+    text, and `onnx`, which is slower for one image; in bfloat16 behind OpenVINO and in int8 behind `onnx-int8` in texts
+    alone. In float32 other processors, and ResNets, are left to those that were compared there.
     """
+    if precision == "float32":
+        return 2.25 if kind == "vit" and features >= _ZEN_5 and "amx_bf16" not in features else 0.0
     if precision == "bfloat16":
-        return 3.7 if "avx512_bf16" in features else 0.5
-    return 5.0 if precision == "int8" else 0.0
+        return 3.9 if "avx512_bf16" in features else 0.5
+    return 5.0
 
 
 TRAITS = Traits(

@@ -96,18 +96,27 @@ struct heads {
     count item, head, row;
 };
 
-/* q [N, H, Q, D], k and v [N, H, K, D] -> out [N, Q, H, D] of the heads from `begin` up to `end`; `all` are H.
-   visible [N, Q, K], bytes that are 0 or 1, may be NULL; its strides are those of items and queries. */
-EXPORT int NAME(attention)(const struct heads *q, const struct heads *k, const struct heads *v, const uint8_t *visible,
-                           count visible_item, count visible_row, count items, count begin, count end, count all,
-                           count queries, count keys, count channels, float *out) {
+/* q [N, H, Q, D], k and v [N, H, K, D] -> out [N, Q, H, D]. visible [N, Q, K], bytes that are 0 or 1, may be NULL; its
+   strides are those of items and queries. */
+struct NAME(queries) {
+    struct heads q, k, v;
+    const uint8_t *visible;
+    count visible_item, visible_row, items, heads, queries, keys, channels;
+    float *out;
+};
+
+/* Of the heads from `begin` up to `end`. */
+EXPORT int NAME(attention_part)(const void *job, count begin, count end) {
+    const struct NAME(queries) *all = job;
+    const struct heads *q = &all->q, *k = &all->k, *v = &all->v;
+    count queries = all->queries, keys = all->keys, channels = all->channels;
     count padded = steps(keys, PANEL) * PANEL, columns = steps(channels, PANEL) * PANEL;
     float *room = NULL;
     count size = padded * channels + columns * keys + QUERIES * (padded + columns);
     if (posix_memalign((void **)&room, 64, size * sizeof(float))) return -1;
     float *values = room + padded * channels, *scores = values + columns * keys, *sums = scores + QUERIES * padded;
     float scale = 1.0f / sqrtf((float)channels), parts[QUERIES];
-    for (count item = 0; item < items; item++)
+    for (count item = 0; item < all->items; item++)
         for (count head = begin; head < end; head++) {
             pack_keys(k->first + item * k->item + head * k->head, k->row, keys, channels, room);
             pack_values(v->first + item * v->item + head * v->head, v->row, keys, channels, values);
@@ -115,13 +124,14 @@ EXPORT int NAME(attention)(const struct heads *q, const struct heads *k, const s
             for (count i = 0; i < queries; i += QUERIES) {
                 count n = smaller(QUERIES, queries - i);
                 NAME(sums_of_rows)(query + i * q->row, q->row, n, channels, room, padded, scores);
+                const uint8_t *visible = all->visible;
+                if (visible) visible += item * all->visible_item + i * all->visible_row;
                 for (count r = 0; r < n; r += LANES)
                     exponentials(scores + r * padded, padded, smaller(LANES, n - r), keys, scale,
-                                 visible ? visible + item * visible_item + (i + r) * visible_row : NULL, visible_row,
-                                 parts + r);
+                                 visible ? visible + r * all->visible_row : NULL, all->visible_row, parts + r);
                 NAME(sums_of_rows)(scores, padded, n, keys, values, columns, sums);
                 for (count r = 0; r < n; r++) {
-                    float *to = out + ((item * queries + i + r) * all + head) * channels;
+                    float *to = all->out + ((item * queries + i + r) * all->heads + head) * channels;
                     for (count c = 0; c < channels; c += LANES)
                         store_some(to + c, load(sums + r * columns + c) * parts[r], channels - c);
                 }

@@ -1,6 +1,6 @@
 /* What all kernels share: sizes, the layout of packed weights, and words for compilers.
 
-   Nothing here knows Python. Functions are single-threaded, keep no state and call nothing but memcpy and, where they
+   Nothing here knows Python. Kernels are single-threaded, keep no state and call nothing but memcpy and, where they
    need room, malloc; such ones return 0, or -1 where there is none. Pointers need no alignment beyond their type's. */
 #pragma once
 

@@ -34,31 +34,57 @@ PANEL, STEP = 32, 16
 ACTIVATIONS = {"none": 0, "quick_gelu": 1, "gelu": 2, "relu": 3}
 
 _pointer, _count, _int = ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int
-_ROWS = (_pointer, _count)  # where the first row is, and how far apart rows are
 # The parameters of each function, whose name goes on with precision and processor, as they stand in the C files.
 _PARAMETERS: dict[str, tuple[Any, ...]] = {
-    "product": (*_ROWS, _count, _count, _pointer, _count, _pointer, *_ROWS, *_ROWS, _int),
-    "layer_norm": (*_ROWS, _count, _count, _pointer, _pointer, _pointer),
+    "layer_norm": (_pointer, _count, _count, _count, _pointer, _pointer, _pointer),
     "activate": (_pointer, _count, _pointer, _int),
     "avg_pool": (_pointer, _count, _count, _count, _count, _pointer),
-    "attention": (*[_pointer] * 4, *[_count] * 9, _pointer),
-    "convolve": (_pointer, *[_count] * 6, _pointer, _count, _pointer, _pointer, _pointer, _int),
 }
+
+
+def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
+    return [(name, kind) for name in names.split()]
+
+
+class Product(ctypes.Structure):
+    """`struct factors` of product.h."""
+
+    _fields_ = (
+        ("a", _pointer), *_fields(_count, "stride rows depth"), ("panels", _pointer), *_fields(_count, "panel outputs"),
+        *_fields(_pointer, "bias residual"), ("residual_stride", _count), ("out", _pointer), ("out_stride", _count),
+        ("activation", _int),
+    )  # fmt: skip
 
 
 class Heads(ctypes.Structure):
     """`struct heads` of attention.h."""
 
-    _fields_ = (("first", _pointer), ("item", _count), ("head", _count), ("row", _count))
+    _fields_ = (("first", _pointer), *_fields(_count, "item head row"))
 
 
-class Map(ctypes.Structure):
-    """`struct map` of convolution.h."""
+class Attention(ctypes.Structure):
+    """`struct queries` of attention.h."""
 
     _fields_ = (
-        ("first", _pointer),
-        *((name, _count) for name in ("row", "column", "channel", "height", "width", "channels")),
-    )
+        *_fields(Heads, "q k v"), ("visible", _pointer),
+        *_fields(_count, "visible_item visible_row items heads queries keys channels"), ("out", _pointer),
+    )  # fmt: skip
+
+
+class Convolution(ctypes.Structure):
+    """`struct convolution` of convolution.h, whose `struct map` comes first."""
+
+    _fields_ = (
+        ("first", _pointer), *_fields(_count, "row column channel height width channels"),
+        *_fields(_count, "next items kernel stride padding rows columns"), ("panels", _pointer), ("outputs", _count),
+        *_fields(_pointer, "bias residual out"), ("activation", _int),
+    )  # fmt: skip
+
+
+class Place(ctypes.Structure):
+    """`struct place` of helping.h."""
+
+    _fields_ = (*_fields(_pointer, "compute job"), *_fields(_count, "begin end"), *_fields(_int, "result state awake"))
 
 
 @once
@@ -73,18 +99,25 @@ def runs(processor: str) -> bool:
 
 
 def function(name: str, precision: str, processor: str) -> Function:
-    """A function of the library with its parameters; one that returns less than 0 raises MemoryError."""
-    found = getattr(library(), f"{name}_{precision}_{processor}")
-    found.argtypes = _PARAMETERS[name]
-    found.restype = _int if name in ("product", "attention", "convolve") else None
-    if found.restype is None:
-        return found  # type: ignore[no-any-return]
+    """A function of the library with its parameters."""
+    found: Function = getattr(library(), f"{name}_{precision}_{processor}")
+    found.argtypes, found.restype = _PARAMETERS[name], None  # type: ignore[attr-defined]
+    return found
 
-    def call(*arguments: Any) -> None:
-        if found(*arguments) < 0:
-            raise MemoryError(f"No room for what {name} needs beside its result.")
 
-    return call
+def part(name: str, precision: str, processor: str) -> int:
+    """Where the function is that computes a part of a product, an attention or a convolution; `share` calls it."""
+    found: int = ctypes.cast(getattr(library(), f"{name}_part_{precision}_{processor}"), _pointer).value  # type: ignore
+    return found
+
+
+@once
+def helping() -> tuple[Function, Function]:
+    """The functions `share` and `help` of helping.c."""
+    share, lend = library().share, library().help
+    share.argtypes, share.restype = (_pointer, _count, _pointer, _pointer, _count), _int
+    lend.argtypes, lend.restype = (_pointer, ctypes.c_int64), None
+    return share, lend
 
 
 def address(x: Array) -> int:

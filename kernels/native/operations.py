@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -15,7 +14,7 @@ from clipref.backends import overlay
 
 from ..batching import POSITIONS
 from .calibration import balanced
-from .library import ACTIVATIONS, PANEL, REST, Heads, Map, address, aligned, function
+from .library import ACTIVATIONS, REST, Attention, Convolution, Heads, Product, address, aligned, function, part
 from .packing import Weight, pack, pack_tower
 from .pending import Eager, Pending, as_array
 from .sharing import Sharing
@@ -38,12 +37,12 @@ class NativeOps(Eager):
         self._sharing = Sharing(threads)
         rest = REST.get(processor, processor)
         makers = {precision: processor, "float32": rest}
-        self._product = {made: function("product", made, makers[made]) for made in makers}
-        self._convolve = function("convolve", precision, processor)
+        self._product = {made: part("product", made, makers[made]) for made in makers}
+        self._convolve = part("convolve", precision, processor)
+        self._attention = part("attention", "float32", rest)
         self._layer_norm = function("layer_norm", "float32", rest)
         self._activate = function("activate", "float32", rest)
         self._avg_pool = function("avg_pool", "float32", rest)
-        self._attention = function("attention", "float32", rest)
 
     def calibrate(self, params: Any, config: TowerConfig) -> Any:
         """A tower's parameters; for int8 with the same result in real arithmetic, and no channel far above the rest."""
@@ -97,20 +96,15 @@ class NativeOps(Eager):
         """Rows [M, I] and a weight [O, I] -> [M, O], with what is done to the sums."""
         out = aligned((len(rows), weight.outputs), np.float32)
         bias = None if bias is None else np.ascontiguousarray(bias)
-
-        def some(begin: int, end: int) -> None:
-            first, last = begin * PANEL, min(end * PANEL, weight.outputs)
-            offset = first * _FLOAT
-            self._product[weight.precision](
-                address(rows), rows.strides[0] // _FLOAT, *rows.shape,
-                weight.address + begin * weight.panels.strides[0], last - first,
-                None if bias is None else address(bias) + offset,
-                None if residual is None else address(residual) + offset,
-                0 if residual is None else residual.strides[0] // _FLOAT,
-                address(out) + offset, weight.outputs, ACTIVATIONS[activation],
-            )  # fmt: skip
-
-        self._sharing.ranges(some, len(weight.panels))
+        product = Product(
+            address(rows), rows.strides[0] // _FLOAT, *rows.shape,
+            weight.address, weight.panels.strides[0] // _FLOAT, weight.outputs,
+            None if bias is None else address(bias),
+            None if residual is None else address(residual),
+            0 if residual is None else residual.strides[0] // _FLOAT,
+            address(out), weight.outputs, ACTIVATIONS[activation],
+        )  # fmt: skip
+        self._sharing.parts(self._product[weight.precision], product, len(weight.panels))
         return out
 
     def layer_norm(self, x: Any, weight: Array, bias: Array) -> Array:
@@ -149,13 +143,9 @@ class NativeOps(Eager):
             if visible.strides[2] != 1:
                 visible = np.ascontiguousarray(visible)
             mask = (address(visible), *visible.strides[:2])
-        places = [ctypes.byref(Heads(address(x), *(stride // _FLOAT for stride in x.strides[:3]))) for x in (q, k, v)]
-
-        def some(begin: int, end: int) -> None:
-            sizes = (n, begin, end, heads, queries, k.shape[2], channels)
-            self._attention(*places, *mask, *sizes, address(out))
-
-        self._sharing.ranges(some, heads)
+        places = [Heads(address(x), *(stride // _FLOAT for stride in x.strides[:3])) for x in (q, k, v)]
+        attention = Attention(*places, *mask, n, heads, queries, k.shape[2], channels, address(out))
+        self._sharing.parts(self._attention, attention, heads)
         return np.swapaxes(out, 1, 2)  # [N, H, Q, D]
 
     def conv2d(self, x: Any, weight: Any, stride: int = 1, padding: int = 0, bias: Array | None = None) -> Pending:
@@ -188,18 +178,15 @@ class NativeOps(Eager):
         kernel = weight.shape[2]
         x = np.require(x, np.float32, "A")
         out = aligned((len(x), rows, columns, weight.outputs), np.float32)
-        down, across = x.strides[2] // _FLOAT, x.strides[3] // _FLOAT
-
-        def some(begin: int, end: int) -> None:
-            for i, item in enumerate(x):
-                place = Map(address(item), down, across, item.strides[0] // _FLOAT, *item.shape[1:], len(item))
-                self._convolve(
-                    ctypes.byref(place), kernel, stride, padding, begin, end, columns,
-                    address(weight.panels), weight.outputs, None if bias is None else address(bias),
-                    None if residual is None else address(residual[i:]), address(out[i:]), ACTIVATIONS[activation],
-                )  # fmt: skip
-
-        self._sharing.ranges(some, rows)
+        n, channels, *size = x.shape
+        following, channel, down, across = (stride // _FLOAT for stride in x.strides)
+        convolution = Convolution(
+            address(x), down, across, channel, *size, channels,
+            following, n, kernel, stride, padding, rows, columns, weight.address, weight.outputs,
+            None if bias is None else address(bias), None if residual is None else address(residual),
+            address(out), ACTIVATIONS[activation],
+        )  # fmt: skip
+        self._sharing.parts(self._convolve, convolution, rows)
         return out
 
     def batch_norm(self, x: Any, *norm: Array, **named: Array) -> Any:

@@ -134,3 +134,24 @@ EXPORT int NAME(product)(const float *a, count stride, count rows, count depth, 
 #endif
     return 0;
 }
+
+/* The parameters of a product whose panels, each so many words long, are shared out. */
+struct NAME(factors) {
+    const float *a;
+    count stride, rows, depth;
+    const word *panels;
+    count panel, outputs;
+    const float *bias, *residual;
+    count residual_stride;
+    float *out;
+    count out_stride;
+    enum activation activation;
+};
+
+EXPORT int NAME(product_part)(const void *job, count begin, count end) {
+    const struct NAME(factors) *f = job;
+    count first = begin * PANEL, last = smaller(end * PANEL, f->outputs);
+    return NAME(product)(f->a, f->stride, f->rows, f->depth, f->panels + begin * f->panel, last - first,
+                         f->bias ? f->bias + first : NULL, f->residual ? f->residual + first : NULL,
+                         f->residual_stride, f->out + first, f->out_stride, f->activation);
+}
