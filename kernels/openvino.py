@@ -28,6 +28,16 @@ Precision: TypeAlias = Literal["float32", "bfloat16"]
 _PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
 
+@once
+def core() -> Any:
+    """OpenVINO's `Core`, one for the whole process.
+
+    The processor's plugin gives signals a stack of their own while a Core lives. When the first of two goes before the
+    second, that stack is one which is no longer there, and the next signal ends the process (OpenVINO 2026.4).
+    """
+    return openvino().Core()
+
+
 def _speed(precision: str, kind: str, features: frozenset[str]) -> float:
     if precision == "float32":
         # As `onnx` in batches, or a little faster; one image or a few texts take 15 to 35 % less time.
@@ -50,14 +60,13 @@ class OpenVinoEngine:
         self._images, self._positions = images_at_a_time(config.vision, threads), positions_at_a_time(threads)
 
         def compile_tower(record: Record, name: str) -> Any:
-            core = openvino().Core()
             settings = {
                 "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],
                 "INFERENCE_NUM_THREADS": threads,
                 "PERFORMANCE_HINT": "LATENCY",
             }
             try:
-                compiled = core.compile_model(core.read_model(complete(record, name)), "CPU", settings)
+                compiled = core().compile_model(core().read_model(complete(record, name)), "CPU", settings)
             except RuntimeError as error:
                 raise BackendError(f"OpenVINO can't run the tower {name!r}: {error}") from error
             checkpoint.file.release()
@@ -106,6 +115,6 @@ def engine(
     check_options("openvino", dtype, threads)
     if not isinstance(precision, str) or precision not in _PRECISIONS:
         raise BackendError(f"precision is {precision!r}; expected 'float32' or 'bfloat16'.")
-    if precision == "bfloat16" and "BF16" not in openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if precision == "bfloat16" and "BF16" not in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise BackendError("This processor has no bfloat16; use precision='float32'.")
     return OpenVinoEngine(checkpoint, threads or available_threads(), precision)

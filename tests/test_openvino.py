@@ -1,5 +1,8 @@
 """The openvino backend, which is an extra: the same graphs, in float32 and bfloat16."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -56,3 +59,22 @@ def test_options() -> None:
     ):
         with pytest.raises(BackendError, match=message):
             AutoModel.from_pretrained("clipref/shapes-vit", backend="openvino", **options)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
+def test_ctrl_c_interrupts_after_a_model_is_gone() -> None:
+    code = """import gc, os, signal
+import numpy as np
+from clipref import AutoModel
+for _ in range(2):
+    model = AutoModel.from_pretrained("clipref/shapes-vit", backend="openvino")
+    model.embed_image(np.zeros((8, 8, 3), np.uint8)), model.embed_text("a red circle")
+    del model
+    gc.collect()
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")"""
+    command = ["env", "--default-signal=INT", sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == "interrupted\n", done.stderr
