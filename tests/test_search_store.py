@@ -6,10 +6,7 @@ import os
 import random
 import sqlite3
 import stat
-import threading
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,7 +19,6 @@ from clipref.search.records import Entry, Facts, Identity
 from clipref.search.store import Store, StoreError
 
 from . import killing
-from .test_image_locks import in_a_child
 
 E = 37
 IDENTITY = Identity("a" * 64, E, "float32", "{}")
@@ -82,34 +78,6 @@ def test_a_picture_that_was_looked_at_since_is_not_dropped(place: Path) -> None:
     store.put([entry("a", 3, tried_at=1)])
     store.drop(list(before.values()))
     assert numbers(store, 4) == {"a": 3}
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_fork_waits_for_what_a_thread_is_writing(place: Path) -> None:
-    """A child that closes its parent's connection to SQLite takes back what isn't committed yet."""
-    store = Store(place, IDENTITY)
-    store.put([entry("a", 1)])
-    connection, written = store._connection(), threading.Event()
-
-    def write() -> None:
-        with store._transaction("BEGIN IMMEDIATE") as db:
-            db.execute("PRAGMA cache_spill = 2")  # pages, more of which are written to the file before the end
-            db.executemany("INSERT INTO meta VALUES (?, ?)", [(f"{i}", "x" * 1000) for i in range(200)])
-            written.set()
-            time.sleep(0.1)
-            db.execute("DELETE FROM meta WHERE value = ?", ("x" * 1000,))
-
-    def close_inherited_and_read() -> None:
-        connection.close()
-        assert numbers(store, 2) == {"a": 1}
-
-    with ThreadPoolExecutor(1) as pool:
-        writing = pool.submit(write)
-        written.wait()
-        assert in_a_child(close_inherited_and_read) == 0
-        writing.result()
-    store.put([entry("b", 1)])
-    assert numbers(store, 2) == {"a": 1, "b": 1}
 
 
 def test_compaction_keeps_every_vector(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ import stat
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from ..errors import ClipError
 from ..files import parse_json
-from ..lazy import no_fork, once_a_process
+from ..lazy import once_a_process
 from . import vectors
 from .records import Entry, Identity, Row, Shard
 from .schema import APPLICATION, FORMAT, SCHEMA, UPGRADES
@@ -285,15 +285,13 @@ class Store:
         with self._lock(), self._failures():
             db = self._connection()
             db.execute(begin)
-            # A child that closed this connection would undo what its parent is writing.
-            with nullcontext() if begin == "BEGIN" else no_fork:
-                try:
-                    yield db
-                    db.execute("COMMIT")
-                except BaseException:
-                    with suppress(sqlite3.Error):  # SQLite may have done so itself
-                        db.execute("ROLLBACK")
-                    raise
+            try:
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):  # SQLite may have done so itself
+                    db.execute("ROLLBACK")
+                raise
 
     @contextmanager
     def _failures(self) -> Iterator[None]:
