@@ -1,5 +1,5 @@
-"""Entry points of what is installed. All of it is looked through once, and again only after an installation: that takes
-longer than opening a small model.
+"""Entry points of what is installed. All of it is looked through once for a group of them, and again only after an
+installation: that takes longer than opening a small model.
 """
 
 from __future__ import annotations

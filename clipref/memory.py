@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import sys
 from collections import OrderedDict
 from collections.abc import Hashable
@@ -53,7 +52,11 @@ def trim() -> None:
 
     glibc keeps freed blocks of up to 32 MB for later ones, and the copies that weights are made from are such blocks.
     """
-    if sys.platform == "linux":
+    if sys.platform != "linux":
+        return
+    with suppress(ImportError):  # a Python may be built without ctypes
+        import ctypes
+
         give_back = getattr(ctypes.CDLL(None), "malloc_trim", None)  # which other C libraries don't have
         if give_back is not None:
             give_back(0)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-BAR = 1.0  # twice to three times what CONTRIBUTING.md asks for, because a busy machine takes more
+BAR = 1.0  # over three times what CONTRIBUTING.md asks for, because a busy machine takes more
 
 
 def cpu_seconds() -> float:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -161,18 +162,20 @@ def test_an_item_has_the_same_bits_in_any_batch(name: str) -> None:
 
 
 FORK = """
-import os, signal
+import os, signal, threading
 import numpy as np
 from clipref import AutoModel
 
 model = AutoModel.from_pretrained("clipref/shapes-vit", backend="native", threads=2)
 batch = np.zeros((4, 3, model.config.vision.resolution, model.config.vision.resolution), np.float32)
 expected = model.encode_image(batch)
-for n in (1, 4):
+model.encode_image(batch[:1])
+for n, thread in (1, "native_helper_0"), (4, "native_0"):
     child = os.fork()
     if not child:
         signal.alarm(20)
-        os._exit(0 if np.array_equal(model.encode_image(batch[:n]), expected[:n]) else 1)
+        same = np.array_equal(model.encode_image(batch[:n]), expected[:n])
+        os._exit(0 if same and thread in {one.name for one in threading.enumerate()} else 1)
     assert os.waitpid(child, 0)[1] == 0
 """
 
@@ -190,6 +193,24 @@ def test_nan_is_not_hidden() -> None:
         batch[1, 2, 5, 7] = np.nan
         found = engine.encode_image(batch)
         assert np.isfinite(found[0]).all() and np.isnan(found[1]).all()
+
+
+@pytest.mark.parametrize(
+    ("features", "kind", "chosen"),
+    [
+        ({"avx512_bf16", "avx_vnni", "clzero"}, "vit", True),  # Zen 5
+        ({"avx512_bf16", "avx_vnni", "clzero"}, "resnet", False),
+        ({"avx512_bf16", "clzero"}, "vit", False),  # Zen 4
+        ({"avx512_bf16", "avx_vnni", "amx_bf16"}, "vit", False),  # Sapphire Rapids
+        (set(), "vit", False),
+    ],
+)
+def test_auto_prefers_it_to_onnx_where_they_were_compared(features: set[str], kind: Any, chosen: bool) -> None:
+    ours, onnx, openvino = (
+        backends.traits(import_module(f"clipref.kernels.{name}")).speed("float32", kind, frozenset(features))
+        for name in ("native", "onnx", "openvino")
+    )
+    assert (onnx < ours < openvino) if chosen else ours == 0
 
 
 def test_options() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from clipref.kernels.native.sharing import Sharing
+from clipref.kernels.native.sharing import Sharing, Task
 
 from .native import needs_library
 
@@ -108,6 +108,50 @@ def test_an_error_comes_when_all_are_done() -> None:
         assert sorted(done) == [0, 1, 2]
     with pytest.raises(MemoryError, match="no room"):
         sharing.items(fail, [(i, i) for i in range(3)])
+
+
+def test_what_nobody_waits_for_any_more_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    sharing = Sharing(2)
+    begun: list[int] = []
+
+    def interrupt(task: object) -> None:
+        time.sleep(0.05)
+        raise KeyboardInterrupt
+
+    def work(i: int) -> None:
+        begun.append(i)
+        time.sleep(0.2)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Task, "wait", interrupt)
+        sharing.items(work, [(i,) for i in range(9)])
+    assert sharing.items(lambda i: i, [(1,), (2,)]) == [1, 2]
+    assert len(begun) <= 2
+
+
+@pytest.mark.parametrize("had", [0, 1, 2])
+def test_fewer_threads_than_were_asked_for_do_as_well(had: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin, left = threading.Thread.start, [had, had]
+
+    def start(thread: threading.Thread) -> None:
+        kind = "helper" in thread.name
+        if not left[kind]:
+            raise RuntimeError("can't start new thread")
+        left[kind] -= 1
+        begin(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    sharing = Sharing(4)
+    done: list[int] = []
+    for _ in range(3):
+        done.clear()
+        share(sharing, 9, lambda begin, end: done.extend(range(begin, end)))
+        assert sorted(done) == list(range(9))
+    if had:
+        assert sharing.items(lambda i: i, [(1,), (2,), (3,)]) == [1, 2, 3]
+    else:
+        with pytest.raises(RuntimeError, match="No thread can be started"):
+            sharing.items(lambda i: i, [(1,)])
 
 
 def test_threads_end_with_their_owner() -> None:

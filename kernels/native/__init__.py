@@ -24,16 +24,16 @@ from .operations import NativeOps
 
 __all__ = ["TRAITS", "NativeOps", "available", "operations"]
 
-_ZEN_5 = {"avx512_bf16", "avx_vnni"}  # AMD's processors from Zen 5 on, and Intel's that have AMX
+_ZEN_5 = {"avx512_bf16", "avx_vnni", "clzero"}  # AMD's processors from Zen 5 on; the last is an instruction of AMD's
 
 
 def _speed(precision: str, kind: str, features: frozenset[str]) -> float:
     """As compared on a quiet Zen 5, images and texts together. In float32 between OpenVINO, which is faster for one
-    text, and `onnx`, which is slower for one image; in bfloat16 behind OpenVINO and in int8 behind `onnx-int8` in texts
-    alone. In float32 other processors, and ResNets, are left to those that were compared there.
+    text, and `onnx`, which is slower for one image; in bfloat16 behind OpenVINO, and in int8 behind `onnx-int8`, for
+    their texts and ResNets. In float32 other processors, and ResNets, are left to those that were compared there.
     """
     if precision == "float32":
-        return 2.25 if kind == "vit" and features >= _ZEN_5 and "amx_bf16" not in features else 0.0
+        return 2.25 if kind == "vit" and features >= _ZEN_5 else 0.0
     if precision == "bfloat16":
         return 3.9 if "avx512_bf16" in features else 0.5
     return 5.0

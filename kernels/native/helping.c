@@ -7,7 +7,7 @@
        FREE  >  CLAIMED  >  GIVEN  *  TAKEN  *  DONE  >  FREE
                               >  CLAIMED  >  FREE    where nobody took it until the rest was done: the sharer does it
 
-   Nobody ever waits for a thread that may be asleep. */
+   Nobody waits for a thread that has to be woken. */
 #define TARGET
 #include "helping.h"
 

@@ -10,7 +10,7 @@ typedef int part(const void *job, count begin, count end);
 enum { FREE, CLAIMED, GIVEN, TAKEN, DONE }; /* states; helping.c has them in a picture */
 enum { MOST = 1024 };                       /* threads */
 
-/* A helping thread's. `awake` says whether it is in `help`, so that it need not be woken. */
+/* The place of a helping thread. `awake` says whether it is in `help`, so that it need not be woken. */
 struct place {
     part *compute;
     const void *job;

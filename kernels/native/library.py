@@ -114,10 +114,10 @@ def part(name: str, precision: str, processor: str) -> int:
 @once
 def helping() -> tuple[Function, Function]:
     """The functions `share` and `help` of helping.c."""
-    share, lend = library().share, library().help
+    share, help_at = library().share, library().help
     share.argtypes, share.restype = (_pointer, _count, _pointer, _pointer, _count), _int
-    lend.argtypes, lend.restype = (_pointer, ctypes.c_int64), None
-    return share, lend
+    help_at.argtypes, help_at.restype = (_pointer, ctypes.c_int64), None
+    return share, help_at
 
 
 def address(x: Array) -> int:

@@ -143,8 +143,8 @@ class NativeOps(Eager):
             if visible.strides[2] != 1:
                 visible = np.ascontiguousarray(visible)
             mask = (address(visible), *visible.strides[:2])
-        places = [Heads(address(x), *(stride // _FLOAT for stride in x.strides[:3])) for x in (q, k, v)]
-        attention = Attention(*places, *mask, n, heads, queries, k.shape[2], channels, address(out))
+        first = [Heads(address(x), *(stride // _FLOAT for stride in x.strides[:3])) for x in (q, k, v)]
+        attention = Attention(*first, *mask, n, heads, queries, k.shape[2], channels, address(out))
         self._sharing.parts(self._attention, attention, heads)
         return np.swapaxes(out, 1, 2)  # [N, H, Q, D]
 

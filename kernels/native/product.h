@@ -10,7 +10,8 @@
    and of the processor how many rows fit its registers (ROWS).
 
    Panel by panel: a panel of the weight goes from memory to the second cache once and meets many rows, ROWS of them at
-   a time, while the next panel comes to that cache, some of it at each step. A sum runs over the inputs in order, so a row's result has the same bits whatever rows are beside it. */
+   a time, while the next panel comes to that cache, some of it at each step. A sum runs over the inputs in order, so a
+   row's result has the same bits whatever rows are beside it. */
 #include "vectors.h"
 
 #ifdef DOT

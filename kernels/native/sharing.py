@@ -35,11 +35,13 @@ class Task(Generic[T]):
         self._error: BaseException | None = None
         self._undone = threading.Lock()
         self._undone.acquire()
+        self.cancelled = False
 
     def run(self) -> None:
-        """Do it, and let `result` go on."""
+        """Do it unless it was cancelled, and let `wait` go on."""
         try:
-            self._made.append(self._work(*self._arguments))
+            if not self.cancelled:
+                self._made.append(self._work(*self._arguments))
         except BaseException as error:
             self._error = error
         self._undone.release()
@@ -67,23 +69,31 @@ def serve(tasks: Tasks) -> None:
 
 
 class Helpers:
-    """Threads that compute parts of operations; `places` is what `share` of helping.c is given."""
+    """Threads that compute parts of operations; `places` is what `share` of helping.c is given, `count` of them."""
 
     def __init__(self, count: int) -> None:
-        self._each = [Place() for _ in range(count)]
-        self.places = (ctypes.c_void_p * count)(*map(ctypes.addressof, self._each))
-        self.queues = [SimpleQueue[bool]() for _ in range(count)]
-        for i, (place, calls) in enumerate(zip(self._each, self.queues, strict=True)):
-            start(lend, place, calls, name=f"native_helper_{i}")
+        self._each: list[tuple[Place, SimpleQueue[bool]]] = []
+        for i in range(count):
+            place, calls = Place(), SimpleQueue[bool]()
+            if not start_thread(help_when_called, place, calls, name=f"native_helper_{i}"):
+                break
+            self._each.append((place, calls))
+        self.count = len(self._each)
+        self.places = (ctypes.c_void_p * self.count)(*(ctypes.addressof(place) for place, _ in self._each))
 
     def wake(self) -> None:
         """Call those that sleep. They may come too late for one operation, which waits for none of them."""
-        for place, calls in zip(self._each, self.queues, strict=True):
+        for place, calls in self._each:
             if not place.awake and calls.empty():
                 calls.put(True)
 
+    def end(self) -> None:
+        """Let the threads end."""
+        for _, calls in self._each:
+            calls.put(False)
 
-def lend(place: Place, calls: SimpleQueue[bool]) -> None:
+
+def help_when_called(place: Place, calls: SimpleQueue[bool]) -> None:
     """Help for a while whenever called, until the call is False."""
     help_at = helping()[1]
     while calls.get():
@@ -96,8 +106,8 @@ class Sharing:
     def __init__(self, threads: int) -> None:
         self.threads = threads
         this = weakref.ref(self)
-        self._tasks = once_a_process(lambda: _started(threads, this()))
-        self._helpers = once_a_process(lambda: _helpers(threads - 1, this()))
+        self._tasks = once_a_process(lambda: _start_servers(threads, this()))
+        self._helpers = once_a_process(lambda: _start_helpers(threads - 1, this()))
         self._busy = threading.local()
 
     def parts(self, compute: int, job: ctypes.Structure, length: int) -> None:
@@ -109,7 +119,7 @@ class Sharing:
         if min(self.threads, length) > 1 and not getattr(self._busy, "items", False):
             helpers = self._helpers()
             helpers.wake()
-            count, places = self.threads - 1, helpers.places
+            count, places = helpers.count, helpers.places
         if share(places, count, compute, ctypes.addressof(job), length):
             raise MemoryError("There is no room for what an operation needs beside its result.")
 
@@ -126,43 +136,49 @@ class Sharing:
         tasks = [Task(alone, *part) for part in parts]
         for task in tasks:
             self._tasks().put(task)
-        for task in tasks:
-            task.wait()
+        try:
+            for task in tasks:
+                task.wait()
+        except BaseException:  # Ctrl-C
+            for task in tasks:
+                task.cancelled = True
+            raise
         return [task.result() for task in tasks]
 
 
-def start(work: Callable[..., None], *arguments: Any, name: str) -> None:
-    """Start a thread, which holds no process up that ends."""
-    threading.Thread(target=work, args=arguments, name=name, daemon=True).start()
+def start_thread(work: Callable[..., None], *arguments: Any, name: str) -> bool:
+    """Start a thread, which holds no process up that ends. False where the system lets a process have no more."""
+    try:
+        threading.Thread(target=work, args=arguments, name=name, daemon=True).start()
+    except RuntimeError:
+        return False
+    return True
 
 
-def _started(threads: int, owner: Sharing | None) -> Tasks:
-    """The queue of so many threads, which end when their owner is gone."""
+def _start_servers(threads: int, owner: Sharing | None) -> Tasks:
+    """The queue of so many threads, or as many as can be had, which end when their owner is gone."""
     tasks: Tasks = SimpleQueue()
-    for i in range(threads):
-        start(serve, tasks, name=f"native_{i}")
+    started = 0
+    while started < threads and start_thread(serve, tasks, name=f"native_{started}"):
+        started += 1
+    if not started:
+        raise RuntimeError("No thread can be started; does this process have too many?")
 
     def end() -> None:
-        for _ in range(threads):
+        for _ in range(started):
             tasks.put(None)
 
-    _at_end_of(owner, end)
+    _call_when_gone(owner, end)
     return tasks
 
 
-def _helpers(count: int, owner: Sharing | None) -> Helpers:
-    """So many helpers, which end when their owner is gone."""
+def _start_helpers(count: int, owner: Sharing | None) -> Helpers:
+    """So many helpers, or as many as can be had, which end when their owner is gone."""
     helpers = Helpers(count)
-    queues = helpers.queues
-
-    def end() -> None:
-        for calls in queues:
-            calls.put(False)
-
-    _at_end_of(owner, end)
+    _call_when_gone(owner, helpers.end)
     return helpers
 
 
-def _at_end_of(owner: Sharing | None, end: Callable[[], None]) -> None:
+def _call_when_gone(owner: Sharing | None, end: Callable[[], None]) -> None:
     if owner is not None:
         weakref.finalize(owner, end).atexit = False
