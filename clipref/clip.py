@@ -28,8 +28,8 @@ from .directions import Kind, checked_embeddings, directions
 from .engine import ReferenceEngine, checked_pixels
 from .errors import ImageError, InputError
 from .image_batches import embedded_batches
-from .lazy import once
-from .loading import AN_IMAGE_OR_SEVERAL, import_libraries, with_gaps
+from .lazy import available_threads, once
+from .loading import AN_IMAGE_OR_SEVERAL, import_libraries, preprocessed_batches, preprocessor, with_gaps
 from .memory import Memory
 from .similarity import cosines, finite_embeddings, nearest
 from .texts import check_tokenizer, checked_ids, embed_rows, rows_of
@@ -217,15 +217,14 @@ class CLIP:
         if errors is not None and not isinstance(errors, list):
             raise InputError(f"errors is {brief(errors)}; expected a list, which the errors are appended to.")
         normalize, progress = is_true("normalize", normalize), is_true("progress", progress)
+        pixels_of = preprocessor(self.config, input_color_format, max_pixels or self.max_pixels)
         if is_one_image(images):
             images = [images]
         check_ordered(images, "images", AN_IMAGE_OR_SEVERAL)
         failed: dict[int, ImageError] = {}
-        embedded = embedded_batches(
-            self, images, normalize=normalize, input_color_format=input_color_format, batch_size=batch_size,
-            progress=progress, workers=workers, max_pixels=max_pixels, failed=None if on_error == "raise" else failed,
-        )  # fmt: skip
-        batches = [rows for _, rows in embedded]
+        kept = None if on_error == "raise" else failed
+        read = preprocessed_batches(images, pixels_of, workers or available_threads(), batch_size, kept, progress)
+        batches = [rows for _, rows in embedded_batches(self, read, normalize=normalize)]
         if not batches and not failed:
             raise InputError("No images were given; expected at least one.")
         if errors is not None:

@@ -1,4 +1,4 @@
-"""What fast tests cost, in seconds of CPU: those over a bar are named at the end of a run, which doesn't fail."""
+"""Seconds of CPU that fast tests cost: those over a bar are named at the end of a run, which doesn't fail."""
 
 import time
 from collections.abc import Generator
@@ -10,7 +10,7 @@ BAR = 1.0  # over three times what CONTRIBUTING.md asks for, because a busy mach
 
 
 def cpu_seconds() -> float:
-    """Of this process, and of those that it has waited for."""
+    """Seconds that this process has computed, and those that it has waited for."""
     try:
         import resource
     except ImportError:  # on Windows

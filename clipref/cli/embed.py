@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from ..errors import ImageError, InputError, TextError
 from ..image_batches import embedded_batches
-from ..loading import progress_bar
+from ..lazy import available_threads
+from ..loading import preprocessed_batches, preprocessor, progress_bar
 from .common import add_model_arguments, open_model, print_json
 from .output import check_room, embeddings_file
 from .readable import LEFT_OUT, add_keep_going_argument, leave_out, problem_of
@@ -124,15 +125,15 @@ def embed_in_batches(
             bar.total -= len(failed)
             failed.clear()
 
-        embedded = embedded_batches(
-            model, found.images, normalize=args.normalize, batch_size=args.batch_size, failed=failed
-        )
-        with closing(embedded):
-            for numbers, rows in embedded if found.images else ():  # a model may have no image tower
-                leave_out_failed()
-                yield [name_of(found.images[i]) for i in numbers], rows
-                bar.update(len(rows))
-        leave_out_failed()
+        if found.images:
+            pixels_of = preprocessor(model.config, None, model.max_pixels)
+            read = preprocessed_batches(found.images, pixels_of, available_threads(), args.batch_size, failed, False)
+            with closing(embedded_batches(model, read, normalize=args.normalize)) as embedded:
+                for numbers, rows in embedded:
+                    leave_out_failed()
+                    yield [name_of(found.images[i]) for i in numbers], rows
+                    bar.update(len(rows))
+            leave_out_failed()
         for start in range(0, len(texts), TEXT_BATCH):
             batch = texts[start : start + TEXT_BATCH]
             yield batch, model.embed_text(batch, normalize=args.normalize, truncate=args.truncate)

@@ -145,7 +145,7 @@ def _pyarrow() -> tuple[Any, Any]:
     return pyarrow, pyarrow.parquet
 
 
-# What reads them back.
+# Readers of the same formats.
 
 
 def import_rows(index: Index, kind: str, source: Path, seed: int = 0) -> dict[str, int]:

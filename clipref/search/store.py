@@ -52,7 +52,7 @@ class StoreError(ClipError):
 
 
 class _Connection(sqlite3.Connection):
-    """One that is closed with the last reference to it, which else Python warns of from 3.13 on."""
+    """A connection that is closed with the last reference to it, which else Python warns of from 3.13 on."""
 
     def __del__(self) -> None:
         with suppress(sqlite3.ProgrammingError):  # it was never opened

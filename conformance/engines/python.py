@@ -158,7 +158,7 @@ class Reference(Backend):
     """The operations besides."""
 
     def operation(self, name: str, **arguments: Any) -> Any:
-        """What an operation of `clipref.ops` makes of its arguments."""
+        """The result of an operation of `clipref.ops`, by its name and arguments."""
         from clipref import ops
 
         return getattr(ops, name)(**arguments)

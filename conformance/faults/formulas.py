@@ -35,17 +35,17 @@ def rms_norm(x: Array, weight: Array, bias: Array) -> Array:
 
 
 def attention(power: float) -> Callable[..., Array]:
-    """With the scores multiplied by D ** power besides."""
+    """Attention with its scores multiplied by D ** power besides."""
     return lambda q, k, v, visible=None: ops.attention(q * q.shape[-1] ** power, k, v, visible)
 
 
 def attention_by_width(q: Array, k: Array, v: Array, visible: Array | None = None) -> Array:
-    """Scaled by the width of the model instead of a head's."""
+    """Attention scaled by the width of the model instead of a head's."""
     return ops.attention(q * q.shape[1] ** -0.5, k, v, visible)
 
 
 def attention_masked_mildly(q: Array, k: Array, v: Array, visible: Array | None = None) -> Array:
-    """What should be hidden is lowered by 1 instead of by infinity."""
+    """Attention in which scores that should be hidden are lowered by 1 instead of by infinity."""
     if visible is None:
         return ops.attention(q, k, v)
     scores = (q * q.shape[-1] ** -0.5) @ k.swapaxes(-1, -2) - (~visible[:, None]).astype(q.dtype)

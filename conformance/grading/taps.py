@@ -35,7 +35,7 @@ _shapes: dict[tuple[str, str], dict[str, tuple[int, ...]]] = {}
 
 
 def wrong_taps(case: Case, answer: Outputs) -> str | None:
-    """What is wrong with the names of a trace's activations, in words; None if nothing is."""
+    """The problem with the names of a trace's activations, in words; None if there is none."""
     known = tap_shapes(case)
     unknown = sorted(answer.keys() - known.keys())
     if unknown:

@@ -64,7 +64,7 @@ def _print_cases(report: Report, verbose: bool) -> None:
 
 
 def _not_shown(count: int, others: bool) -> str:
-    """Of cases that fail and aren't listed: there are `others` that are, or what is said above explains all."""
+    """A sentence on failing cases that aren't listed. `others`: some are; else what stands above explains all."""
     fail = "case fails" if count == 1 else "cases fail"
     if others:
         return f"{count} more {fail}; --verbose shows every case."

@@ -105,7 +105,7 @@ struct NAME(queries) {
     float *out;
 };
 
-/* Of the heads from `begin` up to `end`. */
+/* Attention of the heads from `begin` up to `end`. */
 EXPORT int NAME(attention_part)(const void *job, count begin, count end) {
     const struct NAME(queries) *all = job;
     const struct heads *q = &all->q, *k = &all->k, *v = &all->v;

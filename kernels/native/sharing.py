@@ -52,7 +52,7 @@ class Task(Generic[T]):
             pass
 
     def result(self) -> T:
-        """What it returned, or raises what it raised, when it is done."""
+        """The value that it returned, once it is done; raises the error that it ended with."""
         if self._error is not None:
             raise self._error
         return self._made[0]
