@@ -98,7 +98,7 @@ class TowerEngine:
     def encode_image(self, pixels: Array, tap: Tap = no_tap) -> Array:
         """Preprocessed pixels [N, 3, R, R] -> embeddings [N, E]."""
         pixels = pixels.astype(self.dtype, copy=False)
-        return self._in_parts(lambda part: self._run("visual", tap, part), self.config.vision, pixels)
+        return self._in_parts(lambda part: self._run("visual", tap, part), "visual", pixels)
 
     def encode_text(self, ids: Array, tap: Tap = no_tap) -> Array:
         """Token ids [N, T] -> embeddings [N, E]."""
@@ -107,15 +107,16 @@ class TowerEngine:
             trees = self.config.text.single_texts(part)
             return self._run("text", tap, *trees)[:, 0]
 
-        return self._in_parts(encode, self.config.text, ids)
+        return self._in_parts(encode, "text", ids)
 
     def encode_tree(self, ids: Array, positions: Array, visible: Array, ends: Array, tap: Tap = no_tap) -> Array:
         """Trees of tokens -> embeddings [N, S, E]; see text_transformer.encode_tree."""
         trees = ids, positions, visible, ends
-        return self._in_parts(lambda *part: self._run("text", tap, *part), self.config.text, *trees)
+        return self._in_parts(lambda *part: self._run("text", tap, *part), "text", *trees)
 
-    def _in_parts(self, encode: Callable[..., Array], config: Any, *inputs: Array) -> Array:
+    def _in_parts(self, encode: Callable[..., Array], tower: Tower, *inputs: Array) -> Array:
         """As many items at a time as the set takes."""
+        config, _ = self._placed(tower)  # before threads have an item each, so that they are free to place weights
         if hasattr(self.ops, "in_parts"):
             return cast(Array, self.ops.in_parts(encode, config, *inputs))
         n = len(inputs[0])
@@ -133,10 +134,13 @@ class TowerEngine:
 
     def _function(self, tower: Tower, tap: Tap = no_tap) -> Callable[..., Any]:
         """A tower as a function of its placed inputs."""
-        image = tower == "visual"
-        config, params = (self.config.vision, self.visual()) if image else (self.config.text, self.text())
+        config, params = self._placed(tower)
         encode = encoder(config)
         return lambda *inputs: encode(self.ops, *inputs, config, tap, **params)
+
+    def _placed(self, tower: Tower) -> tuple[Any, Any]:
+        """A tower's configuration and its parameters, as the set takes them."""
+        return (self.config.vision, self.visual()) if tower == "visual" else (self.config.text, self.text())
 
     def _compile(self, tower: Tower) -> Callable[..., Any]:
         function = self._function(tower)
@@ -185,7 +189,7 @@ class ReferenceEngine(NumpyEngine):
     def __init__(self, checkpoint: Checkpoint, dtype: DType) -> None:
         super().__init__(checkpoint, dtype)
 
-    def _in_parts(self, encode: Callable[..., Array], config: Any, *inputs: Array) -> Array:
+    def _in_parts(self, encode: Callable[..., Array], tower: Tower, *inputs: Array) -> Array:
         return np.concatenate([encode(*(x[i : i + 1] for x in inputs)) for i in range(len(inputs[0]))])
 
     def encode_tree(self, ids: Array, positions: Array, visible: Array, ends: Array, tap: Tap = no_tap) -> Array:

@@ -20,7 +20,10 @@ SOURCES = sorted(str(path) for path in (ROOT / "kernels" / "native").glob("*.c")
 FLAGS = ["-std=gnu11", "-O2", "-g0", "-ffp-contract=fast", "-Wall", "-Wextra", "-Werror"]
 EMULATOR = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
 # Functions that every processor has in a precision, and those that it has in float32 besides.
-PRODUCTS, REST = ("product", "product_part", "convolve_part"), ("activate", "attention_part", "avg_pool", "layer_norm")
+PRODUCTS, REST = (
+    ("product", "product_part", "convolve_part"),
+    ("activate", "attention_part", "avg_pool", "layer_norm_part"),
+)
 ON_ARM = [
     (precision, processor)
     for precision, names in library.PROCESSORS.items()

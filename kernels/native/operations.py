@@ -14,7 +14,7 @@ from clipref.backends import overlay
 
 from ..batching import POSITIONS
 from .calibration import balanced
-from .library import ACTIVATIONS, REST, Attention, Convolution, Heads, Product, address, aligned, function, part
+from .library import ACTIVATIONS, REST, Attention, Convolution, Heads, Norm, Product, address, aligned, function, part
 from .packing import Weight, pack, pack_tower
 from .pending import Eager, Pending, as_array
 from .sharing import Sharing
@@ -40,7 +40,7 @@ class NativeOps(Eager):
         self._product = {made: part("product", made, makers[made]) for made in makers}
         self._convolve = part("convolve", precision, processor)
         self._attention = part("attention", "float32", rest)
-        self._layer_norm = function("layer_norm", "float32", rest)
+        self._layer_norm = part("layer_norm", "float32", rest)
         self._activate = function("activate", "float32", rest)
         self._avg_pool = function("avg_pool", "float32", rest)
 
@@ -53,7 +53,7 @@ class NativeOps(Eager):
 
     def prepare(self, params: Any) -> Any:
         """A tower's parameters with all that is multiplied with packed, and BatchNorms part of their convolutions."""
-        return pack_tower(params, self.precision, self.project)
+        return pack_tower(params, self.precision, self.project, self._sharing)
 
     def fetch(self, own: Any) -> Array:
         """A result, computed by now."""
@@ -111,8 +111,10 @@ class NativeOps(Eager):
         x = as_array(x)
         rows, out = as_rows(x), aligned(x.shape, np.float32)
         weight, bias = np.ascontiguousarray(weight), np.ascontiguousarray(bias)
-        arguments = (address(rows), rows.strides[0] // _FLOAT, *rows.shape)
-        self._layer_norm(*arguments, address(weight), address(bias), address(out))
+        norm = Norm(
+            address(rows), rows.strides[0] // _FLOAT, rows.shape[1], address(weight), address(bias), address(out)
+        )
+        self._sharing.parts(self._layer_norm, norm, len(rows))
         return out
 
     def quick_gelu(self, x: Any) -> Any:

@@ -16,6 +16,7 @@ from clipref.numerics import to_bfloat16
 from ..fold import fold_norms
 from ..quantisation import quantise_weight
 from .library import PANEL, STEP, address, aligned
+from .sharing import Sharing
 
 Array: TypeAlias = NDArray[Any]
 
@@ -119,20 +120,26 @@ class Projection:
         return self.project(x, self.weight)
 
 
-def pack_tower(params: Any, precision: str, project: Callable[[Array, Weight], Array]) -> Any:
+def pack_tower(params: Any, precision: str, project: Callable[[Array, Weight], Array], sharing: Sharing) -> Any:
     """A tower's parameters with each BatchNorm part of its convolution, and all that is multiplied with packed.
 
-    `project` multiplies rows with a projection, which stays in float32.
+    `project` multiplies rows with a projection, which stays in float32. Blocks are read and packed by as many threads
+    as `sharing` has.
     """
 
-    def packed(params: Any, name: str = "") -> Any:
+    def packed(params: Any, name: str = "", shared: bool = False) -> Any:
         if isinstance(params, Mapping):
             # A table's rows are looked up.
-            return {key: item if name == "token_embedding" else packed(item, key) for key, item in params.items()}
+            items = params.items()
+            return {key: item if name == "token_embedding" else packed(item, key, shared) for key, item in items}
         if isinstance(params, list):
+            if shared:
+                return sharing.items(packed, ((item,) for item in params))
             return [packed(item) for item in params]
         if name in ("proj", "text_projection"):
             return Projection(pack(params.T), project)
-        return pack(params, precision) if name in ("weight", "in_proj_weight") and params.ndim > 1 else params
+        if name in ("weight", "in_proj_weight") and params.ndim > 1:
+            return pack(params, precision)
+        return np.array(params)  # not the file's own, which the address of takes longer
 
-    return packed(fold_norms(params))
+    return packed(fold_norms(params), shared=sharing.threads > 1)

@@ -1,10 +1,21 @@
 /* What is done row by row: LayerNorm, activations by themselves, averages of squares. */
 #include "vectors.h"
 
-/* x [rows, width] -> out [rows, width], over each row, with the biased variance and eps 1e-5. */
-EXPORT void NAME(layer_norm)(const float *x, count stride, count rows, count width, const float *weight,
-                             const float *bias, float *out) {
-    for (count row = 0; row < rows; row++, x += stride, out += width) {
+/* The parameters of a LayerNorm over each row, with the biased variance and eps 1e-5: x [rows, width] -> out. */
+struct NAME(norm) {
+    const float *x;
+    count stride, width;
+    const float *weight, *bias;
+    float *out;
+};
+
+/* LayerNorm of the rows from `begin` up to `end`. */
+EXPORT int NAME(layer_norm_part)(const void *job, count begin, count end) {
+    const struct NAME(norm) *all = job;
+    count width = all->width;
+    for (count row = begin; row < end; row++) {
+        const float *x = all->x + row * all->stride, *weight = all->weight, *bias = all->bias;
+        float *out = all->out + row * width;
         vec sum = {0}, squares = {0};
         for (count i = 0; i < width; i += LANES) sum += load_some(x + i, width - i);
         float mean = total(sum) / width;
@@ -20,6 +31,7 @@ EXPORT void NAME(layer_norm)(const float *x, count stride, count rows, count wid
             store_some(out + i, y, n);
         }
     }
+    return 0;
 }
 
 EXPORT void NAME(activate)(const float *x, count n, float *out, enum activation activation) {

@@ -105,6 +105,7 @@ class Sharing:
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
+        self._share = helping()[0]
         this = weakref.ref(self)
         self._tasks = once_a_process(lambda: _start_servers(threads, this()))
         self._helpers = once_a_process(lambda: _start_helpers(threads - 1, this()))
@@ -115,16 +116,18 @@ class Sharing:
 
         A thread that already computes its share of a batch does it all. Raises MemoryError.
         """
-        share, count, places = helping()[0], 0, None
+        count, places = 0, None
         if min(self.threads, length) > 1 and not getattr(self._busy, "items", False):
             helpers = self._helpers()
             helpers.wake()
             count, places = helpers.count, helpers.places
-        if share(places, count, compute, ctypes.addressof(job), length):
+        if self._share(places, count, compute, ctypes.addressof(job), length):
             raise MemoryError("There is no room for what an operation needs beside its result.")
 
     def items(self, work: Callable[..., T], parts: Iterable[tuple[Any, ...]]) -> list[T]:
-        """The results of work(*part), each computed by one thread."""
+        """The results of work(*part), each computed by one thread; all by the calling one if that is such a thread."""
+        if getattr(self._busy, "items", False):
+            return [work(*part) for part in parts]
 
         def alone(*part: Any) -> T:
             self._busy.items = True
