@@ -2,6 +2,7 @@
    Programming Reference" (319433), so that what surrounds them runs where no processor has them. Included before all
    else (gcc -include). */
 #if defined(__x86_64__)
+#define _GNU_SOURCE /* for headers that come later */
 #include <immintrin.h>
 #include <stdint.h>
 #include <stdlib.h>

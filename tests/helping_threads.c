@@ -5,16 +5,16 @@
 #include <pthread.h>
 #include <stdio.h>
 
-void help(struct place *place, int64_t patience);
-int share(struct place *const *places, count others, part *compute, const void *job, count length);
+void help(struct place *place, int64_t patience, int *occupied);
+int share(struct place *const *places, count others, part *compute, const void *job, count length, int *occupied);
 
 enum { HELPERS = 3, SHARERS = 2, ROUNDS = 20000, LENGTH = 40 };
 
 static struct place places[HELPERS];
-static int done;
+static int done, occupied[MOST];
 
 static void *lend(void *place) {
-    while (!__atomic_load_n(&done, __ATOMIC_ACQUIRE)) help(place, 20000);
+    while (!__atomic_load_n(&done, __ATOMIC_ACQUIRE)) help(place, 20000, occupied);
     return NULL;
 }
 
@@ -31,7 +31,7 @@ static void *share_out(void *unused) {
     for (int i = 0; i < HELPERS; i++) all[i] = places + i;
     int numbers[LENGTH] = {0}, *job = numbers;
     for (int round = 1; round <= ROUNDS; round++) {
-        int failed = share(all, HELPERS, add, &job, LENGTH);
+        int failed = share(all, HELPERS, add, &job, LENGTH, occupied);
         if (failed != (round % 5 ? 0 : -1)) return "a wrong result";
         for (int i = 0; i < LENGTH; i++)
             if (numbers[i] != round) return "a part left out, or computed twice";
@@ -50,6 +50,8 @@ int main(void) {
     }
     __atomic_store_n(&done, 1, __ATOMIC_RELEASE);
     for (int i = 0; i < HELPERS; i++) pthread_join(helpers[i], NULL);
+    for (int i = 0; i < MOST; i++)
+        if (occupied[i]) wrong = "a processor that somebody is still counted at";
     if (wrong) puts(wrong);
     return wrong != NULL;
 }

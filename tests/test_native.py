@@ -1,10 +1,12 @@
 """The native backend: operations and towers by each processor's kernels, fused passes, threads, forks."""
 
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib import import_module
@@ -13,17 +15,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
-from clipref import AutoModel, BackendError, backends, ops
+from clipref import AutoModel, BackendError, WeightsError, backends, ops
 from clipref.backends import own_operations
 from clipref.config import PUBLISHED
 from clipref.engine import TowerEngine, checkpoint_params
 from clipref.kernels.check import BUDGET, check_operations, errors
 from clipref.kernels.compiled import open_library
 from clipref.kernels.native import NativeOps, available, library, operations
-from clipref.kernels.native.packing import Weight, pack
+from clipref.kernels.native.packing import Projection, Weight, pack
 from clipref.kernels.native.pending import Pending
 from clipref.lazy import once
+from clipref.weights import Checkpoint
 from clipref.weights_tools import synthetic
 
 from . import cases
@@ -136,6 +140,40 @@ def test_rows_of_a_weight() -> None:
         assert isinstance(part, Weight) and part is packed[rows]
         assert np.array_equal(part.panels, pack(weight[rows]).panels)
     assert np.shares_memory(packed[32:].panels, packed.panels)
+
+
+def test_blocks_are_packed_by_several_threads_as_by_one(tiny_vit: Path) -> None:
+    checkpoint = Checkpoint(tiny_vit)
+
+    def arrays(params: Any) -> Iterator[np.ndarray]:
+        if isinstance(params, Weight | Projection):
+            yield params.panels if isinstance(params, Weight) else params.weight.panels
+        elif isinstance(params, np.ndarray):
+            yield params
+        else:
+            for item in params.values() if isinstance(params, dict) else params:
+                yield from arrays(item)
+
+    packed = []
+    for count in (1, 3):
+        params = checkpoint.unread_visual("float32")
+        packed.append(list(arrays(operations(threads=count).prepare(params))))
+    assert len(packed[0]) > 20
+    for one, several in zip(*packed, strict=True):
+        np.testing.assert_array_equal(one, several)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_weights_that_cannot_be_read_are_an_error_each_time(threads: int, tiny_vit: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_vit, tmp_path / "damaged")
+    tensors = {name: x.copy() for name, x in load_file(folder / "model.safetensors").items()}
+    tensors["visual.transformer.resblocks.1.mlp.c_fc.weight"][3, 5] = np.nan
+    save_file(tensors, folder / "model.safetensors")
+    checkpoint = Checkpoint(folder)
+    engine = TowerEngine(checkpoint.config, checkpoint_params(checkpoint, "float32"), operations(threads=threads))
+    for n in (1, 4, 1):
+        with pytest.raises(WeightsError, match=re.escape("resblocks.1.mlp.c_fc.weight")):
+            engine.encode_image(pixels(n, checkpoint.config.vision.resolution))
 
 
 @pytest.mark.parametrize("name", ["clipref/shapes-vit", "clipref/shapes-rn"])

@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from clipref.kernels.native import library
+from clipref.kernels.native.library import helping
 from clipref.kernels.native.sharing import Sharing, Task
 
 from .native import needs_library
@@ -88,6 +91,17 @@ def test_items_keep_their_order_and_share_nothing_out_themselves() -> None:
         assert found == i and inside == [own] * 20 and own != threading.get_ident()
 
 
+def test_items_inside_of_an_item_wait_for_nobody() -> None:
+    sharing = Sharing(2)
+
+    def inside(i: int) -> list[tuple[int, int]]:
+        return sharing.items(lambda j: (j, threading.get_ident()), [(i,), (i + 1,), (i + 2,)])
+
+    found = sharing.items(inside, [(0,), (10,), (20,)])
+    assert [[j for j, _ in item] for item in found] == [[0, 1, 2], [10, 11, 12], [20, 21, 22]]
+    assert all(len({thread for _, thread in item}) == 1 for item in found)
+
+
 def test_an_error_comes_when_all_are_done() -> None:
     sharing = Sharing(3)
     done: list[int] = []
@@ -127,6 +141,46 @@ def test_what_nobody_waits_for_any_more_is_not_begun(monkeypatch: pytest.MonkeyP
         sharing.items(work, [(i,) for i in range(9)])
     assert sharing.items(lambda i: i, [(1,), (2,)]) == [1, 2]
     assert len(begun) <= 2
+
+
+linux = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="elsewhere threads stay where they are")
+
+
+def processor() -> int:
+    """Where this thread runs."""
+    return int(helping().enter(library.Occupied()))
+
+
+@linux
+@pytest.mark.parametrize("taken", ["none", "this one", "all", "all that it may use"])
+def test_who_comes_to_a_processor_that_is_taken_goes_to_another(taken: str) -> None:
+    allowed = os.sched_getaffinity(0)
+    if taken == "this one" and len(allowed) < 2:
+        pytest.skip("there is one processor")
+
+    def come() -> tuple[int, int, int, set[int]]:
+        if taken == "all that it may use":
+            os.sched_setaffinity(0, {max(allowed)})
+        here = processor()
+        occupied = library.Occupied()
+        for i in {"none": set(), "this one": {here}}.get(taken, allowed):
+            occupied[i] = 1
+        before, found = sum(occupied), helping().occupy(occupied)
+        assert sum(occupied) == before + 1
+        now, may = processor(), os.sched_getaffinity(0)
+        helping().vacate(occupied, found)
+        assert sum(occupied) == before
+        return here, found, now, may
+
+    for _ in range(5):
+        with ThreadPoolExecutor(1) as pool:
+            here, found, now, may = pool.submit(come).result()
+        if found != now or (taken in ("none", "all") and found != here):
+            continue  # the system moved it meanwhile
+        assert (found != here) == (taken == "this one")
+        assert may == ({max(allowed)} if taken == "all that it may use" else allowed)
+        return
+    raise AssertionError("a thread is never where it said")
 
 
 @pytest.mark.parametrize("had", [0, 1, 2])

@@ -8,7 +8,7 @@
 typedef int part(const void *job, count begin, count end);
 
 enum { FREE, CLAIMED, GIVEN, TAKEN, DONE }; /* states; helping.c has them in a picture */
-enum { MOST = 1024 };                       /* threads */
+enum { MOST = 1024 };                       /* threads, or processors */
 
 /* The place of a helping thread. `awake` says whether it is in `help`, so that it need not be woken. */
 struct place {

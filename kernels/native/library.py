@@ -6,6 +6,7 @@ import ctypes
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -86,6 +87,9 @@ class Convolution(ctypes.Structure):
     )  # fmt: skip
 
 
+Occupied = _int * 1024  # `occupied` of helping.c: how many threads compute on each processor
+
+
 class Place(ctypes.Structure):
     """`struct place` of helping.h."""
 
@@ -117,12 +121,19 @@ def part(name: str, precision: str, processor: str) -> int:
 
 
 @once
-def helping() -> tuple[Function, Function]:
-    """The functions `share` and `help` of helping.c."""
-    share, help_at = library().share, library().help
-    share.argtypes, share.restype = (_pointer, _count, _pointer, _pointer, _count), _int
-    help_at.argtypes, help_at.restype = (_pointer, ctypes.c_int64), None
-    return share, help_at
+def helping() -> SimpleNamespace:
+    """The functions `share`, `help`, `enter`, `occupy` and `vacate` of helping.c."""
+    parameters = {
+        "share": (_pointer, _count, _pointer, _pointer, _count, _pointer),
+        "help": (_pointer, ctypes.c_int64, _pointer),
+        "enter": (_pointer,),
+        "occupy": (_pointer,),
+        "vacate": (_pointer, _int),
+    }
+    found = {name: getattr(library(), name) for name in parameters}
+    for name, types in parameters.items():
+        found[name].argtypes, found[name].restype = types, None if name in ("help", "vacate") else _int
+    return SimpleNamespace(**found)
 
 
 def address(x: Array) -> int:

@@ -19,9 +19,10 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from clipref.lazy import once_a_process
 
-from .library import Place, helping
+from .library import Occupied, Place, helping
 
 T = TypeVar("T")
+Processors: TypeAlias = "ctypes.Array[ctypes.c_int]"
 
 _PATIENCE = 300_000  # nanoseconds that a thread looks for the next operation: more than Python takes between two
 
@@ -69,23 +70,32 @@ def serve(tasks: Tasks) -> None:
 
 
 class Helpers:
-    """Threads that compute parts of operations; `places` is what `share` of helping.c is given, `count` of them."""
+    """Threads that compute parts of operations; `places` is what `share` of helping.c is given, `count` of them.
 
-    def __init__(self, count: int) -> None:
+    `occupied` counts who computes on each processor, these threads and others.
+    """
+
+    def __init__(self, count: int, occupied: Processors) -> None:
+        self.occupied = occupied
         self._each: list[tuple[Place, SimpleQueue[bool]]] = []
         for i in range(count):
             place, calls = Place(), SimpleQueue[bool]()
-            if not start_thread(help_when_called, place, calls, name=f"native_helper_{i}"):
+            if not start_thread(help_when_called, place, calls, occupied, name=f"native_helper_{i}"):
                 break
             self._each.append((place, calls))
         self.count = len(self._each)
         self.places = (ctypes.c_void_p * self.count)(*(ctypes.addressof(place) for place, _ in self._each))
 
-    def wake(self) -> None:
-        """Call those that sleep. They may come too late for one operation, which waits for none of them."""
-        for place, calls in self._each:
-            if not place.awake and calls.empty():
-                calls.put(True)
+    def wake(self) -> int | None:
+        """Call those that sleep. They may come too late for one operation, which waits for none of them.
+
+        Returns the processor that this thread has been counted at, which those that were called leave to it, or None.
+        """
+        asleep = [calls for place, calls in self._each if not place.awake and calls.empty()]
+        where = helping().enter(self.occupied) if asleep else None
+        for calls in asleep:
+            calls.put(True)
+        return where
 
     def end(self) -> None:
         """Let the threads end."""
@@ -93,11 +103,11 @@ class Helpers:
             calls.put(False)
 
 
-def help_when_called(place: Place, calls: SimpleQueue[bool]) -> None:
+def help_when_called(place: Place, calls: SimpleQueue[bool], occupied: Processors) -> None:
     """Help for a while whenever called, until the call is False."""
-    help_at = helping()[1]
+    help_at = helping().help
     while calls.get():
-        help_at(ctypes.addressof(place), _PATIENCE)
+        help_at(ctypes.addressof(place), _PATIENCE, occupied)
 
 
 class Sharing:
@@ -105,10 +115,12 @@ class Sharing:
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
-        self._share = helping()[0]
+        self._share = helping().share
+        self._occupied = once_a_process(Occupied)
         this = weakref.ref(self)
         self._tasks = once_a_process(lambda: _start_servers(threads, this()))
-        self._helpers = once_a_process(lambda: _start_helpers(threads - 1, this()))
+        occupied = self._occupied
+        self._helpers = once_a_process(lambda: _start_helpers(threads - 1, occupied(), this()))
         self._busy = threading.local()
 
     def parts(self, compute: int, job: ctypes.Structure, length: int) -> None:
@@ -116,12 +128,15 @@ class Sharing:
 
         A thread that already computes its share of a batch does it all. Raises MemoryError.
         """
-        count, places = 0, None
+        count, places, occupied, where = 0, None, None, None
         if min(self.threads, length) > 1 and not getattr(self._busy, "items", False):
             helpers = self._helpers()
-            helpers.wake()
-            count, places = helpers.count, helpers.places
-        if self._share(places, count, compute, ctypes.addressof(job), length):
+            count, places, occupied = helpers.count, helpers.places, helpers.occupied
+            where = helpers.wake()
+        failed = self._share(places, count, compute, ctypes.addressof(job), length, occupied)
+        if where is not None:
+            helping().vacate(occupied, where)
+        if failed:
             raise MemoryError("There is no room for what an operation needs beside its result.")
 
     def items(self, work: Callable[..., T], parts: Iterable[tuple[Any, ...]]) -> list[T]:
@@ -129,11 +144,15 @@ class Sharing:
         if getattr(self._busy, "items", False):
             return [work(*part) for part in parts]
 
+        occupied = self._occupied()
+
         def alone(*part: Any) -> T:
             self._busy.items = True
+            where = helping().occupy(occupied)
             try:
                 return work(*part)
             finally:
+                helping().vacate(occupied, where)
                 self._busy.items = False
 
         tasks = [Task(alone, *part) for part in parts]
@@ -175,9 +194,9 @@ def _start_servers(threads: int, owner: Sharing | None) -> Tasks:
     return tasks
 
 
-def _start_helpers(count: int, owner: Sharing | None) -> Helpers:
+def _start_helpers(count: int, occupied: Processors, owner: Sharing | None) -> Helpers:
     """So many helpers, or as many as can be had, which end when their owner is gone."""
-    helpers = Helpers(count)
+    helpers = Helpers(count, occupied)
     _call_when_gone(owner, helpers.end)
     return helpers
 
