@@ -116,7 +116,7 @@ class TowerEngine:
 
     def _in_parts(self, encode: Callable[..., Array], tower: Tower, *inputs: Array) -> Array:
         """As many items at a time as the set takes."""
-        config, _ = self._placed(tower)  # before threads have an item each, so that they are free to place weights
+        config, _ = self._placed(tower)  # before any thread has items: all of them can place it
         if hasattr(self.ops, "in_parts"):
             return cast(Array, self.ops.in_parts(encode, config, *inputs))
         n = len(inputs[0])

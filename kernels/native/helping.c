@@ -11,8 +11,8 @@
 
    A system may wake a thread on the processor of whoever woke it, though another has nothing to do, and leave it there
    for longer than an image takes: Linux does so where there are few processors, and then two threads take as long as
-   one. So threads that share count themselves where they compute, and whoever comes to a processor that is taken goes
-   to one that isn't. */
+   one. So threads that share count themselves where they compute, in `occupied` [MOST], a number for each processor; and
+   whoever helps and comes to a processor that is taken goes to one that isn't. */
 #define TARGET
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* for what <sched.h> has of Linux */
@@ -22,7 +22,10 @@
 #include <sched.h>
 #include <time.h>
 
-enum { LOOKS = 64 }; /* before others may have the processor */
+enum {
+    LOOKS = 64, /* before others may have the processor */
+    MOVES = 2   /* to processors that nobody computes on, before a thread stays where it is */
+};
 
 static void pause_a_little(void) {
 #if defined(__x86_64__)
@@ -72,7 +75,7 @@ static int take(int *occupied, int where) {
 }
 
 /* Go where nobody computes, if this thread may and isn't there already, and be counted there. The system can move it on
-   from there as it likes. Returns as `enter` does. */
+   from there as it likes; but what it may use later is at most what it may use now. Returns as `enter` does. */
 EXPORT int occupy(int *occupied) {
     int here = processor();
     if (here < 0 || take(occupied, here)) return here;
@@ -93,18 +96,19 @@ EXPORT int occupy(int *occupied) {
 }
 
 /* Whether a thread that is counted somewhere is there still, and by itself. */
-static int alone(const int *occupied, int where) {
+static int by_itself(const int *occupied, int where) {
     return where < 0 || (processor() == where && __atomic_load_n(occupied + where, __ATOMIC_RELAXED) == 1);
 }
 
 /* Compute what is given at a place, until nothing was for so many nanoseconds. */
 EXPORT void help(struct place *place, int64_t patience, int *occupied) {
-    int where = occupy(occupied);
     __atomic_store_n(&place->awake, 1, __ATOMIC_RELEASE);
+    int where = occupy(occupied), moves = 1;
     for (int64_t end = nanoseconds() + patience; nanoseconds() < end; sched_yield()) {
-        if (!alone(occupied, where)) {
+        if (moves < MOVES && !by_itself(occupied, where)) {
             vacate(occupied, where);
             where = occupy(occupied);
+            moves++;
         }
         for (int i = 0; i < LOOKS; i++, pause_a_little())
             if (state_of(place) == GIVEN && move(place, GIVEN, TAKEN)) {

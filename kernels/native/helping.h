@@ -3,7 +3,7 @@
 
 #include "common.h"
 
-/* Compute a job's parts from `begin` up to `end`: panels of outputs, heads, rows of a map. Returns 0, or -1 if there is
+/* Compute a job's parts from `begin` up to `end`: panels of outputs, heads, rows of a map or of a LayerNorm. Returns 0, or -1 if there is
    no room. */
 typedef int part(const void *job, count begin, count end);
 

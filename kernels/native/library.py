@@ -137,7 +137,7 @@ def helping() -> SimpleNamespace:
 
 
 def address(x: Array) -> int:
-    """Where an array's first number is. Of one that is contiguous and writeable it is had in a fifth of the time."""
+    """Where an array's first number is; had sooner of an array that is contiguous and writeable."""
     flags = x.flags
     if flags.c_contiguous and flags.writeable and x.size:
         return ctypes.addressof(ctypes.c_char.from_buffer(x))

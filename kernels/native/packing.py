@@ -123,8 +123,8 @@ class Projection:
 def pack_tower(params: Any, precision: str, project: Callable[[Array, Weight], Array], sharing: Sharing) -> Any:
     """A tower's parameters with each BatchNorm part of its convolution, and all that is multiplied with packed.
 
-    `project` multiplies rows with a projection, which stays in float32. Blocks are read and packed by as many threads
-    as `sharing` has.
+    `project` multiplies rows with a projection, which stays in float32. Lists of blocks are read and packed by as many
+    threads as `sharing` has; BatchNorms are folded before, by one.
     """
 
     def packed(params: Any, name: str = "", shared: bool = False) -> Any:
@@ -140,6 +140,6 @@ def pack_tower(params: Any, precision: str, project: Callable[[Array, Weight], A
             return Projection(pack(params.T), project)
         if name in ("weight", "in_proj_weight") and params.ndim > 1:
             return pack(params, precision)
-        return np.array(params)  # not the file's own, which the address of takes longer
+        return np.array(params)  # the address of the file's own, which can't be written to, takes longer to get
 
     return packed(fold_norms(params), shared=sharing.threads > 1)

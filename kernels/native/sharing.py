@@ -13,7 +13,8 @@ from __future__ import annotations
 import ctypes
 import threading
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from queue import SimpleQueue
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -28,24 +29,32 @@ _PATIENCE = 300_000  # nanoseconds that a thread looks for the next operation: m
 
 
 class Task(Generic[T]):
-    """work(*arguments), for another thread to do."""
+    """work(*arguments), for whichever thread begins it first."""
 
     def __init__(self, work: Callable[..., T], *arguments: Any) -> None:
         self._work, self._arguments = work, arguments
         self._made: list[T] = []
         self._error: BaseException | None = None
-        self._undone = threading.Lock()
+        self._unbegun, self._undone = threading.Lock(), threading.Lock()
         self._undone.acquire()
         self.cancelled = False
 
     def run(self) -> None:
-        """Do it unless it was cancelled, and let `wait` go on."""
+        """Do it unless another thread has begun it or it was cancelled, and let `wait` go on.
+
+        Raises what isn't an Exception: Ctrl-C.
+        """
+        if not self._unbegun.acquire(blocking=False):
+            return
         try:
             if not self.cancelled:
                 self._made.append(self._work(*self._arguments))
         except BaseException as error:
             self._error = error
-        self._undone.release()
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            self._undone.release()
 
     def wait(self) -> None:
         """Wait until it is done."""
@@ -65,7 +74,8 @@ Tasks: TypeAlias = "SimpleQueue[Task[Any] | None]"
 def serve(tasks: Tasks) -> None:
     """Tasks, one after another, until None comes."""
     while (task := tasks.get()) is not None:
-        task.run()
+        with suppress(BaseException):  # which whoever waits for the task is told
+            task.run()
         del task  # and the arrays that it holds, while the next one is waited for
 
 
@@ -110,6 +120,12 @@ def help_when_called(place: Place, calls: SimpleQueue[bool], occupied: Processor
         help_at(ctypes.addressof(place), _PATIENCE, occupied)
 
 
+class Busy(threading.local):
+    """Whether a thread computes whole items."""
+
+    items = False
+
+
 class Sharing:
     """So many threads, the calling one among them."""
 
@@ -118,10 +134,10 @@ class Sharing:
         self._share = helping().share
         self._occupied = once_a_process(Occupied)
         this = weakref.ref(self)
-        self._tasks = once_a_process(lambda: _start_servers(threads, this()))
+        self._tasks = once_a_process(lambda: _start_servers(threads - 1, this()))
         occupied = self._occupied
         self._helpers = once_a_process(lambda: _start_helpers(threads - 1, occupied(), this()))
-        self._busy = threading.local()
+        self._busy = Busy()
 
     def parts(self, compute: int, job: ctypes.Structure, length: int) -> None:
         """Compute an operation's parts 0 to `length`, a range of them each thread; `compute` is where its function is.
@@ -129,36 +145,38 @@ class Sharing:
         A thread that already computes its share of a batch does it all. Raises MemoryError.
         """
         count, places, occupied, where = 0, None, None, None
-        if min(self.threads, length) > 1 and not getattr(self._busy, "items", False):
-            helpers = self._helpers()
-            count, places, occupied = helpers.count, helpers.places, helpers.occupied
-            where = helpers.wake()
-        failed = self._share(places, count, compute, ctypes.addressof(job), length, occupied)
-        if where is not None:
-            helping().vacate(occupied, where)
+        try:
+            if min(self.threads, length) > 1 and not self._busy.items:
+                helpers = self._helpers()
+                count, places, occupied = helpers.count, helpers.places, helpers.occupied
+                where = helpers.wake()
+            failed = self._share(places, count, compute, ctypes.addressof(job), length, occupied)
+        finally:  # also after Ctrl-C
+            if where is not None:
+                helping().vacate(occupied, where)
         if failed:
             raise MemoryError("There is no room for what an operation needs beside its result.")
 
     def items(self, work: Callable[..., T], parts: Iterable[tuple[Any, ...]]) -> list[T]:
-        """The results of work(*part), each computed by one thread; all by the calling one if that is such a thread."""
-        if getattr(self._busy, "items", False):
+        """The results of work(*part), each computed by one thread; all by the calling one if that is such a thread.
+
+        The calling thread does what no other has begun. So it waits for nothing that still stands in a queue, behind
+        items of somebody who may wait for this one.
+        """
+        if self._busy.items:
             return [work(*part) for part in parts]
 
-        occupied = self._occupied()
-
-        def alone(*part: Any) -> T:
-            self._busy.items = True
-            where = helping().occupy(occupied)
-            try:
+        def compute(*part: Any) -> T:
+            with nullcontext() if self._busy.items else self._computing(helping().occupy):
                 return work(*part)
-            finally:
-                helping().vacate(occupied, where)
-                self._busy.items = False
 
-        tasks = [Task(alone, *part) for part in parts]
-        for task in tasks:
-            self._tasks().put(task)
+        tasks = [Task(compute, *part) for part in parts]
         try:
+            with self._computing(helping().enter):
+                for task in tasks[1:]:
+                    self._tasks().put(task)
+                for task in tasks:
+                    task.run()
             for task in tasks:
                 task.wait()
         except BaseException:  # Ctrl-C
@@ -166,6 +184,18 @@ class Sharing:
                 task.cancelled = True
             raise
         return [task.result() for task in tasks]
+
+    @contextmanager
+    def _computing(self, come: Callable[[Processors], int]) -> Iterator[None]:
+        """While a thread computes whole items: it shares no operation out, and is counted where `come` says it is."""
+        occupied, where = self._occupied(), -1
+        try:
+            self._busy.items = True
+            where = come(occupied)
+            yield
+        finally:
+            helping().vacate(occupied, where)
+            self._busy.items = False
 
 
 def start_thread(work: Callable[..., None], *arguments: Any, name: str) -> bool:
@@ -177,14 +207,12 @@ def start_thread(work: Callable[..., None], *arguments: Any, name: str) -> bool:
     return True
 
 
-def _start_servers(threads: int, owner: Sharing | None) -> Tasks:
+def _start_servers(count: int, owner: Sharing | None) -> Tasks:
     """The queue of so many threads, or as many as can be had, which end when their owner is gone."""
     tasks: Tasks = SimpleQueue()
     started = 0
-    while started < threads and start_thread(serve, tasks, name=f"native_{started}"):
+    while started < count and start_thread(serve, tasks, name=f"native_{started}"):
         started += 1
-    if not started:
-        raise RuntimeError("No thread can be started; does this process have too many?")
 
     def end() -> None:
         for _ in range(started):
