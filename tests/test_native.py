@@ -205,10 +205,10 @@ import numpy as np
 from clipref import AutoModel
 
 model = AutoModel.from_pretrained("clipref/shapes-vit", backend="native", threads=2)
-batch = np.zeros((4, 3, model.config.vision.resolution, model.config.vision.resolution), np.float32)
+batch = np.zeros((8, 3, model.config.vision.resolution, model.config.vision.resolution), np.float32)
 expected = model.encode_image(batch)
 model.encode_image(batch[:1])
-for n, thread in (1, "native_helper_0"), (4, "native_0"):
+for n, thread in (1, "native_helper_0"), (8, "native_0"):
     child = os.fork()
     if not child:
         signal.alarm(20)

@@ -60,10 +60,10 @@ class NativeOps(Eager):
         return as_array(own)
 
     def in_parts(self, encode: Callable[..., Array], config: TowerConfig, *inputs: Array) -> Array:
-        """Whole items to each thread, a few at a time; where that leaves threads idle, operations are shared out."""
+        """Whole items to each thread, a few at a time; where they are few, operations are shared out."""
         n, threads = len(inputs[0]), self.threads
         at_a_time = max(1, POSITIONS // positions(config, inputs))
-        if threads == 1 or n < threads or (n % threads and n < 4 * threads):
+        if threads == 1 or n < 3 * threads or (n % threads and n < 4 * threads):
             size = at_a_time * threads
             found = [encode(*(x[i : i + size] for x in inputs)) for i in range(0, n, size)]
         else:
