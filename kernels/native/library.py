@@ -140,7 +140,7 @@ def address(x: Array) -> int:
     """Where an array's first number is; had sooner of an array that is contiguous and writeable."""
     flags = x.flags
     if flags.c_contiguous and flags.writeable and x.size:
-        return ctypes.addressof(ctypes.c_char.from_buffer(x))
+        return ctypes.addressof(ctypes.c_char.from_buffer(x.data))
     found: int = x.__array_interface__["data"][0]
     return found
 
