@@ -243,12 +243,12 @@ def test_nan_is_not_hidden() -> None:
         (set(), "vit", False),
     ],
 )
-def test_auto_prefers_it_to_onnx_where_they_were_compared(features: set[str], kind: Any, chosen: bool) -> None:
+def test_auto_prefers_it_where_they_were_compared(features: set[str], kind: Any, chosen: bool) -> None:
     ours, onnx, openvino = (
         backends.traits(import_module(f"clipref.kernels.{name}")).speed("float32", kind, frozenset(features))
         for name in ("native", "onnx", "openvino")
     )
-    assert (onnx < ours < openvino) if chosen else ours == 0
+    assert (max(onnx, openvino) < ours) if chosen else ours == 0
 
 
 def test_options() -> None:

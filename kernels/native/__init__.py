@@ -30,12 +30,12 @@ _ZEN_5 = {"avx512_bf16", "avx_vnni", "clzero"}  # AMD's processors from Zen 5 on
 def _speed(precision: str, kind: str, features: frozenset[str]) -> float:
     """The speed, as compared on a quiet Zen 5 by images and texts together.
 
-    In float32 it is between OpenVINO, which is faster for one text, and `onnx`, which is slower for one image; in
+    In float32 it is before OpenVINO and `onnx`, which are slower for one image and one text, and alike in batches; in
     bfloat16 behind OpenVINO, and in int8 behind `onnx-int8`, for their texts and ResNets. In float32 other processors,
     and ResNets, are left to those that were compared there.
     """
     if precision == "float32":
-        return 2.25 if kind == "vit" and features >= _ZEN_5 else 0.0
+        return 2.4 if kind == "vit" and features >= _ZEN_5 else 0.0
     if precision == "bfloat16":
         return 3.9 if "avx512_bf16" in features else 0.5
     return 5.0
