@@ -6,7 +6,8 @@
 #include <stdio.h>
 
 void help(struct place *place, int64_t patience, int *occupied);
-int share(struct place *const *places, count others, part *compute, const void *job, count length, int *occupied);
+int share(struct place *const *places, count others, part *compute, const void *job, count length, int *occupied,
+          int woken);
 
 enum { HELPERS = 3, SHARERS = 2, ROUNDS = 20000, LENGTH = 40 };
 
@@ -31,7 +32,7 @@ static void *share_out(void *unused) {
     for (int i = 0; i < HELPERS; i++) all[i] = places + i;
     int numbers[LENGTH] = {0}, *job = numbers;
     for (int round = 1; round <= ROUNDS; round++) {
-        int failed = share(all, HELPERS, add, &job, LENGTH, occupied);
+        int failed = share(all, HELPERS, add, &job, LENGTH, occupied, round % 100 == 0);
         if (failed != (round % 5 ? 0 : -1)) return "a wrong result";
         for (int i = 0; i < LENGTH; i++)
             if (numbers[i] != round) return "a part left out, or computed twice";

@@ -121,24 +121,22 @@ EXPORT void help(struct place *place, int64_t patience, int *occupied) {
     vacate(occupied, where);
 }
 
-/* Compute a job's parts 0 to `length`, in as many ranges as there are places that nobody else uses, and one more.
-   Returns 0, or what the last range returned that returned something else. */
+/* Compute a job's parts 0 to `length`, in as many ranges as there are places that nobody else uses, and one more. Where
+   threads were `woken` for it, those on this processor begin first, and go to another: the system may look only every
+   10 ms who waits (CONFIG_HZ of Linux). Returns 0, or what the last range returned that returned something else. */
 EXPORT int share(struct place *const *places, count others, part *compute, const void *job, count length,
-                 int *occupied) {
+                 int *occupied, int woken) {
     struct place *mine[MOST];
     count n = 0;
-    int where = others ? enter(occupied) : -1, asleep = 0;
+    int where = others ? enter(occupied) : -1;
+    if (woken) sched_yield();
     for (count i = 0; i < others && n < smaller(MOST, length - 1); i++)
         if (move(places[i], FREE, CLAIMED)) mine[n++] = places[i];
     for (count i = 0; i < n; i++) {
         mine[i]->compute = compute, mine[i]->job = job;
         mine[i]->begin = length * (i + 1) / (n + 1), mine[i]->end = length * (i + 2) / (n + 1);
         set(mine[i], GIVEN);
-        asleep |= !__atomic_load_n(&mine[i]->awake, __ATOMIC_RELAXED);
     }
-    /* Who was woken on this processor goes to another as soon as it begins; the system may look only every 10 ms who
-       waits for it (CONFIG_HZ of Linux). */
-    if (asleep) sched_yield();
     int result = compute(job, 0, length / (n + 1));
     for (count i = n; i--;) { /* the last one first: it is the least likely to have been taken */
         if (move(mine[i], GIVEN, CLAIMED)) mine[i]->result = compute(job, mine[i]->begin, mine[i]->end);

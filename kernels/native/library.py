@@ -124,7 +124,7 @@ def part(name: str, precision: str, processor: str) -> int:
 def helping() -> SimpleNamespace:
     """The functions `share`, `help`, `enter`, `occupy` and `vacate` of helping.c."""
     parameters = {
-        "share": (_pointer, _count, _pointer, _pointer, _count, _pointer),
+        "share": (_pointer, _count, _pointer, _pointer, _count, _pointer, _int),
         "help": (_pointer, ctypes.c_int64, _pointer),
         "enter": (_pointer,),
         "occupy": (_pointer,),

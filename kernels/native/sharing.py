@@ -150,7 +150,7 @@ class Sharing:
                 helpers = self._helpers()
                 count, places, occupied = helpers.count, helpers.places, helpers.occupied
                 where = helpers.wake()
-            failed = self._share(places, count, compute, ctypes.addressof(job), length, occupied)
+            failed = self._share(places, count, compute, ctypes.addressof(job), length, occupied, where is not None)
         finally:  # also after Ctrl-C
             if where is not None:
                 helping().vacate(occupied, where)
