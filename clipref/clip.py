@@ -44,6 +44,8 @@ OnError: TypeAlias = Literal["raise", "skip", "null"]
 REMEMBERED_TEXTS = 4096
 # Sets of labels whose embeddings a model keeps: at 1,000 labels of 1024 float32 each, 32 MB.
 REMEMBERED_LABEL_SETS = 8
+# Labels of a set that is remembered although whoever asked for its embeddings has them: 64 MB, likewise.
+REMEMBERED_LABELS = 16384
 
 
 class CLIP:
@@ -339,7 +341,10 @@ class CLIP:
         >>> model.label_embeddings(["circle", "square"]).shape
         (2, 96)
         """
-        return np.array(self.classifier(labels, templates).embeddings)
+        given, into = labels_and_templates(labels, templates)
+        if len(given) > REMEMBERED_LABELS and self._label_sets.get((given, into)) is None:
+            return label_embeddings(self, given, into)
+        return np.array(self.classifier(given, into).embeddings)
 
     def search(
         self,

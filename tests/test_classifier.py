@@ -122,3 +122,15 @@ def test_what_was_asked_for_last_is_remembered() -> None:
     assert (memory.get("a"), memory.get("c"), memory.get("d")) == (4, None, 5)
     memory.clear()
     assert len(memory) == 0
+
+
+def test_many_labels_are_not_in_memory_twice(tiny_vit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = AutoModel.from_pretrained(tiny_vit)
+    monkeypatch.setattr("clipref.clip.REMEMBERED_LABELS", 2)
+    few, many = (model.label_embeddings(labels) for labels in (["cat", "dog"], ["cat", "dog", "cow"]))
+    assert len(model._label_sets) == 1 and np.array_equal(many[:2], few) and many.flags.writeable
+    kept = model.classifier(["cat", "dog", "cow"]).embeddings  # for `classify`, which else would embed them each time
+    assert len(model._label_sets) == 2 and np.array_equal(kept, many)
+    again = model.label_embeddings(["cat", "dog", "cow"])
+    again[:] = 0
+    assert np.array_equal(kept, many)
