@@ -44,7 +44,7 @@ OnError: TypeAlias = Literal["raise", "skip", "null"]
 REMEMBERED_TEXTS = 4096
 # Sets of labels whose embeddings a model keeps: at 1,000 labels of 1024 float32 each, 32 MB.
 REMEMBERED_LABEL_SETS = 8
-# Labels of a set that is remembered although whoever asked for its embeddings has them: 64 MB, likewise.
+# The most labels of a set that is remembered although whoever asked for its embeddings has them: 64 MB, likewise.
 REMEMBERED_LABELS = 16384
 
 
@@ -337,6 +337,8 @@ class CLIP:
 
     def label_embeddings(self, labels: Iterable[str], templates: Iterable[str] = TEMPLATES) -> Array:
         """Unit vectors [N, E] of labels, each the mean over the templates, in which `{}` stands for the label.
+
+        The last sets of up to 16,384 labels are remembered; of larger ones, those of `classifier` and `classify`.
 
         >>> model.label_embeddings(["circle", "square"]).shape
         (2, 96)

@@ -29,8 +29,8 @@ def nest(tensors: Mapping[str, Any]) -> dict[str, Any]:
 class Unread(Mapping[str, Any]):
     """Nested tensors of which each is read whenever it is asked for, and kept by nobody but who asked.
 
-    A tower's weights are laid out anew by most engines; so the memory of one tensor for each thread
-    that does so is enough beside what they make.
+    A tower's weights are laid out anew by most engines; so the memory of one tensor for each thread that
+    does it is enough beside what they make.
     """
 
     def __init__(self, names: Mapping[str, Any], read: Callable[[str], Any]) -> None:

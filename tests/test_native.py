@@ -6,6 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -27,7 +29,7 @@ from clipref.kernels.native import NativeOps, available, library, operations
 from clipref.kernels.native.packing import Projection, Weight, pack
 from clipref.kernels.native.pending import Pending
 from clipref.lazy import once
-from clipref.weights import Checkpoint
+from clipref.weights import Checkpoint, SafetensorsFile
 from clipref.weights_tools import synthetic
 
 from . import cases
@@ -142,8 +144,15 @@ def test_rows_of_a_weight() -> None:
     assert np.shares_memory(packed[32:].panels, packed.panels)
 
 
-def test_blocks_are_packed_by_several_threads_as_by_one(tiny_vit: Path) -> None:
-    checkpoint = Checkpoint(tiny_vit)
+def test_blocks_are_packed_by_several_threads_as_by_one(tiny_vit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint, readers, read = Checkpoint(tiny_vit), set[int](), SafetensorsFile.read
+
+    def read_slowly(*arguments: Any) -> Any:
+        readers.add(threading.get_ident())
+        time.sleep(0.001)
+        return read(*arguments)
+
+    monkeypatch.setattr(SafetensorsFile, "read", read_slowly)
 
     def arrays(params: Any) -> Iterator[np.ndarray]:
         if isinstance(params, Weight | Projection):
@@ -156,8 +165,10 @@ def test_blocks_are_packed_by_several_threads_as_by_one(tiny_vit: Path) -> None:
 
     packed = []
     for count in (1, 3):
+        readers.clear()
         params = checkpoint.unread_visual("float32")
         packed.append(list(arrays(operations(threads=count).prepare(params))))
+        assert (len(readers) > 1) == (count > 1)
     assert len(packed[0]) > 20
     for one, several in zip(*packed, strict=True):
         np.testing.assert_array_equal(one, several)

@@ -1,4 +1,4 @@
-"""Who computes what: a batch's items, or one operation's parts, shared out to threads of Python's own.
+"""Who computes what: a batch's items, a tower's blocks, or one operation's parts, shared out to Python's own threads.
 
 The kernels hold no lock and start no thread, and ctypes lets other Python threads run meanwhile. So a forked child
 finds nothing that its parent left behind, and makes threads of its own.
