@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-import math
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeAlias
 
-import numpy as np
 from numpy.typing import NDArray
 
 from clipref.lazy import once
@@ -142,12 +140,4 @@ def address(x: Array) -> int:
     if flags.c_contiguous and flags.writeable and x.size:
         return ctypes.addressof(ctypes.c_char.from_buffer(x.data))
     found: int = x.__array_interface__["data"][0]
-    return found
-
-
-def aligned(shape: tuple[int, ...], dtype: Any) -> Array:
-    """An array of whatever was there before, which begins where a line of the cache does."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    room = np.empty(size + 64, np.uint8)
-    found: Array = np.ndarray(shape, dtype, room, -address(room) % 64)
     return found

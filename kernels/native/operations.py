@@ -14,9 +14,10 @@ from clipref.backends import overlay
 
 from ..batching import POSITIONS
 from .calibration import balanced
-from .library import ACTIVATIONS, REST, Attention, Convolution, Heads, Norm, Product, address, aligned, function, part
+from .library import ACTIVATIONS, REST, Attention, Convolution, Heads, Norm, Product, address, function, part
 from .packing import Weight, pack, pack_tower
 from .pending import Eager, Pending, as_array
+from .rooms import for_result
 from .sharing import Sharing
 
 Array: TypeAlias = NDArray[Any]
@@ -94,7 +95,7 @@ class NativeOps(Eager):
         self, rows: Array, weight: Weight, bias: Array | None, residual: Array | None, activation: str
     ) -> Array:
         """Rows [M, I] and a weight [O, I] -> [M, O], with what is done to the sums."""
-        out = aligned((len(rows), weight.outputs), np.float32)
+        out = for_result((len(rows), weight.outputs))
         bias = None if bias is None else np.ascontiguousarray(bias)
         product = Product(
             address(rows), rows.strides[0] // _FLOAT, *rows.shape,
@@ -109,7 +110,7 @@ class NativeOps(Eager):
 
     def layer_norm(self, x: Any, weight: Array, bias: Array) -> Array:
         x = as_array(x)
-        rows, out = as_rows(x), aligned(x.shape, np.float32)
+        rows, out = as_rows(x), for_result(x.shape)
         weight, bias = np.ascontiguousarray(weight), np.ascontiguousarray(bias)
         norm = Norm(
             address(rows), rows.strides[0] // _FLOAT, rows.shape[1], address(weight), address(bias), address(out)
@@ -131,14 +132,14 @@ class NativeOps(Eager):
         if later is not None:
             return later
         x = np.ascontiguousarray(as_array(x))
-        out = np.empty_like(x)
+        out = for_result(x.shape)
         self._activate(address(x), x.size, address(out), ACTIVATIONS[activation])
         return out
 
     def attention(self, q: Any, k: Any, v: Any, visible: Array | None = None) -> Array:
         q, k, v = (in_rows(as_array(x)) for x in (q, k, v))
         n, heads, queries, channels = q.shape
-        out = aligned((n, queries, heads, channels), np.float32)
+        out = for_result((n, queries, heads, channels))
         mask: tuple[Any, ...] = (None, 0, 0)
         if visible is not None:
             visible = visible.view(np.uint8)
@@ -179,7 +180,7 @@ class NativeOps(Eager):
         rows, columns = sides
         kernel = weight.shape[2]
         x = np.require(x, np.float32, "A")
-        out = aligned((len(x), rows, columns, weight.outputs), np.float32)
+        out = for_result((len(x), rows, columns, weight.outputs))
         n, channels, *size = x.shape
         following, channel, down, across = (stride // _FLOAT for stride in x.strides)
         convolution = Convolution(
@@ -198,7 +199,7 @@ class NativeOps(Eager):
     def avg_pool(self, x: Any, size: int) -> Array:
         maps = channels_last(as_array(x))
         n, height, width, channels = maps.shape
-        out = np.empty((n, height // size, width // size, channels), np.float32)
+        out = for_result((n, height // size, width // size, channels))
         for item, result in zip(maps, out, strict=True):
             self._avg_pool(address(item), height, width, channels, size, address(result))
         return np.moveaxis(out, 3, 1)

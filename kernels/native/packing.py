@@ -15,7 +15,8 @@ from clipref.numerics import to_bfloat16
 
 from ..fold import fold_norms
 from ..quantisation import quantise_weight
-from .library import PANEL, STEP, address, aligned
+from .library import PANEL, STEP, address
+from .rooms import aligned
 from .sharing import Sharing
 
 Array: TypeAlias = NDArray[Any]

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from clipref import ops
 
+from .rooms import for_result
+
 Array: TypeAlias = NDArray[Any]
 Compute: TypeAlias = Callable[[Array | None, str], Array]  # of what is added and the activation after it
 
@@ -73,7 +75,7 @@ def as_array(x: Any) -> Array:
 
 
 class Eager:
-    """The operations of clipref.ops that have no kernel here, for arrays that may be pending."""
+    """The operations of clipref.ops that have no kernel here, for arrays in float32 that may be pending."""
 
     def softmax(self, x: Any) -> Array:
         return ops.softmax(as_array(x))
@@ -85,10 +87,17 @@ class Eager:
         return np.concatenate([mean.astype(x.dtype), x], axis=1)
 
     def prepend_token(self, x: Any, token: Array) -> Array:
-        return ops.prepend_token(as_array(x), token)
+        x = as_array(x)
+        n, length, width = x.shape
+        out = for_result((n, 1 + length, width))
+        out[:, 0], out[:, 1:] = token, x
+        return out
 
     def add_positions(self, x: Any, positional_embedding: Array, positions: Array | None = None) -> Array:
-        return ops.add_positions(as_array(x), positional_embedding, positions)
+        x = as_array(x)
+        rows = positional_embedding[: x.shape[1]] if positions is None else positional_embedding[positions]
+        out: Array = np.add(x, rows, out=for_result(x.shape))
+        return out
 
     def take(self, x: Any, positions: Array) -> Array:
         return ops.take(as_array(x), positions)
