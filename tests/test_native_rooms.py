@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clipref import AutoModel
+from clipref import AutoModel, ops
 from clipref.kernels.native import rooms
 from clipref.kernels.native.library import address
+from clipref.kernels.native.pending import Eager
 from clipref.kernels.native.rooms import LARGE, LINE, MOST, aligned, for_result
 
 from .native import needs_library
@@ -80,6 +81,19 @@ def test_no_more_is_kept_than_said() -> None:
     huge = for_result((MOST // 4 + 1,))
     place = address(huge)
     assert rooms._kept._size <= MOST and place not in {address(x) for x in held}
+
+
+@pytest.mark.parametrize("operation", ["add_positions", "add_some_positions", "prepend_token"])
+def test_what_has_no_kernel_lies_there_too(operation: str) -> None:
+    generator = np.random.default_rng(0)
+    x = generator.standard_normal((3, 20, 512)).astype(np.float32)
+    rows = generator.standard_normal((30, 512)).astype(np.float32)
+    arguments: tuple[Any, ...] = (x, rows[0] if operation == "prepend_token" else rows)
+    if operation == "add_some_positions":
+        operation, arguments = "add_positions", (*arguments, generator.integers(0, 30, (3, 20)))
+    found = getattr(Eager(), operation)(*arguments)
+    assert np.array_equal(found, getattr(ops, operation)(*arguments)) and found.dtype == np.float32
+    assert any(found.base is room for some in rooms._kept._rooms.values() for room, _ in some)
 
 
 def test_a_second_batch_needs_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,23 +69,6 @@ static TARGET void NAME(sums)(count rows, const word *a, count stride, const wor
 #endif
 }
 
-/* Sums [rows, PANEL] -> `n` outputs of each row, from the panel's first on. `head` is the panel's; for the rest see
-   `product`. */
-INLINE void NAME(finish)(const word *sums, count rows, const count n, const word *head, const struct scale *scales,
-                         const float *bias, const float *residual, count residual_stride, float *out, count out_stride,
-                         const enum activation activation) {
-    for (count i = 0; i < n; i += LANES) {
-        count left = n - i;
-        vec added = bias ? load_some(bias + i, left) : (vec){0};
-        for (count r = 0; r < rows; r++) {
-            vec y = NAME(floats)(sums + r * PANEL + i, head + i, scales ? scales + r : NULL);
-            if (bias) y += added;
-            if (residual) y += load_some(residual + r * residual_stride + i, left);
-            store_some(out + r * out_stride + i, activate(y, activation), left);
-        }
-    }
-}
-
 /* Rows of words times a weight; the parameters are those of `product`. `scales` of the rows are int8's. */
 INLINE void NAME(multiply)(const word *a, count stride, const struct scale *scales, count rows, count depth,
                            const word *panels, count outputs, const float *bias, const float *residual,
@@ -108,16 +91,16 @@ INLINE void NAME(multiply)(const word *a, count stride, const struct scale *scal
                 }
             NAME(sums)(some, a + row * stride, stride, panel, depth, sums, PANEL, next, pace);
             next += turns * depth * pace;
-            /* What is done to most sums has code by itself, without a question at each vector. */
-#define FINISH(n, activation)                                                                                          \
-    NAME(finish)(sums, some, n, panels, scales ? scales + row : NULL, bias ? bias + first : NULL,                      \
-                 residual ? residual + row * residual_stride + first : NULL, residual_stride,                          \
-                 out + row * out_stride + first, out_stride, activation)
-            if (n < PANEL) FINISH(n, activation);
-            else if (activation == NONE) FINISH(PANEL, NONE);
-            else if (activation == QUICK_GELU) FINISH(PANEL, QUICK_GELU);
-            else FINISH(PANEL, activation);
-#undef FINISH
+            for (count i = 0; i < n; i += LANES) {
+                count column = first + i, left = n - i;
+                vec added = bias ? load_some(bias + column, left) : (vec){0};
+                for (count r = 0; r < some; r++) {
+                    vec y = NAME(floats)(sums + r * PANEL + i, panels + i, scales ? scales + row + r : NULL);
+                    if (bias) y += added;
+                    if (residual) y += load_some(residual + (row + r) * residual_stride + column, left);
+                    store_some(out + (row + r) * out_stride + column, activate(y, activation), left);
+                }
+            }
         }
     }
 #ifdef DOT

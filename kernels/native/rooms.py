@@ -40,21 +40,24 @@ def new_room(size: int) -> tuple[Array, int]:
 
 
 class Rooms(threading.local):
-    """A thread's rooms. One is free when nothing but this refers to it; each view of it does."""
+    """A thread's rooms. One is free when nothing but this refers to it; each view of it does.
+
+    Sizes are powers of two, so that results of different sizes share rooms. Where all together would be more than
+    `MOST` bytes, it lets go of them and begins anew; memory that somebody has stays theirs.
+    """
 
     def __init__(self) -> None:
-        self._rooms: dict[int, list[tuple[Array, int]]] = {}  # by size; those used last come last
+        self._rooms: dict[int, list[tuple[Array, int]]] = {}  # by size
         self._size = 0  # of all together
 
     def room(self, size: int) -> tuple[Array, int]:
-        """As `new_room`, with whatever was there before; of what is kept if it has one of about that size."""
+        """As `new_room`, with whatever was there before; one that is kept and free, if there is one of that size."""
         if size < LARGE:
             return new_room(size)
-        size = 1 << (size - 1).bit_length()  # results of different sizes share rooms
-        rooms = self._rooms.get(size, ())
-        for i in range(len(rooms) - 1, -1, -1):
-            if sys.getrefcount(rooms[i][0]) == _ALONE:
-                return rooms[i]
+        size = 1 << (size - 1).bit_length()
+        for room in self._rooms.get(size, ()):
+            if sys.getrefcount(room[0]) == _ALONE:
+                return room
         return self._keep(size, new_room(size))
 
     def _keep(self, size: int, room: tuple[Array, int]) -> tuple[Array, int]:
@@ -66,10 +69,6 @@ class Rooms(threading.local):
         return room
 
 
-def _references_of_one_kept() -> int:
-    rooms = [(np.empty(0, np.uint8), 0)]
-    return sys.getrefcount(rooms[0][0])
-
-
-_ALONE = _references_of_one_kept()
+_NOBODYS = (np.empty(0, np.uint8), 0)
+_ALONE = sys.getrefcount(_NOBODYS[0])  # what Python counts of a room that nobody has
 _kept = Rooms()
