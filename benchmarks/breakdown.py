@@ -51,6 +51,8 @@ def measure(candidate: Candidate, checkpoint: Checkpoint, tower: str, batch: int
         call()
         taken = alternate({"plain": plain, "profiled": partial(profiler.run, call)}, rounds)
         profiles = profiler.profiles()[1:]  # the first round isn't counted
+    if not all(profile.kinds for profile in profiles):
+        raise SystemExit(f"The profiler of {candidate.name} recorded no operator of a call.")
     ms = {kind: statistics.median(profile.kinds.get(kind, 0.0) for profile in profiles) * 1e3 for kind in KINDS}
     wall = statistics.median(taken["plain"]) * 1e3
     return {

@@ -22,6 +22,7 @@ from flops import Product
 from clipref import backends
 from clipref.errors import BackendError
 from clipref.kernels.onnx import Settings, run, session
+from clipref.kernels.openvino import core
 from clipref.kernels.recording import Graph, Symbol
 from clipref.kernels.runtime import openvino
 from clipref.lazy import available_threads
@@ -198,7 +199,7 @@ def openvino_product(product: Product, precision: str) -> Callable[[], Any]:
     model = ov.Model([ops.matmul(left, right, False, True)], [x], "product")
     hint = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}[precision]
     settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": available_threads()}
-    request = ov.Core().compile_model(model, "CPU", settings).create_infer_request()
+    request = core().compile_model(model, "CPU", settings).create_infer_request()
     request.set_input_tensor(ov.Tensor(rows))
     return lambda: request.infer()
 

@@ -13,6 +13,7 @@ from measuring import inputs
 from peers_torch import TorchEager
 
 from clipref.errors import BackendError
+from clipref.kernels.openvino import core
 from clipref.kernels.runtime import import_without_telemetry, onnxruntime, openvino
 from clipref.weights import Checkpoint
 
@@ -72,8 +73,7 @@ class OpenVinoExported(TorchEager):
 
     def __init__(self, checkpoint: Checkpoint, threads: int) -> None:
         self.ov = openvino()
-        core = self.ov.Core()
-        if self.precision == "bfloat16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        if self.precision == "bfloat16" and "BF16" not in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise BackendError("OpenVINO has no bfloat16 on this processor.")
         super().__init__(checkpoint, threads)
         settings = {**self.settings, "INFERENCE_NUM_THREADS": threads}
@@ -84,7 +84,7 @@ class OpenVinoExported(TorchEager):
                 model = self.ov.convert_model(
                     as_module(self.torch, self.model, method), example_input=self.torch.from_numpy(examples[:2])
                 )
-            return core.compile_model(self.quantised(model, examples), "CPU", settings).create_infer_request()
+            return core().compile_model(self.quantised(model, examples), "CPU", settings).create_infer_request()
 
         pixels, ids = inputs(checkpoint, CALIBRATION)
         self.visual, self.textual = compiled("encode_image", pixels), compiled("encode_text", ids)

@@ -158,26 +158,28 @@ class OnnxRuntimeProfiler(Profiler):
 
 
 class OpenVinoProfiler(Profiler):
-    """OpenVINO's own, of every model that is compiled meanwhile.
+    """OpenVINO's own, of every model that is compiled meanwhile, by whichever Core: a process keeps one.
 
     What it tells of a node is the mean over all inferences of the compiled model so far; a call's time is what the sum
     has grown by.
     """
 
     def __enter__(self) -> Profiler:
-        self.ov = openvino()
-        self.plain = self.ov.Core
+        self.core = openvino().Core
+        self.plain = self.core.compile_model
         self.compiled: list[_Compiled] = []
         self.found: list[list[Operator]] = []
 
-        def core() -> Any:
-            return _Core(self.plain(), self.compiled)
+        def compile_model(core: Any, model: Any, device_name: str, config: dict[str, Any]) -> _Compiled:
+            made = _Compiled(self.plain(core, model, device_name, {**config, "PERF_COUNT": True}))
+            self.compiled.append(made)
+            return made
 
-        self.ov.Core = core
+        self.core.compile_model = compile_model
         return self
 
     def __exit__(self, *reason: object) -> None:
-        self.ov.Core = self.plain
+        self.core.compile_model = self.plain
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -200,20 +202,6 @@ class _Delegate:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
-
-
-class _Core(_Delegate):
-    """OpenVINO's core, whose compiled models count."""
-
-    def __init__(self, inner: Any, compiled: list[_Compiled]) -> None:
-        super().__init__(inner)
-        self.compiled = compiled
-
-    def compile_model(self, model: Any, device_name: str, config: dict[str, Any]) -> _Compiled:
-        """As OpenVINO's own, with counters."""
-        made = _Compiled(self.inner.compile_model(model, device_name, {**config, "PERF_COUNT": True}))
-        self.compiled.append(made)
-        return made
 
 
 class _Compiled(_Delegate):
