@@ -26,6 +26,8 @@ from clipref.engine import check_threads
 from clipref.errors import BackendError
 from clipref.lazy import no_fork, once, once_a_process
 
+from .fold import fold_norms
+
 if TYPE_CHECKING:
     import torch
 
@@ -78,7 +80,8 @@ class TorchOps:
         self.torch, self.functional = torch, torch.nn.functional
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        return self.functional.linear(x, weight, bias)
+        # Of some positions of each item, torch would multiply an item at a time, with a copy of the weight for each.
+        return self.functional.linear(x.contiguous(), weight, bias)
 
     def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return self.functional.layer_norm(x, weight.shape, weight, bias, 1e-5)
@@ -143,10 +146,21 @@ class PlacedTorchOps(TorchOps):
     def place(self, array: Array) -> Tensor:
         """A copy of a numpy array on the device; integers are int64, as torch indexes with them."""
         dtype = np.int64 if array.dtype.kind in "iu" else array.dtype
+        on_cpu = self.device.type == "cpu"
         # The way to a GPU is a copy already. torch warns of arrays that can't be written to.
-        copied = self.device.type == "cpu" or not array.flags.writeable
+        copied = on_cpu or not array.flags.writeable
         tensor = self.torch.from_numpy((np.array if copied else np.asarray)(array, dtype, order="C"))
-        return tensor.to(self.device, self.narrow if array.dtype.kind == "f" else None)
+        placed = tensor.to(self.device, self.narrow if array.dtype.kind == "f" else None)
+        # Processors convolve faster where a pixel's channels lie side by side; GPUs haven't been asked.
+        return placed.contiguous(memory_format=self.torch.channels_last) if on_cpu and placed.ndim == 4 else placed
+
+    def prepare(self, params: Any) -> Any:
+        """A ResNet's norms as part of its convolutions."""
+        return fold_norms(params)
+
+    def batch_norm(self, x: Tensor, *norm: Tensor, **named: Tensor) -> Tensor:
+        # A norm that `prepare` has made part of its convolution has no parameters left.
+        return super().batch_norm(x, *norm, **named) if norm or named else x
 
     def fetch(self, own: Tensor) -> Array:
         """A result as a numpy array, of float32 if it is narrower."""

@@ -163,6 +163,42 @@ def test_shapes_of_the_nine_models_without_their_numbers(name: str) -> None:
     assert image.shape == (3, config.embed_dim) and embedded.shape == (2, 1, config.embed_dim)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["vit-a", "rn-a"])
+def test_maps_are_channels_last_and_weights_are_not_copied(name: str, precision: str, tmp_path: Path) -> None:
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    maps: list[Any] = []
+
+    class Watch(TorchDispatchMode):  # type: ignore[misc]
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            result = func(*args, **(kwargs or {}))
+            if "conv" in str(func):
+                maps.append(result)
+            return result
+
+    checkpoint = cases.checkpoint(tmp_path, cases.TINY[name], "plain")
+    engine = make_engine("torch", checkpoint, "float32", precision=precision).engine
+    batch, _ = cases.tiny_inputs(checkpoint.config)
+    with Watch():
+        engine.encode_image(batch)
+    assert maps and all(each.is_contiguous(memory_format=torch.channels_last) for each in maps)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        engine.encode_image(batch)
+    called = {event.name for event in profile.events()}
+    assert "aten::linear" in called and not any("batch_norm" in name for name in called)
+    assert not [event for event in profile.events() if event.name == "aten::bmm" and "aten::linear" in callers(event)]
+
+
+def callers(event: Any) -> list[str]:
+    """The names of the operators that called one, in torch's profile."""
+    names = []
+    while (event := event.cpu_parent) is not None:
+        names.append(event.name)
+    return names
+
+
 @pytest.mark.parametrize("name", ["vit-a", "rn-a"])
 def test_weights_travel_once_and_inputs_once_a_batch(name: str, tmp_path: Path) -> None:
     """On the device `meta`, which computes shapes only: whatever reaches it or leaves it is a copy that torch shows."""
@@ -193,7 +229,8 @@ def test_weights_travel_once_and_inputs_once_a_batch(name: str, tmp_path: Path) 
         (visual_shapes(config), engine.encode_image, batch, 1),
         (text_shapes(config), engine.encode_text, ids, 4),
     ):
-        for weights in (len(tower), 0, 0):
+        norms = sum(name.endswith("running_var") for name in tower)  # whose four became their convolution's bias
+        for weights in (len(tower) - 3 * norms, 0, 0):
             travelled.clear()
             with Watch():
                 assert encode(given).shape == (len(given), config.embed_dim)
