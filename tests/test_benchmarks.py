@@ -31,7 +31,6 @@ from candidates import parts_of
 from flops import Product
 
 MODEL = "clipref/shapes-vit"
-EXTRAS = ("openvino", "torch")
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +177,14 @@ def test_an_operations_time_is_without_that_of_others_within(monkeypatch: pytest
 
 @pytest.mark.parametrize(
     "backend",
-    ["reference", "blas", "native", "onnx", *(pytest.param(name, marks=pytest.mark.extra) for name in EXTRAS)],
+    [
+        "reference",
+        "blas",
+        "native",
+        "onnx",
+        pytest.param("openvino", marks=pytest.mark.extra),
+        pytest.param("torch", marks=pytest.mark.oracle),
+    ],
 )
 def test_profiles_of_a_tiny_tower(checkpoint: Checkpoint, backend: str) -> None:
     if not backends.describe(backend)["runs"]:
