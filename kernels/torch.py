@@ -80,7 +80,8 @@ class TorchOps:
         self.torch, self.functional = torch, torch.nn.functional
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        # Of some positions of each item, torch would multiply an item at a time, with a copy of the weight for each.
+        # Rows with gaps between them, such as the first position of each item, torch multiplies item by item, and in
+        # bfloat16 copies the weight for each.
         return self.functional.linear(x.contiguous(), weight, bias)
 
     def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -151,7 +152,7 @@ class PlacedTorchOps(TorchOps):
         copied = on_cpu or not array.flags.writeable
         tensor = self.torch.from_numpy((np.array if copied else np.asarray)(array, dtype, order="C"))
         placed = tensor.to(self.device, self.narrow if array.dtype.kind == "f" else None)
-        # Processors convolve faster where a pixel's channels lie side by side; GPUs haven't been asked.
+        # Channels of a pixel side by side make convolutions faster on a CPU; on GPUs that wasn't tried.
         return placed.contiguous(memory_format=self.torch.channels_last) if on_cpu and placed.ndim == 4 else placed
 
     def prepare(self, params: Any) -> Any:
